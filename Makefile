@@ -1,0 +1,65 @@
+# Two commands do it all: `make repro` (the whole experiment) and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro table test check format coverage gate bench use deps lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed, $$($(PYTHON) --version) found: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+setup: $(READY)  ## build .venv from requirements.txt when it is missing or older
+
+repro: setup  ## run the whole experiment of params.yaml and print its results
+	dvc repro
+	@python -m stages.report --show
+
+table: setup  ## print the results that are there
+	@python -m stages.report --show
+
+test: setup  ## run the tests
+	python -m pytest
+
+check: setup  ## what CI runs: format, lint, types, spelling, tests with coverage
+	ruff format --check .
+	ruff check .
+	mypy
+	codespell
+	python -m pytest --cov --cov-report=term-missing:skip-covered
+
+format: setup  ## format the code and mend what the linter can
+	ruff format .
+	ruff check --fix .
+
+gate: setup  ## does dvc.lock belong to this code and these parameters? needs no data
+	@out=$$(dvc repro --allow-missing --dry 2>&1) || true; echo "$$out"; \
+	  echo "$$out" | grep -q "Data and pipelines are up to date."
+
+bench: setup  ## measure speeds as ratios against named alternatives
+	@for script in bench/*.py; do echo "== $$script"; python $$script || exit 1; done
+
+use: setup  ## take over a profile: make use PROFILE=profiles/paper.yaml
+	python -m stages.profile $(PROFILE)
+
+deps: setup  ## rewrite the code dependencies in dvc.yaml from what the stages import
+	python -m stages.deps --write
+
+lock: setup  ## resolve requirements.in into requirements.txt
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet -r requirements.in
+	( echo "# Made by 'make lock' from requirements.in: exact pins of everything. Do not edit."; \
+	  .venv-lock/bin/pip freeze | sed -E 's/^((nvidia|cuda|triton)[^ ]*)$$/\1 ; sys_platform == "linux"/' ) > requirements.txt
+	rm -rf .venv-lock
+
+clean:  ## remove resume states and caches; outputs stay
+	rm -rf .scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

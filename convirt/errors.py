@@ -1,0 +1,23 @@
+"""The one error that tells a user what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class InputError(Exception):
+    """Something that the user gave is not what it has to be.
+
+    Every message answers four questions in the same order: which file, what was expected,
+    what was found, and which command or edit comes next.
+
+    Attributes:
+        path: The file, folder or parameter that is at fault.
+        expected: What should have been there.
+        found: What was there instead.
+        hint: What to do next, best a command that can be pasted.
+    """
+
+    def __init__(self, path: Path | str, expected: str, found: str, hint: str) -> None:
+        self.path, self.expected, self.found, self.hint = str(path), expected, found, hint
+        super().__init__(f"{path}\n  expected: {expected}\n  found:    {found}\n  next:     {hint}")

@@ -1,0 +1,89 @@
+"""Writing files so that a killed process or a full disk leaves nothing half-written behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; rename it to `path` on success, delete it on failure.
+
+    Works for a file or a folder that the caller creates under the temporary name. An existing
+    folder at `path` is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove(temporary)
+    try:
+        yield temporary
+        if path.is_dir():
+            remove(path)
+        os.replace(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder tree; a missing one is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def fresh_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `path` once the block has succeeded."""
+    with atomic(path) as temporary:
+        temporary.mkdir(parents=True)
+        yield temporary
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write sorted, indented JSON; NaN and infinity are refused because JSON has no word for them."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    with atomic(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """Write a table without its index; the same table gives the same bytes."""
+    with atomic(path) as temporary:
+        table.to_parquet(temporary, index=False, compression="zstd")
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """Write one NumPy array; object arrays (pickle) are refused."""
+    import numpy as np
+
+    with atomic(path) as temporary, temporary.open("wb") as handle:
+        np.save(handle, array, allow_pickle=False)
+
+
+def sha256(*paths: Path) -> str:
+    """Hex digest over the contents of `paths`, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
