@@ -1,0 +1,235 @@
+"""Weights and resume states as safetensors: atomic, the same bytes every time, never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convirt import files
+from convirt.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+STATE = "state.safetensors"
+LOCK = "lock"
+
+
+# ------------------------------------------------------------------------------ weights
+def save_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors, from any device; the same tensors and metadata give the same bytes.
+
+    Args:
+        path: Replaced only once the new file is complete.
+        tensors: By name. Tensors that share memory are written each on its own.
+        metadata: Texts for the header; `format: pt`, which transformers asks for, is added.
+    """
+    from safetensors.torch import save_file
+
+    copies = _separate(tensors)
+    with files.atomic(path) as temporary:
+        save_file(copies, str(temporary), {"format": "pt", **(metadata or {})})
+        _sort_header(temporary)
+
+
+def load_safetensors(
+    path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, Tensor]:
+    """Read all tensors of a file, onto the CPU.
+
+    Args:
+        path: A safetensors file.
+        shapes: If given, exactly these names and shapes have to be there.
+
+    Raises:
+        InputError: The file is missing or corrupt, or names or shapes differ from `shapes`.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    _require_file(path)
+    try:
+        tensors = load_file(str(path))
+    except SafetensorError as error:
+        raise InputError(path, "a safetensors file", str(error), "make or fetch it anew") from None
+    if shapes is not None:
+        _require_shapes(path, {name: tuple(t.shape) for name, t in tensors.items()}, shapes)
+    return tensors
+
+
+def load_into(module: nn.Module, path: Path) -> None:
+    """Fill a module with the weights of a file, all of them and nothing else.
+
+    Raises:
+        InputError: As in `load_safetensors`; the message names the tensors at fault.
+    """
+    fill(module, load_safetensors(path), path)
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Fill a module with tensors that came from `path`, all of them and nothing else.
+
+    Raises:
+        InputError: A tensor is missing, unexpected or of another shape.
+    """
+    own = module.state_dict()
+    _require_shapes(path, _shapes(tensors), _shapes(own))
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts in a safetensors header.
+
+    Raises:
+        InputError: The file is missing or corrupt.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    _require_file(path)
+    try:
+        with safe_open(str(path), framework="pt") as handle:
+            return dict(handle.metadata() or {})
+    except SafetensorError as error:
+        raise InputError(path, "a safetensors file", str(error), "make or fetch it anew") from None
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU tensors, of which no two share memory (safetensors refuses those)."""
+    copies: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        copy = tensor.detach().cpu().contiguous()
+        storage = copy.untyped_storage()
+        whole = storage.nbytes() == copy.numel() * copy.element_size()
+        copies[name] = copy if whole and storage.data_ptr() not in seen else copy.clone()
+        seen.add(storage.data_ptr())
+    return copies
+
+
+def _sort_header(path: Path) -> None:
+    """Write the JSON header with sorted metadata: safetensors shuffles it from call to call."""
+    with path.open("r+b") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > size:
+            raise RuntimeError(f"{path}: header grew from {size} to {len(text)} bytes")
+        handle.seek(8)
+        handle.write(text.ljust(size))
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(path, "a safetensors file", "none", "dvc repro makes it, or dvc pull")
+
+
+def _require_shapes(
+    path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
+) -> None:
+    faults = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - wanted.keys()),
+        "of another shape": [
+            f"{name} {list(found[name])} instead of {list(wanted[name])}"
+            for name in sorted(wanted.keys() & found.keys())
+            if found[name] != wanted[name]
+        ],
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{what}: {_few(names)}" for what, names in faults.items() if names)
+        hint = "check that the architecture in params.yaml is that of the file"
+        raise InputError(path, f"{len(wanted)} tensors of the model", told, hint)
+
+
+def _few(names: list[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+# ------------------------------------------------------------------------------ resume states
+def save_state(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Replace the resume state in `folder` in one step: a kill leaves the old one or the new one.
+
+    Args:
+        folder: The scratch folder.
+        tensors: Weights, optimiser moments, states of random generators.
+        state: All else, JSON-able; floats come back bit for bit.
+    """
+    text = json.dumps(state, sort_keys=True)
+    save_safetensors(folder / STATE, tensors, {"state": text})
+
+
+def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The resume state that `save_state` left in `folder`, None if there is none.
+
+    Raises:
+        InputError: The file is there and corrupt; it tells to delete the folder.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return None
+    try:
+        return load_safetensors(path), json.loads(read_metadata(path)["state"])
+    except (InputError, KeyError, ValueError) as error:
+        found = error.found if isinstance(error, InputError) else repr(error)
+        hint = f"start from the beginning: rm -r {folder}"
+        raise InputError(path, "a resume state", found, hint) from None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder`, made if need be, for this process alone; the kernel frees it on any death.
+
+    The holder may delete the folder.
+
+    Raises:
+        InputError: Another process holds it; named by its number where known.
+    """
+    import fcntl
+
+    descriptor = _acquire(folder)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        # said aloud, since forked workers may still hold the descriptor
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _acquire(folder: Path) -> int:
+    import fcntl
+
+    path = folder / LOCK
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # the former holder has just deleted the folder
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(descriptor, 32, 0).decode(errors="replace") or "unknown"
+            os.close(descriptor)
+            hint = f"wait for it, or end it: kill {pid}"
+            found = f"held by process {pid}: the same run twice"
+            raise InputError(folder, "a free scratch folder", found, hint) from None
+        try:
+            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)  # locked a file that was deleted meanwhile: take the new one

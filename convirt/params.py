@@ -1,0 +1,380 @@
+"""The strict, typed view of `params.yaml`: the only module that knows its shape.
+
+The file is read as YAML 1.2, as DVC reads it: `lr: 1e-05`, which `dvc exp run -S train.lr=1e-5`
+writes, is a float here, while PyYAML (YAML 1.1) would hand over the text "1e-05". Nothing is
+converted silently: a quoted number is an error, and so is a key that is unknown or missing.
+What each key means is said once, in the comments of `params.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+)
+
+from convirt.faults import ParamsError as ParamsError  # callers of `load` catch it
+from convirt.faults import Problem, explain, known_keys, nearest, one_of, show
+
+CONVIRT = "convirt"  # the one `matrix.init` that is pretrained here and so is no baseline
+
+
+# ------------------------------------------------------------------------------ kinds of value
+T = TypeVar("T")
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _filled(values: tuple[T, ...]) -> tuple[T, ...]:
+    if not values:
+        raise ValueError("a list that is not empty")
+    return values
+
+
+def _unique(values: tuple[T, ...]) -> tuple[T, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("a list without repetitions")
+    return values
+
+
+def _ascending(values: tuple[T, ...]) -> tuple[T, ...]:
+    if list(values) != sorted(values):  # type: ignore[type-var]
+        raise ValueError("numbers in ascending order")
+    return values
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("an odd number")
+    return value
+
+
+def _share_or_count(value: float) -> float:
+    if value >= 1 and value != int(value):
+        raise ValueError("a share below 1 or a whole number")
+    return value
+
+
+# a folder and a DVC stage are named after it, and dotted keys go through it
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Text = Annotated[str, StringConstraints(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]  # both ends included
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Percent = Annotated[int, Field(ge=1, le=100)]
+Holdout = Annotated[float, Field(ge=0), AfterValidator(_share_or_count)]
+Odd = Annotated[Count, AfterValidator(_odd)]
+_Range = (BeforeValidator(_as_tuple), AfterValidator(_ascending))
+_List = (BeforeValidator(_as_tuple), AfterValidator(_unique))
+_Filled = (*_List, AfterValidator(_filled))
+Range = Annotated[tuple[Positive, Positive], *_Range]
+ShareRange = Annotated[tuple[PositiveShare, PositiveShare], *_Range]
+Counts = Annotated[tuple[Count, ...], *_Filled, AfterValidator(_ascending)]
+Names = Annotated[tuple[Name, ...], *_List]
+Labels = Annotated[tuple[Text, ...], *_Filled]
+Axis = Annotated[tuple[Name, ...], *_Filled]
+
+
+# ------------------------------------------------------------------------------ the shape
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Compute(_Strict):
+    """`compute.*`; of these, `workers` has no effect on any output."""
+
+    device: Literal["cpu", "cuda"]
+    threads: Count
+    workers: Count
+    precision: Literal["float32", "bfloat16"]
+
+
+class Demo(_Strict):
+    """`demo.*`; `sets` maps a set's name to how much of what is drawn for it."""
+
+    seed: Natural
+    side: Annotated[int, Field(ge=16)]
+    sets: dict[Name, dict[Name, Natural]]
+
+
+class Source(_Strict):
+    """`datasets.sources.<name>`; the reader itself checks `options`."""
+
+    reader: Name
+    root: Text
+    depends: Text
+    val: Holdout
+    test: Holdout
+    options: dict[str, JsonValue]
+
+
+class Datasets(_Strict):
+    """`datasets.*`."""
+
+    image_size: Annotated[int, Field(ge=8)]
+    max_dropped: Share
+    sources: dict[Name, Source]
+
+
+class ImageModel(_Strict):
+    """`model.image.*`."""
+
+    architecture: Text
+    weights: Text
+    size: Annotated[int, Field(ge=8)]
+
+
+class TextModel(_Strict):
+    """`model.text.*`."""
+
+    weights: Text
+    frozen_layers: Natural
+    max_tokens: Annotated[int, Field(ge=3)]  # [CLS], one token, [SEP]
+    cache_frozen: bool
+
+
+class Projection(_Strict):
+    """`model.projection.*`."""
+
+    dim: Count
+    hidden: Natural
+
+
+class Model(_Strict):
+    """`model.*`."""
+
+    baselines: Names
+    image: ImageModel
+    text: TextModel
+    projection: Projection
+
+
+class Augment(_Strict):
+    """`augment.*` (section 3.4 of the paper)."""
+
+    crop: ShareRange
+    flip: Share
+    degrees: Annotated[float, Field(ge=0, le=180)]
+    translate: Share
+    scale: Range
+    brightness: Share
+    contrast: Share
+    blur_sigma: Range
+    blur_kernel: Odd
+
+
+class Train(_Strict):
+    """`train.*` (section 3.4 and appendix of the paper)."""
+
+    lr: Positive
+    weight_decay: NonNegative
+    batch_size: Annotated[int, Field(ge=2)]  # one pair has no negative
+    tau: Positive
+    lam: PositiveShare
+    eval_every: Count
+    evaluations: Count
+    max_passes: Count
+    warmup: Natural
+    schedule: Literal["plateau", "cosine"]
+    patience: Count
+    factor: Fraction
+    checkpoint_every: Count
+
+
+class Corpus(_Strict):
+    """`corpora.<name>`."""
+
+    dataset: Name
+
+
+class Task(_Strict):
+    """`tasks.<name>`."""
+
+    corpus: Name
+    kind: Literal["binary", "multilabel", "multiclass"]
+    labels: Labels
+    metric: Literal["auroc", "accuracy"]
+    unit: Literal["image", "patient"]
+    lr: Positive
+
+
+class Matrix(_Strict):
+    """`matrix.*`: the axes of the transfer runs."""
+
+    task: Axis
+    init: Axis
+    fraction: Annotated[tuple[Percent, ...], *_Filled]
+    protocol: Annotated[tuple[Literal["finetune", "linear"], ...], *_Filled]
+
+
+class Finetune(_Strict):
+    """`finetune.*`: both transfer protocols."""
+
+    batch_size: Count
+    weight_decay: NonNegative
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    head_steps: Natural
+    head_lr: Positive
+    patience: Count
+    factor: Fraction
+    stop: Count
+    max_epochs: Count
+    repeats: Count
+    bootstrap: Count
+
+
+class Retrieval(_Strict):
+    """`retrieval.*`."""
+
+    dataset: Name
+    corpus: Name
+    k: Counts
+
+
+class Params(_Strict):
+    """All of `params.yaml`."""
+
+    seed: Natural
+    compute: Compute
+    demo: Demo
+    datasets: Datasets
+    model: Model
+    augment: Augment
+    train: Train
+    corpora: dict[Name, Corpus]
+    tasks: dict[Name, Task]
+    matrix: Matrix
+    finetune: Finetune
+    retrieval: Retrieval
+    _source: str = PrivateAttr("params.yaml")
+
+    def get(self, key: str) -> Any:
+        """The plain, JSON-able value at a dotted key, as in `get("tasks.rsna")`.
+
+        Raises:
+            ParamsError: There is no such key; the message names the nearest one.
+        """
+        value: Any = self.model_dump(mode="json")
+        known = list(known_keys(Params, value))
+        for part in key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                hint = f"nearest known key: {nearest(key, known)}"
+                problem = Problem(key, "a known parameter", "no such key", hint)
+                raise ParamsError(self._source, [problem])
+            value = value[part]
+        return value
+
+
+# ------------------------------------------------------------------------------ reading
+def load(path: Path) -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        ParamsError: The file is missing, is no YAML mapping, or holds a key or value that is
+            unknown, missing, of another type, out of its range, or at odds with another one.
+    """
+    return parse(read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML 1.2 file that holds a mapping, unchecked.
+
+    Raises:
+        ParamsError: The file is missing, is no YAML (a repeated key included), or no mapping.
+    """
+    try:
+        return from_yaml(path.read_bytes(), path)
+    except FileNotFoundError:
+        problem = Problem("(file)", "a parameter file", "none", "git checkout params.yaml")
+        raise ParamsError(path, [problem]) from None
+
+
+def from_yaml(text: str | bytes, source: Path | str) -> dict[str, Any]:
+    """The mapping in a YAML 1.2 text, unchecked; `source` is named in errors.
+
+    Raises:
+        ParamsError: The text is no YAML (a repeated key included), or no mapping.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        # pure: the resolver of YAML 1.2, whichever C extension is installed
+        value = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, UnicodeDecodeError) as error:
+        found = " ".join(str(error).split())
+        raise ParamsError(source, [Problem("(file)", "YAML", found, "correct that line")]) from None
+    if not isinstance(value, dict):
+        problem = Problem("(file)", "a mapping of keys to values", show(value), "see params.yaml")
+        raise ParamsError(source, [problem])
+    return value
+
+
+def parse(data: Mapping[str, Any], source: Path | str = "params.yaml") -> Params:
+    """Check plain data, as read from YAML; `source` is named in errors.
+
+    Raises:
+        ParamsError: As in `load`.
+    """
+    try:
+        params = Params.model_validate(dict(data))
+    except ValidationError as error:
+        raise ParamsError(source, explain(error.errors(include_url=False), Params, data)) from None
+    if problems := list(_contradictions(params)):
+        raise ParamsError(source, problems)
+    params._source = str(source)
+    return params
+
+
+# ------------------------------------------------------------------------------ checking pairs
+def _contradictions(params: Params) -> Iterator[Problem]:
+    """Faults that lie between two keys."""
+    p = params
+    if p.compute.precision == "bfloat16" and p.compute.device != "cuda":
+        found = f"bfloat16 on compute.device: {p.compute.device}"
+        yield Problem("compute.precision", "float32 without a GPU", found, "set float32, or cuda")
+    if CONVIRT in p.model.baselines:
+        yield Problem("model.baselines", "encoders without pretraining", CONVIRT, "remove it")
+    for i, init in enumerate(p.matrix.init):
+        yield from one_of(f"matrix.init.{i}", init, (*p.model.baselines, CONVIRT))
+    for name, corpus in p.corpora.items():
+        yield from one_of(f"corpora.{name}.dataset", corpus.dataset, p.datasets.sources)
+    for i, name in enumerate(p.matrix.task):
+        yield from one_of(f"matrix.task.{i}", name, p.tasks)
+        if name not in p.tasks:
+            continue
+        yield from one_of(f"matrix.task.{i} (its store)", name, p.datasets.sources)
+        if CONVIRT in p.matrix.init:
+            yield from one_of(f"tasks.{name}.corpus", p.tasks[name].corpus, p.corpora)
+    for name, task in p.tasks.items():
+        yield from _task(f"tasks.{name}", task)
+    yield from one_of("retrieval.dataset", p.retrieval.dataset, p.datasets.sources)
+    yield from one_of("retrieval.corpus", p.retrieval.corpus, p.corpora)
+
+
+def _task(key: str, task: Task) -> Iterator[Problem]:
+    n = len(task.labels)
+    if task.kind == "binary" and n != 1:
+        yield Problem(f"{key}.labels", "one label, as kind is binary", f"{n}", "or use multilabel")
+    if task.kind == "multiclass" and n < 2:
+        yield Problem(f"{key}.labels", "at least two classes", f"{n}", "name all classes")
+    if task.kind == "multilabel" and task.metric == "accuracy":
+        hint = "use auroc, the mean over labels"
+        yield Problem(f"{key}.metric", "auroc, as kind is multilabel", "accuracy", hint)

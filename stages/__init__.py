@@ -1,0 +1,1 @@
+"""One command-line program for each box of `dvc.yaml`: `python -m stages.<name> --help`."""

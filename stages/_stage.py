@@ -1,0 +1,253 @@
+"""What all stages share: declared parameters, the guard, the scratch folder, readable errors.
+
+A stage is a thin typer program in this form, which `tests/test_dvc.py` holds against `dvc.yaml`:
+
+    READS = ["seed", "compute.threads", "tasks.{task}"]   # module level, a plain list of texts
+
+    def main(task: str, params: Path = PARAMS) -> None:
+        with Stage(__file__, reads=READS, names={"task": task}, params=params) as stage:
+            lr = stage.params.tasks[task].lr        # a key outside READS raises
+            with stage.scratch({"store": store.meta["digest"]}) as scratch:
+                ...                                 # resume from and save to `scratch`
+                stage.poll()                        # in the loop
+                stage.confirm()                     # before the first output
+                ...                                 # write outputs
+                stage.scratch_done()
+
+`READS` has to be a literal: it is read without running the module. `{task}` is filled from
+`names`; in `dvc.yaml` the same key reads `tasks.${item.task}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from convirt import files, provenance
+from convirt.errors import InputError
+from convirt.params import Params, load
+from stages._progress import Progress
+from stages._scope import scoped
+
+PARAMS: Path = typer.Option("params.yaml", help="The parameter file.")
+FREE = ("compute.workers",)  # read, but without effect on outputs: neither digested nor guarded
+SCRATCH = ".scratch"
+
+
+class StageError(InputError):
+    """A stage may not go on, through no fault of its input."""
+
+
+class Stage:
+    """One run of a stage, as a context manager.
+
+    On the way out an error that a user can mend becomes a message on stderr and exit code 1.
+
+    Attributes:
+        name: Such as "finetune".
+        root: The folder that relative paths start from (where DVC runs the command).
+        params: The parameters, cut down to `reads`.
+        console: Writes to stderr.
+    """
+
+    params: Params
+
+    def __init__(
+        self,
+        entry: str | Path,
+        *,
+        reads: Sequence[str],
+        params: Path,
+        names: Mapping[str, object] | None = None,
+    ) -> None:
+        """Describe the run; nothing is read before the `with` block begins.
+
+        Args:
+            entry: `__file__` of the stage.
+            reads: Dotted keys of all parameters that it reads, with `{name}` for each of `names`.
+            params: The parameter file.
+            names: The arguments that tell this run from the others of its stage.
+        """
+        self.name = Path(entry).stem
+        self.root = Path.cwd()
+        self.console = Console(stderr=True, highlight=False)
+        self._entry = Path(entry).resolve()
+        self._names = {key: str(value) for key, value in (names or {}).items()}
+        self._reads = [key.format(**self._names) for key in reads]
+        self._params_file = params if params.is_absolute() else self.root / params
+        self._scratch: Path | None = None
+        self._warned = False
+
+    # -------------------------------------------------------------------------- in and out
+    def __enter__(self) -> Stage:
+        _die_with_parent()
+        self._handler = _exit_on_sigterm()
+        try:
+            code_root = self._entry.parent.parent
+            modules = provenance.import_closure(self._entry, code_root)
+            tracked = [key for key in self._reads if key not in FREE]
+            # the guard first: an edit between the two reads is then seen as a change
+            self._guard = provenance.Guard(code_root, modules, self._params_file, tracked)
+            params = load(self._params_file)
+            values = {key: params.get(key) for key in self._reads}
+            self._params_digest = provenance.digest({key: values[key] for key in tracked})
+            self._versions = provenance.versions()
+            self.params = scoped(params, self._reads)
+        except InputError as error:
+            self._fail(error)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
+        if error is None:
+            # DVC hashes code only now: an edit while the outputs were written counts as well
+            try:
+                self.confirm()
+            except StageError as late:
+                self._fail(late)
+        elif isinstance(error, InputError):
+            self._fail(error)
+        elif isinstance(error, KeyboardInterrupt):
+            self.say(f"{self.name} interrupted; {self._kept()}", style="yellow")
+            raise typer.Exit(130) from error
+        elif _disk_full(error):
+            hint = "free some space (`dvc gc -w` drops old outputs), then run the same command"
+            found = f"{error}"
+            self._fail(StageError(self.root, "room to write", found, hint), error)
+
+    def say(self, message: str, style: str = "") -> None:
+        """Tell the user something, on stderr."""
+        self.console.print(Text(message, style=style), soft_wrap=True)
+
+    def _fail(self, error: InputError, cause: BaseException | None = None) -> NoReturn:
+        self.say(f"{self.name} failed", style="bold red")
+        self.say(str(error))
+        raise typer.Exit(1) from cause or error
+
+    # -------------------------------------------------------------------------- the guard
+    def poll(self) -> None:
+        """Warn, once, when code or parameters differ from the start; cheap enough for a loop."""
+        if self._warned or not self._guard.touched():
+            return
+        if changes := self._guard.changes():
+            self._warned = True
+            self.say(
+                f"changed since the start: {', '.join(changes)}. This run goes on with the former "
+                "code and parameters, but may not write its outputs unless that is undone.",
+                style="yellow",
+            )
+
+    def confirm(self) -> None:
+        """Make sure that code and parameters are those of the start; call it before writing.
+
+        Raises:
+            StageError: They are not. DVC would record the new ones as the makers of outputs that
+                the former ones made.
+        """
+        if changes := self._guard.changes():
+            raise StageError(
+                ", ".join(changes),
+                "the code and parameters that this run started with",
+                "edited meanwhile, so the outputs are refused",
+                f"undo the edit (git diff) and run the same command: {self._kept()}. "
+                "Or keep the edit and run the same command, which then starts anew",
+            )
+
+    def provenance(self, inputs: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """What makes the outputs, for their JSON: digests of code, parameters and `inputs`."""
+        return {
+            "code": self._guard.code,
+            "params": self._params_digest,
+            "versions": self._versions,
+            "inputs": dict(inputs or {}),
+        }
+
+    # -------------------------------------------------------------------------- the scratch folder
+    @contextmanager
+    def scratch(self, inputs: Mapping[str, str] | None = None) -> Iterator[Path]:
+        """Yield a locked folder for resume states, the same for an identical run only.
+
+        It lies outside the outputs, which DVC deletes before a stage runs, and in the original
+        repository also when DVC runs an experiment in a copy.
+
+        Args:
+            inputs: Digests of what is read beside code and parameters.
+
+        Raises:
+            InputError: Another run holds the folder.
+        """
+        from convirt.checkpoint import locked
+
+        key = {"names": self._names, **self.provenance(inputs)}
+        base = Path(os.environ.get("DVC_ROOT") or self.root)
+        folder = base / SCRATCH / f"{self.name}-{provenance.digest(key)[:24]}"
+        with locked(folder):
+            self._scratch = folder
+            yield folder
+
+    def scratch_done(self) -> None:
+        """Delete the scratch folder: the outputs are written."""
+        if self._scratch is not None:
+            # renamed first, so that a run that starts now never sees it half-deleted
+            doomed = self._scratch.with_name(f".{self._scratch.name}.{os.getpid()}")
+            files.remove(self._scratch.rename(doomed))
+            self._scratch = None
+
+    def _kept(self) -> str:
+        if self._scratch is None:
+            return "this stage has no resume state and starts anew"
+        return f"the resume state in {SCRATCH}/{self._scratch.name} is kept, so it costs seconds"
+
+    def progress(self, what: str, total: int, unit: str = "steps", done: int = 0) -> Progress:
+        """A context manager whose `update(advance, **fields)` shows rate, elapsed and time left."""
+        return Progress(self.console, what, total, unit, done)
+
+
+def _disk_full(error: BaseException) -> bool:
+    """Whether `error` tells of a full disk; safetensors and arrow say it in words alone."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)
+
+
+def _die_with_parent() -> None:
+    """Under DVC on Linux: end when DVC ends, or a killed `dvc repro` leaves a trainer behind."""
+    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
+        return
+    import ctypes
+
+    pr_set_pdeathsig = 1  # from <sys/prctl.h>
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _exit_on_sigterm() -> Any:
+    """Let SIGTERM unwind the stack, so that temporary files go; returns the former handler."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    owner = os.getpid()
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            raise SystemExit(128 + number)
+        os._exit(128 + number)  # a forked worker
+
+    return signal.signal(signal.SIGTERM, leave)

@@ -1,0 +1,90 @@
+"""Put a profile in the place of `params.yaml`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import typer
+
+from convirt import files
+from convirt.errors import InputError
+
+PROFILE: Path = typer.Argument(help="Such as profiles/paper.yaml.")
+OUT: Path = typer.Option("params.yaml", help="The parameter file to replace.")
+
+
+def main(profile: Path = PROFILE, out: Path = OUT) -> None:
+    """Copy a profile over params.yaml, with $NAME and ${NAME} filled from the environment.
+
+    Reads the profile. Writes params.yaml, and only if every variable is set and the result is a
+    complete, valid parameter file. Comments stay; `$$` stands for a dollar sign.
+    """
+    try:
+        if not profile.is_file():
+            raise InputError(profile, "a profile", "no such file", "ls profiles")
+        install(profile, out, os.environ)
+    except InputError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"{out} now holds {profile}; next: dvc repro", err=True)
+
+
+def install(profile: Path, out: Path, environment: Mapping[str, str]) -> None:
+    """Expand, check, and only then write.
+
+    Raises:
+        InputError: A variable is not set, or the result is no valid parameter file.
+    """
+    from convirt.params import from_yaml, parse
+
+    text = expand(profile, environment)
+    parse(from_yaml(text, profile), profile)
+    files.write_text(out, text)
+
+
+def expand(profile: Path, environment: Mapping[str, str]) -> str:
+    """The text of a profile with the variables in its values filled, all else byte for byte.
+
+    Raises:
+        InputError: A variable is not set, a `$` stands alone, or the profile is no YAML.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    text = profile.read_text(encoding="utf-8")
+    pieces, end = [], 0
+    try:
+        # tokens tell values from comments, in which a `$` means nothing
+        for token in YAML(typ="safe", pure=True).scan(text):
+            value = getattr(token, "value", None)
+            if isinstance(value, str) and "$" in value:
+                start = token.start_mark.index
+                pieces += [text[end:start], _fill(profile, token, environment)]
+                end = token.end_mark.index
+    except YAMLError as error:
+        found = " ".join(str(error).split())
+        raise InputError(profile, "YAML", found, "correct that line") from None
+    return "".join([*pieces, text[end:]])
+
+
+def _fill(profile: Path, token: Any, environment: Mapping[str, str]) -> str:
+    place = f"{profile}, line {token.start_mark.line + 1}"
+    try:
+        # JSON is YAML: a quoted text whatever the variable holds
+        return json.dumps(Template(token.value).substitute(environment), ensure_ascii=False)
+    except KeyError as error:
+        name = error.args[0]
+        hint = f"export {name}=... and run the same command again"
+        raise InputError(place, f"the environment variable {name}", "not set", hint) from None
+    except ValueError:
+        hint = "write $$ for a dollar sign"
+        raise InputError(place, "$NAME or ${NAME}", token.value, hint) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,108 @@
+"""Fixtures that several test files use."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# before torch starts: several test processes share few cores, and one thread is reproducible
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TINY: dict[str, Any] = {
+    "compute.threads": 1,
+    "compute.workers": 1,
+    "demo.side": 48,
+    "demo.sets.mimic-cxr.studies": 24,
+    "demo.sets.bone.studies": 24,
+    "datasets.image_size": 32,
+    "datasets.sources.mimic-cxr.val": 6,
+    "datasets.sources.bone.val": 6,
+    "model.image.size": 32,
+    "model.projection.dim": 16,
+    "train.batch_size": 4,
+    "train.eval_every": 2,
+    "train.evaluations": 2,
+    "train.warmup": 1,
+    "train.checkpoint_every": 1,
+    "finetune.batch_size": 4,
+    "finetune.head_steps": 2,
+    "finetune.max_epochs": 1,
+    "finetune.bootstrap": 20,
+    "retrieval.k": [1, 2],
+}  # what makes every stage run in a moment
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def committed_params() -> dict[str, Any]:
+    """The committed params.yaml as plain data, read once; not to be changed."""
+    from convirt.params import read_yaml
+
+    return read_yaml(ROOT / "params.yaml")
+
+
+@pytest.fixture
+def default_params(committed_params: dict[str, Any]) -> dict[str, Any]:
+    """The committed params.yaml as plain data, to be changed at will."""
+    return copy.deepcopy(committed_params)
+
+
+@pytest.fixture
+def tiny_params(default_params: dict[str, Any]) -> dict[str, Any]:
+    """The committed params.yaml with the sizes of `TINY`, as plain data."""
+    for key, value in TINY.items():
+        set_key(default_params, key, value)
+    for name in ("rsna", "chexpert", "covidx", "mura"):
+        default_params["demo"]["sets"][name] |= {"train": 16, "val": 8, "test": 16}
+    default_params["demo"]["sets"]["chexpert"] |= {"per_class": 4, "queries": 1, "texts": 1}
+    for name in ("rsna", "chexpert", "covidx", "mura"):
+        default_params["datasets"]["sources"][name]["val"] = 8
+    default_params["datasets"]["sources"]["rsna"]["test"] = 16
+    return default_params
+
+
+@pytest.fixture
+def write_params(tmp_path: Path) -> Callable[..., Path]:
+    """`write_params(data, **{"train.lr": 1.0})` writes params.yaml and returns its path."""
+
+    def write(data: dict[str, Any], folder: Path = tmp_path, **changes: Any) -> Path:
+        from ruamel.yaml import YAML
+
+        for key, value in changes.items():
+            set_key(data, key, value)
+        path = folder / "params.yaml"
+        yaml = YAML(typ="safe", pure=True)
+        yaml.default_flow_style = False
+        with path.open("w", encoding="utf-8") as handle:
+            yaml.dump(data, handle)
+        return path
+
+    return write
+
+
+def set_key(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value at a dotted key of nested dictionaries."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data[parent]
+    data[last] = value
+
+
+def drop_key(data: dict[str, Any], key: str) -> None:
+    """Remove a dotted key of nested dictionaries."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data[parent]
+    del data[last]
