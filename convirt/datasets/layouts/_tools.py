@@ -1,0 +1,171 @@
+"""What all layout writers share: random streams, files with fixed bytes, drawing in processes."""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import gzip
+import io
+import multiprocessing
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one set is written, in three steps.
+
+    Attributes:
+        counts: Names of the numbers that say how large the set is.
+        plan: (seed, counts) -> units; a unit is what one call draws, mostly a study. Cheap.
+        draw: (root, seed, side, unit) -> record; writes the unit's image files. Runs in any
+            process, so it depends on nothing but its arguments.
+        tables: (root, counts, records) -> None; writes the lists, records in planned order.
+        most: Upper limits of some counts.
+    """
+
+    counts: tuple[str, ...]
+    plan: Callable[[int, Mapping[str, int]], list[Any]]
+    draw: Callable[[Path, int, int, Any], Any]
+    tables: Callable[[Path, Mapping[str, int], list[Any]], None]
+    most: Mapping[str, int] = field(default_factory=dict)
+
+
+# ------------------------------------------------------------------------------ random streams
+
+
+def stream(seed: int, name: str, index: int) -> np.random.Generator:
+    """The generator of item `index` of `name`: no other item's draws move it.
+
+    A set that grows therefore keeps its first items.
+    """
+    return np.random.default_rng([seed, zlib.crc32(name.encode()), index])
+
+
+def pick(rng: np.random.Generator, options: Mapping[str, float]) -> str:
+    """One key of `options`, drawn with the probabilities that are its values."""
+    return str(rng.choice(list(options), p=list(options.values())))
+
+
+def hexadecimal(rng: np.random.Generator, *groups: int) -> str:
+    """Groups of so many hexadecimal digits, joined by hyphens, as in UUIDs."""
+    return "-".join("".join(f"{digit:x}" for digit in rng.integers(16, size=n)) for n in groups)
+
+
+def patients(seed: int, name: str, again: float) -> Iterator[tuple[int, int]]:
+    """Patient and study number, both from 0, of one study after another, without end.
+
+    Args:
+        seed: As in `stream`.
+        name: As in `stream`.
+        again: Probability that a study is a further one of the patient before it.
+    """
+    patient, study, index = 0, 0, 0
+    while True:
+        if index > 0:
+            same = stream(seed, f"{name}/patients", index).random() < again
+            patient, study = (patient, study + 1) if same else (patient + 1, 0)
+        yield patient, study
+        index += 1
+
+
+# ------------------------------------------------------------------------------ files
+
+
+def write_image(path: Path, film: np.ndarray, mode: str = "L") -> None:
+    """Write a film as the format of its suffix; the bytes follow from the pixels alone.
+
+    Args:
+        path: Ends with .png, .jpg or .jpeg; its folder is made.
+        film: (height, width) uint8.
+        mode: Pillow mode of the file: L, RGB or RGBA, for a set whose files are not all grey.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(film).convert(mode)
+    if path.suffix == ".png":
+        image.save(path, "PNG")
+    else:
+        image.save(path, "JPEG", quality=JPEG_QUALITY)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]], end: str = "\n") -> str:
+    """The text of a CSV file; an empty header is left out (MURA's lists have none)."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator=end)
+    writer.writerows([header, *rows] if header else rows)
+    return buffer.getvalue()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text with the line ends that it has, and make its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode("utf-8"))
+
+
+def write_gzip(path: Path, text: str) -> None:
+    """Write a gzip file that holds neither a time nor a name."""
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed:
+        packed.write(text.encode("utf-8"))
+
+
+def write_zip(path: Path, members: Iterable[tuple[str, str]]) -> None:
+    """Write a zip archive of text files, all dated 1980-01-01 (the format's zero)."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in members:
+            entry = zipfile.ZipInfo(name)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.create_system = 3  # Unix, whatever this machine is
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, text.encode("utf-8"))
+
+
+# ------------------------------------------------------------------------------ processes
+
+
+def draw_all(
+    draw: Callable[[Any], Any],
+    units: Sequence[Any],
+    workers: int,
+    tick: Callable[[], None],
+) -> list[Any]:
+    """Call `draw` on every unit, in `workers` processes; records come back in the units' order.
+
+    Args:
+        draw: A function that can be pickled.
+        units: What to draw.
+        workers: Processes; 1 draws in this one.
+        tick: Called after every unit, for a progress bar.
+    """
+    records = []
+    if workers <= 1 or len(units) < 2 * workers:
+        for unit in units:
+            records.append(draw(unit))
+            tick()
+        return records
+    # "spawn": the progress bar's thread must not be forked in the middle of a write.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent)
+    try:
+        for record in pool.map(draw, units, chunksize=16):
+            records.append(record)
+            tick()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return records
+
+
+def _die_with_parent() -> None:
+    """On Linux, let the kernel end this process when its parent is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
