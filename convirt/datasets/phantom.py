@@ -93,7 +93,9 @@ def chest_case(rng: np.random.Generator, only: str | None = None) -> ChestCase:
     """
     if only is None:
         count = int(rng.choice(4, p=[0.22, 0.43, 0.25, 0.10]))
-        names = list(rng.choice(CHEST_FINDINGS, size=count, replace=False, p=_WEIGHTS / _WEIGHTS.sum()))
+        names = list(
+            rng.choice(CHEST_FINDINGS, size=count, replace=False, p=_WEIGHTS / _WEIGHTS.sum())
+        )
     elif only == "":
         names = []
     elif only in CHEST_FINDINGS:
@@ -138,7 +140,9 @@ def _soft(x: np.ndarray, width: float) -> np.ndarray:
     return np.asarray(0.5 * (1 + np.tanh(x / width)))
 
 
-def _blob(x: np.ndarray, y: np.ndarray, cx: float, cy: float, rx: float, ry: float) -> np.ndarray:
+def _blob(
+    x: np.ndarray, y: np.ndarray, cx: float | np.ndarray, cy: float, rx: float, ry: float
+) -> np.ndarray:
     return np.asarray(np.exp(-(((x - cx) / rx) ** 2) - ((y - cy) / ry) ** 2))
 
 
@@ -215,7 +219,10 @@ def _frontal(
 ) -> np.ndarray:
     found = {finding.name: finding for finding in case.findings}
     squeeze = 0.85 if case.low_volumes else 1.0
-    base = {"right": 0.62 * squeeze + rng.normal(0, 0.02), "left": 0.68 * squeeze + rng.normal(0, 0.02)}
+    base = {
+        "right": 0.62 * squeeze + rng.normal(0, 0.02),
+        "left": 0.68 * squeeze + rng.normal(0, 0.02),
+    }
     if "Atelectasis" in found:  # volume loss lifts the diaphragm on that side
         base[found["Atelectasis"].side] -= 0.05 + 0.1 * found["Atelectasis"].severity
     lungs = {}
@@ -236,7 +243,7 @@ def _frontal(
     film += 0.055 * vessels * lung
     for finding in case.findings:
         film += _opacity(rng, finding, x, y, lungs, base)
-    return film
+    return np.asarray(film)
 
 
 def _heart(
@@ -460,7 +467,9 @@ def _say(phrase: str, finding: Finding) -> str:
         "side": finding.side,
         "site": finding.site,
     }
-    return phrase.format(**words, **{key.capitalize(): word.capitalize() for key, word in words.items()})
+    return phrase.format(
+        **words, **{key.capitalize(): word.capitalize() for key, word in words.items()}
+    )
 
 
 def chest_report(rng: np.random.Generator, case: ChestCase) -> tuple[str, str]:
@@ -587,7 +596,12 @@ def _bones(part: str) -> list[Bone]:
     if part == "WRIST":
         fan = [((0.11 * i, -0.15), (0.2 * i, -0.9), 0.05) for i in (-2, -1, 0, 1, 2)]
         carpus = [((0.13 * i, 0.0), (0.13 * i + 0.03, 0.08), 0.07) for i in (-1, 0, 1)]
-        return [((-0.13, 0.25), (-0.16, 0.95), 0.12), ((0.17, 0.27), (0.15, 0.95), 0.09), *fan, *carpus]
+        return [
+            ((-0.13, 0.25), (-0.16, 0.95), 0.12),
+            ((0.17, 0.27), (0.15, 0.95), 0.09),
+            *fan,
+            *carpus,
+        ]
     bones: list[Bone] = []  # HAND
     for i, reach in zip((-2, -1, 0, 1, 2), (0.55, 0.85, 0.92, 0.86, 0.7), strict=True):
         foot, knuckle = (0.09 * i, 0.55), (0.19 * i, 0.08)
@@ -603,7 +617,7 @@ _LIMB_SITES = ("proximal", "mid", "distal")
 def limb_case(
     rng: np.random.Generator, abnormal: bool | None = None, part: str | None = None
 ) -> LimbCase:
-    """Draw a limb case; None leaves the choice to `rng` (45% abnormal, any part)."""
+    """Draw a limb case; None leaves the choice to `rng` (60% abnormal, any part)."""
     part = part or str(rng.choice(LIMB_PARTS))
     abnormal = bool(rng.random() < 0.6) if abnormal is None else abnormal
     findings: tuple[Finding, ...] = ()
@@ -638,7 +652,9 @@ def draw_limb(rng: np.random.Generator, case: LimbCase, side: int) -> np.ndarray
         flare = half * (1 + 0.25 * (2 * along - 1) ** 2)
         inside = _soft(flare - distance, 0.02)
         cortex = np.exp(-(((flare - distance) / (0.3 * half)) ** 2))
-        film = np.maximum(film, inside * (0.30 - 0.10 * thin) + (0.26 - 0.20 * thin) * cortex * inside)
+        film = np.maximum(
+            film, inside * (0.30 - 0.10 * thin) + (0.26 - 0.20 * thin) * cortex * inside
+        )
         soft = np.minimum(soft, distance - 2.2 * half)
         if index == 0:
             film += _bone_finding(rng, found, x, y, a, b, half)

@@ -57,7 +57,7 @@ def plan(seed: int, counts: Mapping[str, int]) -> list[Picture]:
 
 def _plan_part(seed: int, part: str, size: int) -> list[Picture]:
     pictures = []
-    patient = {label: -1 for label in LABELS}  # of the newest image of each class
+    patient = dict.fromkeys(LABELS, -1)  # of the newest image of each class
     images = dict.fromkeys(LABELS, 0)  # that this patient has so far
     for index in range(size):
         rng = stream(seed, f"covidx/{part}/plan", index)

@@ -1,0 +1,1 @@
+"""One reader a layout, all of them returning the same tables; `registry.py` lists them."""

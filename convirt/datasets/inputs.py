@@ -1,0 +1,208 @@
+"""Reading what a user gives: CSV files and paths that must stay in their folder."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import pandas as pd
+
+from convirt.errors import InputError
+
+
+def read_csv(
+    path: Path, columns: Sequence[str], names: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Read a CSV (or CSV.gz) with every cell as text, blank cells as "".
+
+    Args:
+        path: File, UTF-8, with or without a byte order mark, any line ends.
+        columns: Columns that must be there.
+        names: Column names of a file without a header.
+
+    Raises:
+        InputError: The file is missing, empty or no CSV, or lacks a column.
+    """
+    if not path.is_file():
+        raise InputError(path, "a CSV file", "nothing there", _hint_nearby(path))
+    try:
+        with warnings.catch_warnings():
+            # A row with too many cells (an unquoted comma) would otherwise only lose its end.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                path,
+                dtype=str,
+                na_filter=False,  # "NA" and "None" are texts here; blank cells become ""
+                encoding="utf-8-sig",
+                index_col=False,
+                header=None if names else "infer",
+                names=list(names) if names else None,
+            )
+    except (pd.errors.ParserWarning, ValueError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # the disk's fault, not the file's
+        found = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+        hint = "repair the file; a text with commas needs quotes"
+        raise InputError(path, "a readable UTF-8 CSV", found, hint) from error
+    # A short row leaves gaps that `na_filter` does not reach.
+    table = table.fillna("").rename(columns=str.strip)
+    for column in columns:
+        if column not in table.columns:
+            near = difflib.get_close_matches(column, table.columns, n=1)
+            raise InputError(
+                path,
+                f"a column `{column}` (needed: {', '.join(columns)})",
+                f"columns {', '.join(table.columns)}",
+                f"rename `{near[0]}` to `{column}`" if near else f"add the column `{column}`",
+            )
+    return table
+
+
+def first_file(root: Path, names: Sequence[str], hint: str) -> Path:
+    """The first of `names` that exists under `root` (MIMIC users gunzip their lists, or do not)."""
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    raise InputError(root, " or ".join(names), _listing(root), hint)
+
+
+def inside(root: Path, relative: str, source: Path) -> Path:
+    """The absolute path of `relative` under `root`, if it stays there.
+
+    Args:
+        root: Folder that the path may not leave, whether by "..", by an absolute path or by a
+            symbolic link. The folder itself may be a link.
+        relative: As written in the list.
+        source: The list, for the message.
+
+    Raises:
+        InputError: The path is empty or leaves its folder.
+    """
+    pure = PurePosixPath(relative)
+    outside = (
+        not relative.strip()
+        or "\0" in relative
+        or pure.is_absolute()
+        or bool(PureWindowsPath(relative).drive)
+        or ".." in pure.parts
+        or ".." in PureWindowsPath(relative).parts
+    )
+    home = _resolve(root.absolute())  # absolute: the working folder may change, the cache stays
+    path = home / pure
+    if not outside:
+        parent = _resolve(path.parent)
+        path = parent / pure.name
+        if path.is_symlink():
+            path = path.resolve()
+        outside = not path.is_relative_to(home)
+    if outside:
+        raise InputError(
+            source,
+            f"paths relative to {root} that stay inside it",
+            f"`{relative}`",
+            "correct the path, or move the file into the folder",
+        )
+    return path
+
+
+@lru_cache(maxsize=1 << 16)
+def _resolve(folder: Path) -> Path:
+    """Resolving costs a system call a component: once a folder is enough."""
+    return folder.resolve()
+
+
+def listed_images(rows: pd.DataFrame, source: Path) -> pd.DataFrame:
+    """The images of a bring-your-own list, whose paths are relative to the list's folder.
+
+    Args:
+        rows: Column image; patient, study, split and view where the list has them. Without a
+            study each image is one; without a patient each study is one.
+        source: The list.
+
+    Returns:
+        image, path, study, patient, split and view, aligned with `rows`.
+
+    Raises:
+        InputError: A path leaves the list's folder.
+    """
+    # One spelling a path: "./a//b.png" and "a/b.png" are the same image.
+    names = [PurePosixPath(name.strip()).as_posix() for name in rows["image"]]
+    images = pd.DataFrame({"image": names}, index=rows.index, dtype=str)
+    images["path"] = [str(inside(source.parent, name.strip(), source)) for name in rows["image"]]
+    images["study"] = rows["study"].str.strip() if "study" in rows else images["image"]
+    images["patient"] = rows["patient"].str.strip() if "patient" in rows else images["study"]
+    for column in ("split", "view"):
+        images[column] = rows[column].str.strip() if column in rows else ""
+    return images
+
+
+def list_file(root: Path, name: str) -> Path:
+    """A bring-your-own list: the root itself if it is a file, else `name` in it."""
+    return root if root.is_file() else root / name
+
+
+def binary(values: pd.Series, column: str, source: Path, also: Mapping[str, float]) -> pd.Series:
+    """Turn a text column of 0 and 1 into floats.
+
+    Args:
+        values: Cells.
+        column: Name, for the message.
+        source: List file, for the message.
+        also: Further cells that are allowed and what they mean, such as {"": 0.0}.
+
+    Raises:
+        InputError: A cell is none of the declared values.
+    """
+    meaning = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, **also}
+    result = values.str.strip().map(meaning)
+    if result.isna().any():
+        row = int(result.isna().to_numpy().argmax())
+        allowed = ", ".join(f"`{key}`" for key in meaning)
+        raise InputError(
+            source,
+            f"column `{column}` with one of {allowed}",
+            f"`{values.iloc[row]}` in data row {row + 1}",
+            "correct the cell",
+        )
+    return result.astype("float32")
+
+
+def one_hot(
+    values: pd.Series, classes: Sequence[str], column: str, source: Path
+) -> dict[str, pd.Series]:
+    """Turn a column of class names into one 0/1 column a class.
+
+    Raises:
+        InputError: A cell is none of the declared classes.
+    """
+    values = values.str.strip()
+    unknown = ~values.isin(list(classes))
+    if unknown.any():
+        row = int(unknown.to_numpy().argmax())
+        near = difflib.get_close_matches(values.iloc[row], list(classes), n=1)
+        raise InputError(
+            source,
+            f"column `{column}` with one of {', '.join(classes)}",
+            f"`{values.iloc[row]}` in data row {row + 1} ({int(unknown.sum())} such rows)",
+            f"did you mean `{near[0]}`?" if near else "correct the cell or declare the class",
+        )
+    return {name: (values == name).astype("float32") for name in classes}
+
+
+def _hint_nearby(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"correct the root: {path.parent} does not exist"
+    near = difflib.get_close_matches(path.name, _names(path.parent), n=1)
+    return f"did you mean {near[0]}?" if near else f"put the file there; {_listing(path.parent)}"
+
+
+def _listing(root: Path) -> str:
+    names = _names(root)[:6] if root.is_dir() else []
+    return f"{root} holds {', '.join(names)}" if names else f"{root} is empty or missing"
+
+
+def _names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())

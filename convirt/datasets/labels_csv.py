@@ -1,0 +1,81 @@
+"""Bring your own task: `labels.csv` with image,patient[,study][,split][,view] and its labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from convirt.datasets import inputs
+from convirt.datasets.assemble import assemble
+from convirt.datasets.options import parse
+from convirt.datasets.splits import Split
+from convirt.datasets.tables import IMAGE_COLUMNS, RETRIEVAL_COLUMNS, Tables
+from convirt.errors import InputError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Switches of this reader.
+
+    Attributes:
+        file: Name of the list in the root.
+        columns: Columns of 0 and 1, one a label. Empty, and no `column` either: every column that
+            has no other meaning.
+        column: One column of class names instead.
+        classes: The class names that `column` may hold; each becomes a label of its own.
+        views: Values of the view column to keep; empty keeps all.
+    """
+
+    file: str = "labels.csv"
+    columns: tuple[str, ...] = ()
+    column: str = ""
+    classes: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+
+
+def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
+    """Read one CSV.
+
+    Args:
+        root: Folder of the list, or the list itself; image paths are relative to the list.
+        split: Validation and test images, drawn by patient where the list has no split.
+        options: See Options.
+
+    Raises:
+        InputError: The list is missing or wrong, or a label is none of the declared ones.
+    """
+    chosen = parse(Options, options, "labels")
+    if bool(chosen.column) != bool(chosen.classes) or (chosen.column and chosen.columns):
+        raise InputError(
+            "params.yaml",
+            "options of the reader `labels`: `columns`, or `column` with `classes`, or none",
+            ", ".join(name for name in ("columns", "column", "classes") if getattr(chosen, name)),
+            "correct datasets.sources.<name>.options",
+        )
+    source = inputs.list_file(root, chosen.file)
+    wanted = (chosen.column,) if chosen.column else chosen.columns
+    rows = inputs.read_csv(source, ["image", "patient", *wanted])
+    images = inputs.listed_images(rows, source)
+    labels = _labels(rows, chosen, source)
+    taken = sorted(
+        set(labels) & {*IMAGE_COLUMNS, *RETRIEVAL_COLUMNS, "top", "left", "height", "width"}
+    )
+    if taken or not labels:
+        raise InputError(
+            source,
+            "label columns with names of their own",
+            f"`{taken[0]}`, which the store uses itself" if taken else "no label column",
+            "rename the column" if taken else "add a column of 0 and 1, or set options.column",
+        )
+    return assemble(images.assign(**labels), split, source, labels=labels, views=chosen.views)
+
+
+def _labels(rows: pd.DataFrame, chosen: Options, source: Path) -> dict[str, pd.Series]:
+    """Label -> its 0/1 column."""
+    if chosen.column:
+        return inputs.one_hot(rows[chosen.column], chosen.classes, chosen.column, source)
+    names = chosen.columns or [str(name) for name in rows if name not in IMAGE_COLUMNS]
+    return {name: inputs.binary(rows[name], name, source, {}) for name in names}

@@ -1,0 +1,60 @@
+"""A reader's own switches: its block `options` of params.yaml, strictly typed."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from convirt.errors import InputError
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], options: Mapping[str, Any], reader: str) -> T:
+    """Fill a reader's options (a frozen dataclass with defaults) from its block of params.yaml.
+
+    Raises:
+        InputError: An unknown option (the nearest known one is named) or a value of another type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            known = ", ".join(fields) or "none"
+            raise InputError(
+                "params.yaml",
+                f"options of the reader `{reader}`: {known}",
+                f"`{name}`",
+                f"did you mean `{near[0]}`?" if near else "remove it from `options`",
+            )
+        default = fields[name].default
+        if isinstance(default, tuple) and isinstance(value, list | tuple):
+            value = tuple(map(str, value))
+        if type(value) is not type(default):
+            raise InputError(
+                "params.yaml",
+                f"option `{name}` of the reader `{reader}` as "
+                f"{'list' if isinstance(default, tuple) else type(default).__name__}",
+                f"`{value}` ({type(value).__name__})",
+                f"correct datasets.sources.<name>.options.{name}",
+            )
+        values[name] = value
+    return kind(**values)
+
+
+def path(text: str, what: str) -> Path:
+    """A folder or file given as an option, with environment variables and ~ filled in.
+
+    Raises:
+        InputError: It does not exist, or names a variable that is not set.
+    """
+    found = Path(os.path.expandvars(text)).expanduser()
+    if not found.exists():
+        hint = "export the variable" if "$" in str(found) else "correct it in params.yaml"
+        raise InputError(found, what, "nothing there", hint)
+    return found

@@ -1,0 +1,59 @@
+"""Which layouts can be read, by the names that params.yaml uses."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any
+
+from convirt.datasets import (
+    chexpert,
+    chexpert_8x200,
+    covidx,
+    labels_csv,
+    mimic_cxr,
+    mura,
+    pairs_csv,
+    retrieval_csv,
+    rsna,
+)
+from convirt.datasets.splits import Split
+from convirt.datasets.tables import Reader, Tables
+from convirt.errors import InputError
+
+READERS: dict[str, Reader] = {
+    "mimic-cxr": mimic_cxr.read,
+    "chexpert": chexpert.read,
+    "rsna": rsna.read,
+    "covidx": covidx.read,
+    "mura": mura.read,
+    "chexpert-8x200": chexpert_8x200.read,
+    "pairs": pairs_csv.read,
+    "labels": labels_csv.read,
+    "retrieval": retrieval_csv.read,
+}
+
+
+def read(name: str, root: Path, split: Split, options: dict[str, Any]) -> Tables:
+    """Read the set at `root` with the reader `name`.
+
+    Raises:
+        InputError: No such reader, no such root, or what the reader refuses.
+    """
+    if name not in READERS:
+        near = difflib.get_close_matches(name, READERS, n=1)
+        raise InputError(
+            "params.yaml",
+            f"a reader: {', '.join(READERS)}",
+            f"`{name}`",
+            f"did you mean `{near[0]}`?" if near else "correct datasets.sources.<name>.reader",
+        )
+    if not root.exists():
+        raise InputError(
+            root,
+            f"the files of a set that the reader `{name}` knows",
+            "nothing there",
+            "download the set, or correct datasets.sources.<name>.root in params.yaml",
+        )
+    return dataclasses.replace(READERS[name](root, split, options), reader=name)

@@ -1,0 +1,73 @@
+"""Bring your own retrieval: `queries.csv` (image or text, and label) and `candidates.csv`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from convirt.datasets import inputs
+from convirt.datasets.assemble import assemble
+from convirt.datasets.options import parse
+from convirt.datasets.splits import Split
+from convirt.datasets.tables import Tables
+from convirt.errors import InputError
+
+
+@dataclass(frozen=True)
+class Options:
+    """This reader has no switches."""
+
+
+def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
+    """Read the two lists.
+
+    Args:
+        root: Holds queries.csv, with label and image or text (or both columns, one of them filled
+            in each row), and candidates.csv, with image and label. Both may have patient and
+            study. Image paths are relative to the root.
+        split: Unused: everything is test.
+        options: None known.
+
+    Raises:
+        InputError: A list is missing or wrong, a query has a label that no candidate has, or an
+            image is in both lists.
+    """
+    parse(Options, options, "retrieval")
+    source = root / "candidates.csv"
+    rows = inputs.read_csv(source, ["image", "label"])
+    candidates = inputs.listed_images(rows, source)
+    candidates["label"], candidates["role"] = rows["label"].str.strip(), "candidate"
+    classes = sorted(set(candidates["label"]))
+
+    query_file = root / "queries.csv"
+    rows = inputs.read_csv(query_file, ["label"])
+    for column in ("image", "text"):
+        rows[column] = rows[column].str.strip() if column in rows else ""
+    _one_kind_a_row(rows, query_file)
+    inputs.one_hot(rows["label"], classes, "label", query_file)
+    rows["label"] = rows["label"].str.strip()
+    pictures = rows[rows["image"] != ""]
+    queries = inputs.listed_images(pictures, query_file)
+    queries["label"], queries["role"] = pictures["label"], "query"
+    texts = rows.loc[rows["text"] != "", ["text", "label"]].reset_index(drop=True)
+
+    images = pd.concat([queries, candidates], ignore_index=True)
+    images["split"] = "test"
+    return assemble(images, Split(split.seed), source, queries=texts)
+
+
+def _one_kind_a_row(rows: pd.DataFrame, source: Path) -> None:
+    """Each query is an image or a text."""
+    wrong = (rows["image"] != "") == (rows["text"] != "")
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        both = rows["image"].iloc[row] != ""
+        raise InputError(
+            source,
+            "an image or a text in each row",
+            f"{'both' if both else 'neither'} in data row {row + 1}",
+            "make one row a query",
+        )

@@ -1,0 +1,104 @@
+"""Cutting a report into sentences, made for the ways in which radiology reports are typed."""
+
+from __future__ import annotations
+
+import re
+
+# "Dr. Smith", "vs. the prior", "e.g. edema": a full stop after these never ends a sentence.
+_NEVER = {"dr", "drs", "mr", "mrs", "ms", "prof", "vs", "cf", "approx", "ca", "resp"}
+_NEVER |= {"fig", "figs", "eg", "e.g", "ie", "i.e", "incl", "dept"}
+# "3 p.m. Findings were" ends one, "3 p.m. by phone" does not.
+_BEFORE_CAPITAL = {"a.m", "p.m", "am", "pm", "etc", "m.d", "md", "st", "inc", "jr", "sr"}
+_BEFORE_CAPITAL |= {"al", "hr", "hrs", "min"}
+_TITLES = {"dr", "drs", "mr", "mrs", "ms", "prof"}
+
+# A stop, its closing marks, and white space; or a stop glued to the next word ("seen.The").
+_STOP = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|(?<=[a-z]{2})\.(?=[A-Z][a-z])")
+_PARAGRAPH = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
+# A wrapped line that opens with "2." or "- " is the next item, whatever ended the line before.
+_ITEM_LINE = re.compile(r"\n[ \t]*(?=(?:\d{1,2}[.)]|[-*•])[ \t]+\S)")
+_ITEM_MARK = re.compile(r"^(?:(?:\d{1,2}[.)]|[-*•])(?:\s+|$))+")
+_BARE_NUMBER = re.compile(r"^\(?\d{1,2}$")
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_LETTER = re.compile(r"[^\W\d_]")
+
+
+def tokens(text: str) -> list[str]:
+    """Words and single punctuation marks, the unit of the paper's "less than 3 tokens"."""
+    return _TOKEN.findall(text)
+
+
+def has_word(text: str) -> bool:
+    """Whether there is a letter in `text`; if so, `split` finds at least one sentence in it."""
+    return _LETTER.search(text) is not None
+
+
+def split(text: str) -> list[str]:
+    """The sentences of a text: its `pieces` that hold a word.
+
+    Args:
+        text: A report, or part of one.
+
+    Returns:
+        Sentences in order, each on one line with single spaces.
+    """
+    return [piece for piece in pieces(text) if has_word(piece)]
+
+
+def pieces(text: str) -> list[str]:
+    """Cut a text at the ends of its sentences.
+
+    A blank line and the start of a list item always end a sentence; a single line break never
+    does (reports are wrapped at 80 characters). Enumeration marks ("1.") are taken off; decimals,
+    titles, abbreviations and the de-identification mark ``___`` survive.
+
+    Args:
+        text: A report, or part of one.
+
+    Returns:
+        Pieces in order, none empty; some may hold no word ("___.").
+    """
+    found: list[str] = []
+    for paragraph in _PARAGRAPH.split(text.replace("\r\n", "\n").replace("\r", "\n")):
+        for item in _ITEM_LINE.split(paragraph):
+            found += _cut(" ".join(item.split()))
+    return found
+
+
+def _cut(line: str) -> list[str]:
+    """Cut one line of running text."""
+    found, start = [], 0
+    for stop in _STOP.finditer(line):
+        if stop.start() >= start and _ends(line, start, stop):
+            found.append(line[start : stop.end()])
+            start = stop.end()
+    found.append(line[start:])
+    bare = (_ITEM_MARK.sub("", piece.strip()).strip() for piece in found)
+    return [piece for piece in bare if piece]
+
+
+def _ends(line: str, start: int, stop: re.Match[str]) -> bool:
+    """Whether the stop at `stop` ends the sentence that began at `start`."""
+    before, after = line[start : stop.start()], line[stop.end() :].lstrip()
+    if not after or stop.group()[0] != ".":
+        return True
+    words = before.split()
+    if not words:
+        return False
+    word = words[-1].lstrip("([\"'").lower()
+    if word in _NEVER:
+        return False
+    if word in _BEFORE_CAPITAL:
+        return after[0].isupper()
+    if word == "no":
+        return not after[0].isdigit()  # "No. 2 of 3"
+    if len(word) == 1 and word.isalpha() and len(words) > 1:
+        # "Dr. J. Smith"; but "hepatitis C. The" ends.
+        previous = words[-2].rstrip(".").lower()
+        if previous in _TITLES or (len(previous) == 1 and words[-2].endswith(".")):
+            return False
+    if _BARE_NUMBER.match(word):
+        # "1. No effusion" (a mark of enumeration) and "3. 2 cm" (a torn decimal).
+        marks_only = all(_ITEM_MARK.match(f"{word} ") for word in words[:-1])
+        return not marks_only and not after[0].isdigit()
+    return True

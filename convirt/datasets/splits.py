@@ -1,0 +1,148 @@
+"""Train, validation and test: drawn by patient from a seed, or as the layout gives them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from convirt.errors import InputError
+
+# Names that layouts use for our three; MIMIC-CXR says "validate", other lists "valid".
+ALIASES = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """How to divide a set.
+
+    Attributes:
+        seed: Of the draw.
+        val: Validation share (< 1) or count (>= 1) of units: studies of a pair set, else images.
+        test: Likewise; 0 where the layout brings its own test set.
+    """
+
+    seed: int
+    val: float = 0
+    test: float = 0
+
+
+def assign(table: pd.DataFrame, split: Split, source: Path) -> pd.Series:
+    """Say for each unit whether it is for training, validation or test.
+
+    Given splits stay. What is given as train, or not given, is the pool from which the test and
+    then the validation units are drawn, whole patients at a time.
+
+    Args:
+        table: One row a unit: patient (str) and given ("" where the layout does not say).
+        split: Seed and sizes.
+        source: List file for error messages.
+
+    Returns:
+        "train", "val" or "test", aligned with `table`.
+
+    Raises:
+        InputError: One patient in two given splits, an unknown split name, a size that cannot be
+            drawn, or a size asked for although the layout brings that split.
+    """
+    given = _given(table, source)
+    for name, size in (("val", split.val), ("test", split.test)):
+        _check_size(name, size)
+        if size and (given == name).any():
+            raise InputError(
+                source,
+                f"{name}: 0 in params.yaml, because this set brings its own {name} split",
+                f"{name}: {size}",
+                f"set datasets.sources.<name>.{name} to 0",
+            )
+    _one_split_a_patient(table["patient"], given, source)
+
+    result = given.where(given != "", "train")
+    pool = table["patient"][result == "train"].value_counts().sort_index()
+    # Sorted before shuffled: the order of the rows in a file must not decide who is tested.
+    order = np.random.default_rng([split.seed, len(pool)]).permutation(len(pool))
+    patients, counts = pool.index.to_numpy()[order], pool.to_numpy()[order]
+    total = int(counts.sum())
+    for name, size in (("test", split.test), ("val", split.val)):
+        count = round(size * total) if size < 1 else int(size)
+        chosen = _take(counts, max(count, 1)) if size else np.zeros(len(counts), dtype=bool)
+        if size and (chosen.all() or counts.sum() < count):
+            raise InputError(
+                source,
+                f"more than {count} units beside the {name} split, so that some are left to train",
+                f"{int(counts.sum())} units of {len(counts)} patients",
+                f"lower datasets.sources.<name>.{name} in params.yaml",
+            )
+        result[table["patient"].isin(patients[chosen]) & (result == "train")] = name
+        patients, counts = patients[~chosen], counts[~chosen]
+    return result
+
+
+def _take(counts: np.ndarray, count: int) -> np.ndarray:
+    """Mark patients, in the order given, until their units reach `count`.
+
+    A patient who would overshoot is passed over, so the count is met exactly as long as small
+    patients remain; else the smallest patient left completes it.
+    """
+    chosen = np.zeros(len(counts), dtype=bool)
+    total = 0
+    for i, units in enumerate(counts):
+        if total + units <= count:
+            chosen[i] = True
+            total += int(units)
+        if total == count:
+            break
+    if total < count and not chosen.all():
+        rest = np.flatnonzero(~chosen)
+        chosen[rest[np.argmin(counts[rest])]] = True
+    return chosen
+
+
+def _given(table: pd.DataFrame, source: Path) -> pd.Series:
+    """The layout's own split names in our words."""
+    given = table["given"].astype(str).str.strip().str.lower()
+    unknown = sorted(set(given) - set(ALIASES) - {""})
+    if unknown:
+        raise InputError(
+            source,
+            "train, val, test or nothing in the split column",
+            f"`{unknown[0]}`",
+            "correct the split column",
+        )
+    return given.map(lambda name: ALIASES.get(name, "")).astype(object)
+
+
+def _check_size(name: str, size: float) -> None:
+    """Refuse sizes that are neither a share nor a whole count."""
+    if size < 0 or (size >= 1 and size != int(size)):
+        raise InputError(
+            "params.yaml",
+            f"a share below 1 or a whole count for `{name}`",
+            str(size),
+            f"correct datasets.sources.<name>.{name}",
+        )
+
+
+def _one_split_a_patient(patients: pd.Series, given: pd.Series, source: Path) -> None:
+    """Refuse a patient whom the layout puts in two splits."""
+    named = given != ""
+    splits = given[named].groupby(patients[named]).unique()
+    torn = splits[splits.map(len) > 1]
+    if len(torn):
+        patient = torn.index[0]
+        raise InputError(
+            source,
+            "each patient in one split only, or the test result is inflated",
+            f"patient `{patient}` in {' and '.join(sorted(torn.iloc[0]))}"
+            + (f", and {len(torn) - 1} more patients" if len(torn) > 1 else ""),
+            "move all rows of a patient to one split, or leave the split column empty",
+        )

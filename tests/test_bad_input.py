@@ -1,0 +1,325 @@
+"""Bad input is refused: the message names the file, the expectation, the finding, the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import raw
+
+from convirt.datasets import registry
+from convirt.datasets.splits import Split
+from convirt.errors import InputError
+
+
+def refused(name: str, root: Path, split: Split | None = None, **options: object) -> InputError:
+    """The error; it has all of its four parts."""
+    with pytest.raises(InputError) as caught:
+        registry.read(name, root, split or Split(0), options)
+    error = caught.value
+    assert all((error.path, error.expected, error.found, error.hint))
+    return error
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    """Change a list; the old text must be there."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+# ------------------------------------------------------------------------------ files and columns
+
+MAKERS: dict[str, tuple[Callable[[Path], Path], str, str]] = {
+    "mimic-cxr": (lambda p: raw.mimic(p, packed=False), "mimic-cxr-2.0.0-metadata.csv", "study_id"),
+    "chexpert": (raw.chexpert, "train.csv", "Edema"),
+    "rsna": (raw.rsna, "stage_2_train_labels.csv", "Target"),
+    "pairs": (raw.ten_pairs, "pairs.csv", "patient"),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_column_is_lacking(tmp_path: Path, name: str) -> None:
+    make, file, column = MAKERS[name]
+    make(tmp_path)
+    replace(tmp_path / file, column, column[:-1])
+    error = refused(name, tmp_path)
+    assert file in error.path
+    assert f"`{column}`" in error.expected
+    assert error.hint == f"rename `{column[:-1]}` to `{column}`"
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_list_is_missing(tmp_path: Path, name: str) -> None:
+    make, file, _ = MAKERS[name]
+    make(tmp_path)
+    (tmp_path / file).rename(tmp_path / "other.txt")
+    error = refused(name, tmp_path)
+    assert file in error.path + error.expected
+
+
+def test_a_misspelt_list_is_suggested(tmp_path: Path) -> None:
+    raw.ten_pairs(tmp_path)
+    (tmp_path / "pairs.csv").rename(tmp_path / "pair.csv")
+    assert refused("pairs", tmp_path).hint == "did you mean pair.csv?"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b"", "No columns"),
+        (b"image,text,patient\na.png,One, two, three.,p1\n", "Length of header"),
+        (b"image,text,patient\na.png,\xff\xfe,p1\n", "utf-8"),
+        (b'image,text,patient\na.png,"never closed,p1\n', "EOF inside string"),
+        (b"image,text,patient\n", "empty list"),
+    ],
+)
+def test_no_csv(tmp_path: Path, text: bytes, found: str) -> None:
+    (tmp_path / "pairs.csv").write_bytes(text)
+    assert found in refused("pairs", tmp_path).found
+
+
+def test_a_gz_that_is_none(tmp_path: Path) -> None:
+    raw.mimic(tmp_path)
+    (tmp_path / "mimic-cxr-2.0.0-metadata.csv.gz").write_text("plain")
+    assert "gzip" in refused("mimic-cxr", tmp_path).found.lower()
+
+
+# ------------------------------------------------------------------------------ paths that leave
+
+OUTSIDE = ["../secret.png", "a/../../secret.png", "/etc/passwd", "", "..\\secret.png", "C:\\x.png"]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_a_path_leaves_its_folder(tmp_path: Path, path: str) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    raw.save(tmp_path / "secret.png")
+    (root / "pairs.csv").write_text(f"image,text,patient\n{path},Some text here.,p1\n")
+    error = refused("pairs", root)
+    assert "stay inside" in error.expected
+    assert f"`{path}`" in error.found
+
+
+@pytest.mark.parametrize("link", ["file", "folder"])
+def test_a_link_leaves_its_folder(tmp_path: Path, link: str) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    secret = raw.save(tmp_path / "out/secret.png")
+    if link == "file":
+        (root / "secret.png").symlink_to(secret)
+    else:
+        (root / "in").symlink_to(secret.parent)
+    name = "secret.png" if link == "file" else "in/secret.png"
+    (root / "pairs.csv").write_text(f"image,text,patient\n{name},Some text here.,p1\n")
+    assert "stay inside" in refused("pairs", root).expected
+
+
+def test_a_root_that_is_a_link_is_fine(tmp_path: Path) -> None:
+    raw.ten_pairs(tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert len(registry.read("pairs", tmp_path / "link", Split(0), {}).images) == 10
+
+
+def test_official_lists_may_not_leave_either(tmp_path: Path) -> None:
+    raw.chexpert(tmp_path / "c")
+    replace(tmp_path / "c/train.csv", "train/patient00001/study1", "../../..")
+    assert "stay inside" in refused("chexpert", tmp_path / "c").expected
+    raw.rsna(tmp_path / "r")
+    replace(tmp_path / "r/stage_2_train_labels.csv", "id-00", "../../id-00")
+    assert "stay inside" in refused("rsna", tmp_path / "r").expected
+    raw.covidx(tmp_path / "x", train=["1 ../../a.png normal"])
+    assert "stay inside" in refused("covidx", tmp_path / "x").expected
+    raw.mura(tmp_path / "m")
+    for name in ("image_paths", "labeled_studies"):
+        replace(tmp_path / f"m/MURA-v1.1/train_{name}.csv", "XR_HAND/patient00002", "../..")
+    assert "stay inside" in refused("mura", tmp_path / "m").expected
+    raw.mimic(tmp_path / "i", packed=False)
+    replace(tmp_path / "i/mimic-cxr-2.0.0-metadata.csv", "aa-01", "../aa-01")
+    assert "bare ids" in refused("mimic-cxr", tmp_path / "i").expected
+
+
+# ------------------------------------------------------------------------------ ids and splits
+
+
+def test_duplicate_ids(tmp_path: Path) -> None:
+    raw.pairs(tmp_path, ["a.png,One text here.,p1", "./a.png,Other text here.,p1"])
+    error = refused("pairs", tmp_path)
+    assert "`a.png`" in error.found
+    raw.chexpert(tmp_path / "c")
+    train = tmp_path / "c/train.csv"
+    train.write_text(train.read_text() + train.read_text().splitlines()[1] + "\n")
+    assert "duplicate" in refused("chexpert", tmp_path / "c").found
+
+
+def test_one_patient_in_two_splits(tmp_path: Path) -> None:
+    rows = ["a.png,One text here.,p1,train", "b.png,Other text here.,p1,test"]
+    raw.pairs(tmp_path, rows, "image,text,patient,split")
+    assert "`p1` in test and train" in refused("pairs", tmp_path).found
+    raw.covidx(tmp_path / "x", test=["55 z.png normal"])
+    assert "`55`" in refused("covidx", tmp_path / "x").found
+
+
+def test_one_study_of_two_patients(tmp_path: Path) -> None:
+    rows = ["a.png,One text here.,p1,s", "b.png,One text here.,p2,s"]
+    raw.pairs(tmp_path, rows, "image,text,patient,study")
+    assert "patients p1, p2" in refused("pairs", tmp_path).found
+
+
+def test_one_study_in_two_splits(tmp_path: Path) -> None:
+    rows = ["a.png,One text here.,p1,s,train", "b.png,One text here.,p1,s,"]
+    raw.pairs(tmp_path, rows, "image,text,patient,study,split")
+    assert "`s` in several" in refused("pairs", tmp_path).found
+
+
+def test_a_blank_patient(tmp_path: Path) -> None:
+    raw.pairs(tmp_path, ["a.png,One text here.,"])
+    assert "data row 1" in refused("pairs", tmp_path).found
+
+
+def test_two_texts_of_one_study(tmp_path: Path) -> None:
+    rows = ["a.png,One text here.,p1,s", "b.png,Other text here.,p1,s"]
+    raw.pairs(tmp_path, rows, "image,text,patient,study")
+    assert "two different texts" in refused("pairs", tmp_path).found
+
+
+@pytest.mark.parametrize("name", ["chexpert", "covidx", "mura"])
+def test_layouts_with_a_test_set_take_no_other(tmp_path: Path, name: str) -> None:
+    getattr(raw, name)(tmp_path)
+    assert "own test split" in refused(name, tmp_path, Split(0, 0, 1)).expected
+
+
+def test_an_unknown_view(tmp_path: Path) -> None:
+    raw.mimic(tmp_path)
+    error = refused("mimic-cxr", tmp_path, views=["FRONTAL"])
+    assert "`PA`" in error.expected
+
+
+# ------------------------------------------------------------------------------ labels
+
+
+def labels(root: Path, cell: str) -> Path:
+    """labels.csv with one odd cell."""
+    raw.write(root / "labels.csv", f"image,patient,label\na.png,p1,0\nb.png,p2,{cell}\n")
+    return root
+
+
+@pytest.mark.parametrize("cell", ["2", "yes", "", "-1"])
+def test_a_label_that_is_neither_0_nor_1(tmp_path: Path, cell: str) -> None:
+    assert f"`{cell}` in data row 2" in refused("labels", labels(tmp_path, cell)).found
+
+
+def test_a_label_that_is_no_declared_class(tmp_path: Path) -> None:
+    root = labels(tmp_path, "normla")
+    replace(root / "labels.csv", "p1,0", "p1,normal")
+    error = refused("labels", root, column="label", classes=["normal", "covid"])
+    assert "normal, covid" in error.expected
+    assert "`normla` in data row 2" in error.found
+    assert error.hint == "did you mean `normal`?"
+
+
+def test_labels_options_that_contradict(tmp_path: Path) -> None:
+    root = labels(tmp_path, "1")
+    refused("labels", root, column="label")
+    refused("labels", root, classes=["a"])
+    refused("labels", root, column="label", classes=["0", "1"], columns=["label"])
+    assert "as list" in refused("labels", root, columns="label").expected
+    replace(root / "labels.csv", "label", "top")
+    assert "`top`" in refused("labels", root).found
+    raw.write(root / "labels.csv", "image,patient\na.png,p1\n")
+    assert "no label column" in refused("labels", root).found
+
+
+def test_chexpert_labels(tmp_path: Path) -> None:
+    raw.chexpert(tmp_path)
+    refused("chexpert", tmp_path, uncertain="maybe")
+    refused("chexpert", tmp_path, exclude=str(tmp_path / "none"))
+    raw.retrieval_lists(tmp_path / "convirt", (99998,), (99999,))
+    error = refused("chexpert", tmp_path, exclude=str(tmp_path / "convirt"))
+    assert "no image in common" in error.found
+    replace(tmp_path / "train.csv", "1.0,-1.0", "1.0,3.0")
+    assert "`3.0`" in refused("chexpert", tmp_path).found
+
+
+def test_retrieval_lists_are_checked(tmp_path: Path) -> None:
+    home = raw.chexpert(tmp_path / "chexpert")
+    root = raw.retrieval_lists(tmp_path / "convirt")
+    assert "options.images" in refused("chexpert-8x200", root).expected
+    replace(root / "text-retrieval/query.csv", "Fracture,", "Fractur,")
+    error = refused("chexpert-8x200", root, images=str(home))
+    assert error.hint == "did you mean `Fracture`?"
+    replace(root / "text-retrieval/query.csv", "Fractur,", "Fracture,")
+    replace(root / "image-retrieval/candidate.csv", "1.0", "0.0")
+    assert "0 for" in refused("chexpert-8x200", root, images=str(home)).found
+    raw.retrieval_lists(root, (1,), (1, 2))
+    assert "duplicate" in refused("chexpert-8x200", root, images=str(home)).found
+
+
+def test_own_retrieval_lists_are_checked(tmp_path: Path) -> None:
+    raw.write(tmp_path / "candidates.csv", "image,label\na.png,A\n")
+    raw.write(tmp_path / "queries.csv", "label,image,text\nA,q.png,both\n")
+    assert "both" in refused("retrieval", tmp_path).found
+    raw.write(tmp_path / "queries.csv", "label,image\nA,\n")
+    assert "neither" in refused("retrieval", tmp_path).found
+    raw.write(tmp_path / "queries.csv", "label,text\nB,words\n")
+    assert "`B`" in refused("retrieval", tmp_path).found
+    raw.write(tmp_path / "queries.csv", "label,image\nA,a.png\n")
+    assert "duplicate" in refused("retrieval", tmp_path).found
+
+
+def test_rsna_contradictions(tmp_path: Path) -> None:
+    raw.rsna(tmp_path)
+    raw.write(tmp_path / "people.csv", "patientId,patient\nid-00,a\n")
+    assert "7 missing" in refused("rsna", tmp_path, patients=str(tmp_path / "people.csv")).found
+    labels = tmp_path / "stage_2_train_labels.csv"
+    labels.write_text(labels.read_text() + "id-01,,,,,0\n")
+    assert "`id-01`" in refused("rsna", tmp_path).found
+
+
+def test_covidx_of_another_version(tmp_path: Path) -> None:
+    raw.covidx(tmp_path / "a", train=["1 a.png positive ricord"])
+    error = refused("covidx", tmp_path / "a")
+    assert "line 1" in error.found
+    assert "COVIDx4" in error.hint
+    raw.covidx(tmp_path / "b", train=["1 a.png normal", "2 a.png pneumonia"])
+    assert "two for `train/a.png`" in refused("covidx", tmp_path / "b").found
+    assert "COVIDx9" in refused("covidx", tmp_path / "b", version="COVIDx9").expected
+
+
+def test_mura_contradictions(tmp_path: Path) -> None:
+    raw.mura(tmp_path / "a")
+    studies = tmp_path / "a/MURA-v1.1/train_labeled_studies.csv"
+    replace(
+        studies,
+        "XR_HAND/patient00002/study1_negative/,0",
+        "XR_HAND/patient00002/study1_negative/,1",
+    )
+    assert "folder's name" in refused("mura", tmp_path / "a").expected
+    raw.mura(tmp_path / "b")
+    studies = tmp_path / "b/MURA-v1.1/train_labeled_studies.csv"
+    replace(studies, "XR_HAND/patient00002", "XR_HAND/patient00009")
+    assert "patient00002" in refused("mura", tmp_path / "b").found
+
+
+# ------------------------------------------------------------------------------ reports
+
+
+def test_mimic_without_any_report(tmp_path: Path) -> None:
+    raw.mimic(tmp_path)
+    (tmp_path / "mimic-cxr-reports.zip").unlink()
+    assert "MIMIC-CXR-JPG holds none" in refused("mimic-cxr", tmp_path).hint
+    (tmp_path / "mimic-cxr-reports.zip").write_text("no zip")
+    assert "download it again" in refused("mimic-cxr", tmp_path).hint
+    refused("mimic-cxr", tmp_path, reports=str(tmp_path / "none.zip"))
+
+
+def test_only_empty_reports(tmp_path: Path) -> None:
+    raw.pairs(tmp_path, ["a.png,,p1", "b.png, ,p2"])
+    assert "empty report" in refused("pairs", tmp_path).found
+
+
+def test_mimic_split_list_with_a_hole(tmp_path: Path) -> None:
+    raw.mimic(tmp_path, packed=False)
+    replace(tmp_path / "mimic-cxr-2.0.0-split.csv", "dd-01", "dd-02")
+    assert "`dd-01`" in refused("mimic-cxr", tmp_path, official_split=True).found

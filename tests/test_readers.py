@@ -1,0 +1,332 @@
+"""Every reader on made-up files in its official layout, awkward rows included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import raw
+
+from convirt.datasets import registry
+from convirt.datasets.splits import Split
+from convirt.datasets.tables import (
+    EMPTY_REPORT,
+    IMAGE_COLUMNS,
+    LISTED_TWICE,
+    NO_REPORT,
+    NO_SECTION,
+    ON_EXCLUDE_LIST,
+    SHORT_REPORT,
+    VIEW_NOT_CHOSEN,
+    Tables,
+)
+from convirt.errors import InputError
+
+SEED = Split(0)
+
+
+def read(name: str, root: Path, split: Split = SEED, **options: object) -> Tables:
+    """Read, and check what holds for every reader."""
+    tables = registry.read(name, root, split, options)
+    images = tables.images
+    assert tables.reader == name
+    assert list(images.columns[: len(IMAGE_COLUMNS)]) == list(IMAGE_COLUMNS)
+    assert images["image"].is_unique
+    assert list(images["image"]) == sorted(images["image"])
+    assert images["path"].map(lambda path: Path(path).is_absolute()).all()
+    assert set(images["split"]) <= {"train", "val", "test"}
+    assert images.groupby("patient")["split"].nunique().max() == 1
+    assert images[list(tables.labels)].isin([0.0, 1.0]).all(axis=None)
+    assert tables.funnel.images.kept == len(images)
+    assert tables.funnel.studies.kept == images["study"].nunique()
+    return tables
+
+
+def row(tables: Tables, image: str) -> pd.Series:
+    """The row of the one image whose id ends with `image`."""
+    found = tables.images[tables.images["image"].str.endswith(image)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+# ------------------------------------------------------------------------------ MIMIC-CXR
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
+def test_mimic(tmp_path: Path, zipped: bool, packed: bool) -> None:
+    tables = read("mimic-cxr", raw.mimic(tmp_path, zipped=zipped, packed=packed), Split(0, 1))
+    assert len(tables.images) == 6
+    first = row(tables, "s50414267/aa-01.jpg")
+    assert first["image"] == "files/p10/p10000032/s50414267/aa-01.jpg"
+    assert (first["study"], first["patient"], first["view"]) == ("s50414267", "p10000032", "PA")
+    assert row(tables, "cc-01.jpg")["view"] == ""
+    assert Path(first["path"]).is_file()
+    assert tables.reports is not None
+    assert len(tables.reports) == 5
+    text = tables.reports.set_index("study")["text"]["s50414267"]
+    assert text.startswith("The heart is mildly enlarged.")
+    assert "INDICATION" not in text
+    assert tables.funnel.paper["studies"] == 217000
+    assert (tables.images.groupby("split")["study"].nunique()["val"]) == 1
+
+
+def test_mimic_drops_by_reason(tmp_path: Path) -> None:
+    texts = {
+        "50414267": " EXAMINATION:  CHEST\n \n Nothing else.\n",
+        "53911762": "",
+        "57375967": " IMPRESSION:  Normal\n",
+    }
+    root = raw.mimic(tmp_path, reports=texts, zipped=False)
+    (root / "files/p12/p12000935/s50578979.txt").unlink()
+    funnel = read("mimic-cxr", root).funnel.to_dict()
+    assert funnel["studies"] == {
+        "in": 5,
+        "dropped": {EMPTY_REPORT: 1, NO_SECTION: 1, NO_REPORT: 1, SHORT_REPORT: 1},
+        "kept": 1,
+    }
+    assert funnel["images"]["dropped"][NO_SECTION] == 2
+
+
+def test_mimic_views(tmp_path: Path) -> None:
+    tables = read("mimic-cxr", raw.mimic(tmp_path), views=["PA", "AP"])
+    assert set(tables.images["view"]) == {"PA", "AP"}
+    assert tables.funnel.to_dict()["images"]["dropped"] == {VIEW_NOT_CHOSEN: 2}
+    assert tables.funnel.to_dict()["studies"]["dropped"] == {VIEW_NOT_CHOSEN: 1}
+    assert tables.funnel.dropped_share == 0  # a choice is no loss
+    assert set(read("mimic-cxr", tmp_path, views=[""]).images["view"]) == {""}
+
+
+def test_mimic_official_split(tmp_path: Path) -> None:
+    tables = read("mimic-cxr", raw.mimic(tmp_path), official_split=True)
+    assert row(tables, "aa-02.jpg")["split"] == "train"
+    assert row(tables, "bb-01.jpg")["split"] == "val"
+    assert row(tables, "cc-01.jpg")["split"] == "test"
+
+
+def test_mimic_dicom_tree_with_reports_elsewhere(tmp_path: Path) -> None:
+    raw.mimic(tmp_path / "images", suffix=".dcm")
+    (tmp_path / "images/mimic-cxr-reports.zip").rename(tmp_path / "reports.zip")
+    tables = read("mimic-cxr", tmp_path / "images", reports=str(tmp_path / "reports.zip"))
+    assert row(tables, "aa-01.dcm")["study"] == "s50414267"
+
+
+def test_mimic_images_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw.mimic(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a/files").rename(tmp_path / "b/files")
+    monkeypatch.setenv("FILMS", str(tmp_path / "b"))
+    tables = read("mimic-cxr", tmp_path / "a", images="$FILMS")
+    assert all(Path(path).is_file() for path in tables.images["path"])
+
+
+# ------------------------------------------------------------------------------ CheXpert
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_chexpert(tmp_path: Path, nested: bool) -> None:
+    tables = read("chexpert", raw.chexpert(tmp_path, nested=nested), Split(0, 2))
+    assert len(tables.labels) == 14
+    first = row(tables, "train/patient00001/study1/view1_frontal.jpg")
+    assert first["image"] == "train/patient00001/study1/view1_frontal.jpg"
+    assert (first["study"], first["patient"]) == ("patient00001/study1", "patient00001")
+    assert (first["view"], row(tables, "view2_lateral.jpg")["view"]) == ("AP", "LATERAL")
+    assert all(Path(path).is_file() for path in tables.images["path"])
+    # blank is negative; uncertain is positive for atelectasis and effusion alone
+    wanted = {"Edema": 1, "Cardiomegaly": 0, "Consolidation": 0, "Atelectasis": 1}
+    wanted |= {"Pleural Effusion": 1, "Pneumothorax": 0, "No Finding": 0}
+    assert {name: first[name] for name in wanted} == wanted
+    assert tables.images["split"].value_counts().to_dict()["test"] == 2
+
+
+def test_chexpert_uncertain(tmp_path: Path) -> None:
+    raw.chexpert(tmp_path)
+    image, uncertain = (
+        "train/patient00001/study1/view1_frontal.jpg",
+        ["Cardiomegaly", "Atelectasis"],
+    )
+    ones = row(read("chexpert", tmp_path, uncertain="ones"), image)
+    zeros = row(read("chexpert", tmp_path, uncertain="zeros"), image)
+    assert list(ones[uncertain]) == [1, 1]
+    assert list(zeros[uncertain]) == [0, 0]
+    assert zeros["Edema"] == 1
+
+
+def test_chexpert_without_the_retrieval_images(tmp_path: Path) -> None:
+    raw.chexpert(tmp_path)
+    raw.retrieval_lists(tmp_path / "convirt")
+    tables = read("chexpert", tmp_path, exclude=str(tmp_path / "convirt"))
+    gone = {f"train/patient0000{i}/study1/view1_frontal.jpg" for i in (1, 2, 3)}
+    assert not gone & set(tables.images["image"])
+    assert len(tables.images) == 9 - 3
+    assert tables.funnel.to_dict()["images"]["dropped"] == {ON_EXCLUDE_LIST: 3}
+    assert tables.funnel.dropped_share == 0
+
+
+def test_chexpert_8x200(tmp_path: Path) -> None:
+    raw.chexpert(tmp_path / "chexpert", nested=True)
+    root = raw.retrieval_lists(tmp_path / "convirt")
+    tables = read("chexpert-8x200", root, images=str(tmp_path / "chexpert"))
+    assert tables.kind == "retrieval"
+    found = tables.images[["role", "label", "patient"]].to_numpy().tolist()
+    assert found == [
+        ["query", "Edema", "patient00001"],
+        ["candidate", "Fracture", "patient00002"],
+        ["candidate", "Edema", "patient00003"],
+    ]
+    assert all(Path(path).is_file() for path in tables.images["path"])
+    assert tables.queries is not None
+    assert tables.queries.to_numpy().tolist() == [
+        ["There is edema.", "Edema"],
+        ["A rib is broken, badly.", "Fracture"],
+    ]
+
+
+# ------------------------------------------------------------------------------ RSNA
+
+
+def test_rsna_collapses_boxes(tmp_path: Path) -> None:
+    tables = read("rsna", raw.rsna(tmp_path), Split(0, 2, 3))
+    assert tables.images["split"].value_counts().to_dict() == {"train": 3, "test": 3, "val": 2}
+    assert list(tables.images["pneumonia"]) == [0, 1, 1, 0, 1, 1, 0, 1]
+    assert all(Path(path).is_file() for path in tables.images["path"])
+
+
+def test_rsna_people(tmp_path: Path) -> None:
+    raw.rsna(tmp_path)
+    lines = ["patientId,patient"] + [f"id-{i:02d},person{i // 2}" for i in range(8)]
+    raw.write(tmp_path / "people.csv", "\n".join(lines))
+    tables = read("rsna", tmp_path, Split(0, 2, 2), patients=str(tmp_path / "people.csv"))
+    assert tables.images["patient"].nunique() == 4
+
+
+# ------------------------------------------------------------------------------ COVIDx
+
+
+@pytest.mark.parametrize(("data", "lists"), [("data/", "labels/"), ("", "")])
+def test_covidx(tmp_path: Path, data: str, lists: str) -> None:
+    tables = read("covidx", raw.covidx(tmp_path, data=data, lists=lists), Split(0, 1))
+    assert tables.labels == ("normal", "pneumonia", "COVID-19")
+    spaced = row(tables, "train/COVID(1).png")
+    assert spaced["patient"] == "COVID 1"
+    assert list(spaced[list(tables.labels)]) == [0, 0, 1]
+    assert row(tables, "test/t1.png")["split"] == "test"
+    assert tables.funnel.to_dict()["images"] == {"in": 9, "dropped": {LISTED_TWICE: 1}, "kept": 8}
+    assert (tables.images[list(tables.labels)].sum(axis=1) == 1).all()
+    assert all(Path(path).is_file() for path in tables.images["path"])
+
+
+# ------------------------------------------------------------------------------ MURA
+
+
+@pytest.mark.parametrize(("nested", "header"), [(True, False), (False, True)])
+def test_mura(tmp_path: Path, nested: bool, header: bool) -> None:
+    tables = read("mura", raw.mura(tmp_path, nested, header), Split(0, 1))
+    assert len(tables.images) == 6
+    wrist = row(tables, "train/XR_WRIST/patient00001/study1_negative/image1.png")
+    shoulder = row(tables, "study1_positive/image2.png")
+    assert (wrist["abnormal"], shoulder["abnormal"]) == (0, 1)
+    assert wrist["patient"] == shoulder["patient"] == "patient00001"
+    assert wrist["study"] != shoulder["study"]
+    assert wrist["view"] == "WRIST"
+    assert row(tables, "patient11185/study1_positive/image1.png")["split"] == "test"
+
+
+# ------------------------------------------------------------------------------ bring your own
+
+
+def test_pairs(tmp_path: Path) -> None:
+    rows = [
+        'a/1.png,"Two films, one text.",p1,s1,PA',
+        "./a//2.png,,p1,s1,LATERAL",
+        "a/3.png,Another text here.,p2,s2,PA",
+    ]
+    raw.pairs(tmp_path, rows, "image,text,patient,study,view")
+    tables = read("pairs", tmp_path)
+    assert list(tables.images["image"]) == ["a/1.png", "a/2.png", "a/3.png"]
+    assert tables.reports is not None
+    assert tables.reports.to_numpy().tolist() == [
+        ["s1", "Two films, one text."],
+        ["s2", "Another text here."],
+    ]
+    assert len(read("pairs", tmp_path, views=["PA"]).images) == 2
+    assert len(read("pairs", tmp_path / "pairs.csv").images) == 3  # the list itself as root
+
+
+def test_pairs_without_studies_count_rows(tmp_path: Path) -> None:
+    tables = read("pairs", raw.ten_pairs(tmp_path), Split(0, 0.2, 1))
+    assert tables.images["split"].value_counts().to_dict() == {"train": 7, "val": 2, "test": 1}
+
+
+def test_pairs_with_sections(tmp_path: Path) -> None:
+    text = "HISTORY: Cough.\n\nFINDINGS: Clear lungs seen."
+    raw.pairs(tmp_path, [f'1.png,"{text}",p1', "2.png,No head in this text.,p2"])
+    assert len(read("pairs", tmp_path).images) == 2
+    tables = read("pairs", tmp_path, sections=True)
+    assert tables.reports is not None
+    assert tables.reports["text"].tolist() == ["Clear lungs seen."]
+    assert tables.funnel.studies.dropped == {NO_SECTION: ["2.png"]}
+
+
+def test_pairs_with_their_own_split(tmp_path: Path) -> None:
+    rows = [f"{i}.png,Some text of mine.,p{i},{'valid' if i < 3 else 'train'}" for i in range(9)]
+    raw.pairs(tmp_path, rows, "image,text,patient,split")
+    assert (read("pairs", tmp_path).images["split"] == "val").sum() == 3
+
+
+def test_labels_columns(tmp_path: Path) -> None:
+    lines = ["image,patient,view,edema,fracture", "a.png,p1,PA,0,1", "b.png,p2,AP,1.0,0"]
+    raw.write(tmp_path / "labels.csv", "\n".join(lines))
+    assert read("labels", tmp_path).labels == ("edema", "fracture")  # every other column
+    tables = read("labels", tmp_path, columns=["fracture"])
+    assert tables.labels == ("fracture",)
+    assert list(tables.images["fracture"]) == [1, 0]
+
+
+def test_labels_classes(tmp_path: Path) -> None:
+    lines = ["image,text,patient,label,split"]
+    lines += [f"{i}.png,,p{i},{'AB'[i % 2]},{'test' if i > 6 else 'train'}" for i in range(10)]
+    raw.write(tmp_path / "mine.csv", "\ufeff" + "\r\n".join(lines))  # as Excel saves it
+    tables = read("labels", tmp_path, Split(0, 2), file="mine.csv", column="label",
+                  classes=["A", "B", "C"])  # fmt: skip
+    assert tables.labels == ("A", "B", "C")
+    assert tables.images["B"].sum() == 5
+    assert tables.images["C"].sum() == 0
+    assert tables.images["split"].value_counts().to_dict() == {"train": 5, "test": 3, "val": 2}
+
+
+def test_retrieval(tmp_path: Path) -> None:
+    raw.write(tmp_path / "candidates.csv", "image,label,patient\na.png,A,p1\nb.png,B,p2\n")
+    raw.write(tmp_path / "queries.csv", "label,image,text\nA,q.png,\nB,,Words about B.\n")
+    tables = read("retrieval", tmp_path)
+    assert tables.images[["image", "role", "label"]].to_numpy().tolist() == [
+        ["a.png", "candidate", "A"],
+        ["b.png", "candidate", "B"],
+        ["q.png", "query", "A"],
+    ]
+    assert tables.queries is not None
+    assert tables.queries.to_numpy().tolist() == [["Words about B.", "B"]]
+    assert (tables.images["split"] == "test").all()
+
+
+def test_retrieval_by_text_alone(tmp_path: Path) -> None:
+    raw.write(tmp_path / "candidates.csv", "image,label\na.png,A\n")
+    raw.write(tmp_path / "queries.csv", "text,label\nWords.,A\n")
+    assert len(read("retrieval", tmp_path).images) == 1
+
+
+# ------------------------------------------------------------------------------ the registry
+
+
+def test_unknown_reader_and_root(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean `mimic-cxr`"):
+        registry.read("mimic_cxr", tmp_path, SEED, {})
+    with pytest.raises(InputError, match=r"datasets\.sources\.<name>\.root"):
+        registry.read("pairs", tmp_path / "nowhere", SEED, {})
+
+
+@pytest.mark.parametrize("name", sorted(registry.READERS))
+def test_every_reader_names_the_nearest_option(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"options of the reader `{name}`"):
+        registry.read(name, tmp_path, SEED, {"viewz": []})
