@@ -1,0 +1,1 @@
+"""What is optimised: one objective a file, each a function of embeddings."""

@@ -1,0 +1,171 @@
+"""The text encoder f_u: a BERT whose lower half is frozen, and its tokenizer.
+
+A saved folder can be read without this repository::
+
+    transformers.AutoModel.from_pretrained("text_encoder")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convirt.errors import InputError
+from convirt.image_encoder import package_folder
+
+
+def text_folder(weights: str) -> str:
+    """Folder or hub name for transformers of "package:<module>", "file:<folder>" or a hub name."""
+    source, _, name = weights.partition(":")
+    if source == "file":
+        if not (Path(name) / "config.json").is_file():
+            raise InputError(
+                name, "a folder saved by transformers", "no config.json", "check the path"
+            )
+        return name
+    if source != "package":
+        return weights
+    found = sorted(package_folder(name).rglob("model.safetensors"))
+    if len(found) != 1:
+        raise InputError(name, "one model.safetensors", f"{len(found)}", "reinstall the package")
+    return str(found[0].parent)
+
+
+class TextEncoder(nn.Module):
+    """A BERT whose embeddings and first layers are frozen (section 4.1, appendix A).
+
+    The frozen part always runs in evaluation mode, without dropout: its output for a sentence
+    is then a constant and may be cached. Dropout acts in the trained layers only.
+    """
+
+    def __init__(self, bert: Any, frozen_layers: int) -> None:
+        super().__init__()
+        self.bert: Any = bert
+        self.frozen_layers = frozen_layers
+        layers = bert.encoder.layer
+        if not 0 <= frozen_layers <= len(layers):
+            raise InputError(
+                "params.yaml: model.text.frozen_layers",
+                f"0 to {len(layers)}",
+                str(frozen_layers),
+                "lower it",
+            )
+        if hasattr(bert, "pooler"):
+            bert.pooler = None  # its output is not used: the paper max-pools all tokens
+        self._frozen: list[nn.Module] = [bert.embeddings, *layers[:frozen_layers]]
+        for module in self._frozen:
+            module.requires_grad_(False)
+
+    @property
+    def width(self) -> int:
+        """Length of h_u."""
+        return int(self.bert.config.hidden_size)
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        """Switch the trained layers; the frozen part stays in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    @torch.no_grad()
+    def lower(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """The frozen part: tokens (N, L) int, mask (N, L) bool, to (N, L, width)."""
+        hidden: Tensor = self.bert.embeddings(input_ids=tokens)
+        return self._layers(hidden, mask, 0, self.frozen_layers)
+
+    def upper(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """The trained part and the pooling: (N, L, width) to h_u (N, width).
+
+        h_u is the maximum over all output vectors of the last layer, padding excluded.
+        """
+        hidden = self._layers(hidden, mask, self.frozen_layers, len(self.bert.encoder.layer))
+        return hidden.masked_fill(~mask.unsqueeze(-1), float("-inf")).amax(dim=1)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Encode sentences: tokens and mask (N, L) to h_u (N, width)."""
+        return self.upper(self.lower(tokens, mask), mask)
+
+    def _layers(self, hidden: Tensor, mask: Tensor, first: int, last: int) -> Tensor:
+        attention = torch.zeros(mask.shape, dtype=hidden.dtype, device=mask.device)
+        attention = attention.masked_fill(~mask, torch.finfo(hidden.dtype).min)[:, None, None, :]
+        for layer in self.bert.encoder.layer[first:last]:
+            output = layer(hidden, attention)
+            hidden = output[0] if isinstance(output, tuple) else output
+        return hidden
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer and the length at which sentences are cut.
+
+    Args of the call: a list of sentences. Returns tokens (N, L) int64 and mask (N, L) bool,
+    padded to the longest.
+    """
+
+    inner: Any
+    max_tokens: int
+
+    def __call__(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokenize sentences."""
+        batch = self.inner(
+            list(sentences),
+            truncation=True,
+            max_length=self.max_tokens,
+            padding=True,
+            return_tensors="pt",
+        )
+        return batch["input_ids"], batch["attention_mask"].bool()
+
+
+def create_text_encoder(
+    weights: str, frozen_layers: int, max_tokens: int
+) -> tuple[TextEncoder, Tokenizer]:
+    """Build a text encoder f_u from a package, a folder or a hub name.
+
+    Raises:
+        InputError: The weights cannot be had.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    folder = text_folder(weights)
+    try:
+        bert, told = AutoModel.from_pretrained(
+            folder,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, by name
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unusable(weights, str(error).splitlines()[0][:200]) from error
+    if told["mismatched_keys"]:
+        name, found, wanted = min(told["mismatched_keys"])
+        raise _unusable(weights, f"{name} {list(found)} instead of {list(wanted)}")
+    # transformers fills what a file lacks with random numbers, or an empty vocabulary, in silence
+    missing = sorted(key for key in told["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise _unusable(weights, f"{len(missing)} tensors missing, such as {missing[0]}")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise _unusable(weights, "no vocabulary (tokenizer.json or vocab.txt)")
+    if not hasattr(bert, "embeddings") or not hasattr(getattr(bert, "encoder", None), "layer"):
+        raise _unusable(weights, f"a {type(bert).__name__}")
+    return TextEncoder(bert.float(), frozen_layers), Tokenizer(tokenizer, max_tokens)
+
+
+def _unusable(weights: str, found: str) -> InputError:
+    return InputError(
+        "params.yaml: model.text.weights",
+        f"a whole BERT that transformers can load from {weights!r}",
+        found,
+        "set it to file:<folder> of a downloaded model",
+    )
