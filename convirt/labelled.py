@@ -1,0 +1,201 @@
+"""Labelled images for a task: which of them, at which share, and how they come in batches."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from convirt.errors import InputError
+from convirt.metrics import Ints, Units, check_classes, group
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EVAL_BATCH = 256  # images at once where no gradient is needed
+
+
+# ------------------------------------------------------------------------------ which images
+def check_task(
+    records: pd.DataFrame, labels: Sequence[str], kind: str, metric: str, unit: str, where: Path
+) -> None:
+    """Refuse a store on which a task cannot be trained, chosen or tested, before anything runs.
+
+    Args:
+        records: One row an image: `image, patient, split` and the labels, 0 or 1.
+        labels: The task's labels.
+        kind: "multiclass" needs exactly one label an image (and a unit).
+        metric: A name of `metrics.METRICS`.
+        unit: "image" or "patient".
+        where: What errors name.
+
+    Raises:
+        InputError: A label is no column, a split is empty or holds one class only, or a unit of a
+            multi-class task has no class or several.
+    """
+    for label in labels:
+        if label not in records:
+            near = difflib.get_close_matches(label, [str(name) for name in records], 1, 0)
+            raise InputError(
+                where,
+                f"a column {label!r}, which tasks.<name>.labels asks for",
+                f"columns {', '.join(map(str, records))}",
+                f"correct the label; the nearest column is {near[0]!r}",
+            )
+    for split in ("train", "val", "test"):
+        rows = records[records["split"] == split]
+        y = rows[list(labels)].to_numpy(np.float64)
+        units = group(rows[unit].tolist(), rows["patient"].tolist(), y)
+        place = f"{where} ({split})"
+        check_classes(units.y if split != "train" else y, labels, metric, place)
+        classes = units.y.sum(axis=1)
+        if kind == "multiclass" and not (classes == 1).all():
+            name = sorted(set(rows[unit]))[int(np.flatnonzero(classes != 1)[0])]
+            raise InputError(
+                place,
+                f"exactly one of the classes {', '.join(labels)} for each {unit}",
+                f"{int(classes[classes != 1][0])} classes for {name!r}",
+                "correct the labels, or set tasks.<name>.kind to multilabel or unit to image",
+            )
+
+
+def label_subset(records: pd.DataFrame, labels: Sequence[str], fraction: int, seed: int) -> Ints:
+    """Draw `fraction` percent of the training images: stratified, nested, fixed by the seed.
+
+    Images with the same labels are a stratum. Hashes of (seed, image) shuffle each stratum, whose
+    m members then take the places (0 + u) / m, (1 + u) / m, ... on a line, u fixed per stratum;
+    the fraction is what lies first on the whole line. So 1% is part of 10% is part of 100%, each
+    stratum is there by its share to within one image, and the order of rows has no effect. A
+    class (a label present, or absent) that has no image among these gets its first one.
+
+    Args:
+        records: The training images: `image` (unique) and the labels, 0 or 1; n rows.
+        labels: The columns that count.
+        fraction: Percent, 1 to 100.
+        seed: Of the draw.
+
+    Returns:
+        Ascending positions of rows, about n * fraction / 100 of them.
+    """
+    y = records[list(labels)].to_numpy(np.float64)
+    rank = np.array([_hash(seed, image) for image in records["image"]])
+    _, stratum = np.unique(y, axis=0, return_inverse=True)
+    place = np.empty(len(y))
+    for i in range(stratum.max() + 1):
+        members = np.flatnonzero(stratum == i)
+        members = members[np.argsort(rank[members])]
+        shift = _hash(seed, str(y[members[0]].astype(int)))
+        place[members] = (np.arange(len(members)) + shift) / len(members)
+    order = np.lexsort((rank, place))
+    count = max(1, round(len(y) * fraction / 100))
+    chosen = set(order[:count].tolist())
+    for column in y[order].T:
+        for value in (0.0, 1.0):
+            where = np.flatnonzero(column == value)
+            if len(where):
+                chosen.add(int(order[where[0]]))  # in already, unless the class is missing
+    return np.array(sorted(chosen), np.int64)
+
+
+def _hash(seed: int, name: str) -> float:
+    """A number in [0, 1) that looks random but is fixed."""
+    return int.from_bytes(sha256(f"{seed}/{name}".encode()).digest()[:6], "big") / 2**48
+
+
+# ------------------------------------------------------------------------------ in batches
+class Source(Protocol):
+    """n labelled items that come in batches."""
+
+    @property
+    def y(self) -> Tensor:
+        """Labels, 0 or 1, (n, L) float32."""
+
+    @property
+    def units(self) -> Units:
+        """What is scored."""
+
+    def batch(self, index: Ints) -> Tensor:
+        """A model's input for the items at `index`, on the device."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some images of a store, read batch by batch: the store may be larger than memory.
+
+    Attributes:
+        pixels: The whole store, (N, S, S) uint8, usually a memory map.
+        rows: Where the n items lie in it.
+        y: Labels, (n, L) float32.
+        units: What is scored.
+        prepare: From (b, S, S) uint8 to the encoder's input.
+        device: Where batches go before they are prepared.
+    """
+
+    pixels: NDArray[np.uint8]
+    rows: Ints
+    y: Tensor
+    units: Units
+    prepare: Callable[[Tensor], Tensor]
+    device: str
+
+    def batch(self, index: Ints) -> Tensor:
+        """Prepared images, (b, 3, H, W)."""
+        stored = torch.from_numpy(np.ascontiguousarray(self.pixels[self.rows[index]]))
+        return self.prepare(stored.to(self.device))
+
+    def take(self, positions: Ints) -> Images:
+        """The items at some positions; units keep counting all items, so score no part."""
+        return replace(self, rows=self.rows[positions], y=self.y[torch.from_numpy(positions)])
+
+
+def split_of(
+    pixels: NDArray[np.uint8],
+    records: pd.DataFrame,
+    labels: Sequence[str],
+    unit: str,
+    split: str,
+    prepare: Callable[[Tensor], Tensor],
+    device: str,
+) -> Images:
+    """The images of one split of a store; arguments as in `check_task` and `Images`."""
+    rows = np.flatnonzero(records["split"] == split)
+    part = records.iloc[rows]
+    y = part[list(labels)].to_numpy(np.float64)
+    units = group(part[unit].tolist(), part["patient"].tolist(), y)
+    return Images(pixels, rows, torch.tensor(y, dtype=torch.float32), units, prepare, device)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a frozen encoder gives for the items `at` (ascending): h is (len(at), width)."""
+
+    h: Tensor
+    at: Ints
+    y: Tensor
+    units: Units
+
+    def batch(self, index: Ints) -> Tensor:
+        """Rows of h, (b, width); every index has to be among `at`."""
+        return self.h[torch.from_numpy(np.searchsorted(self.at, index)).to(self.h.device)]
+
+
+@torch.no_grad()
+def features(encoder: nn.Module, source: Source, at: Ints | None = None) -> Features:
+    """Run the encoder once, in evaluation mode, over all items or those `at` (ascending)."""
+    encoder.eval()
+    at = np.arange(len(source.y)) if at is None else at
+    h = torch.cat([encoder(source.batch(index)).float() for index in blocks(at)])
+    return Features(h, at, source.y, source.units)
+
+
+def blocks(index: Ints) -> list[Ints]:
+    """Cut an index into pieces of at most `EVAL_BATCH`."""
+    return np.split(index, range(EVAL_BATCH, len(index), EVAL_BATCH))

@@ -1,0 +1,269 @@
+"""AUROC and accuracy with 95% intervals: how well scores tell classes apart, and how sure that is.
+
+The one table that goes in is a run's raw test predictions: one row an image and a repeat, with
+the columns `repeat, image, patient, unit, y_<label>..., p_<label>...`. Scores are averaged over
+the images of a unit (an image or a patient) before any metric is taken (ConVIRT, section 4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convirt.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Metric = Callable[[Floats, Floats, Floats | None], Floats]
+
+BLOCK = 4_000_000  # weights held at once, so that 2,000 resamples of 25,000 units fit in memory
+REDRAWS = 200  # a resample that lacks a class is drawn anew at most so often
+
+
+def auroc(y: Floats, p: Floats, weights: Floats | None = None) -> Floats:
+    """Area under the ROC curve of one label: P(positive scores above negative), ties counting half.
+
+    Args:
+        y: 0 or 1, (n,).
+        p: Scores, (n,); only their order matters.
+        weights: How often each item counts, (B, n); None counts each once.
+
+    Returns:
+        (B,), or (1,) without weights; NaN where a row of weights holds one class only.
+    """
+    weights = np.ones((1, len(y))) if weights is None else weights
+    order = np.argsort(p, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(p[order]) > 0])  # where runs of equal scores begin
+    weights = weights[:, order]
+    positive = np.add.reduceat(weights * y[order], starts, axis=1)
+    negative = np.add.reduceat(weights * (1 - y[order]), starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    wins: Floats = (positive * (below + negative / 2)).sum(axis=1)
+    area: Floats = np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0)
+    return area
+
+
+def mean_auroc(y: Floats, p: Floats, weights: Floats | None = None) -> Floats:
+    """Plain mean over the labels of `auroc`; `y` and `p` are (n, L). Shapes else as there."""
+    values: Floats = np.mean([auroc(y[:, i], p[:, i], weights) for i in range(y.shape[1])], axis=0)
+    return values
+
+
+def accuracy(y: Floats, p: Floats, weights: Floats | None = None) -> Floats:
+    """Share of items whose class is the highest scored one; the first of equals is taken.
+
+    `y` and `p` are (n, L), `y` one-hot; with L = 1 the classes are p < 0.5 and p >= 0.5.
+    Shapes else as in `auroc`.
+    """
+    if y.shape[1] == 1:
+        right = (p[:, 0] >= 0.5) == (y[:, 0] > 0.5)
+    else:
+        right = p.argmax(axis=1) == y.argmax(axis=1)
+    weights = np.ones((1, len(y))) if weights is None else weights
+    share: Floats = weights @ right.astype(np.float64) / weights.sum(axis=1)
+    return share
+
+
+METRICS: dict[str, Metric] = {"auroc": mean_auroc, "accuracy": accuracy}
+
+
+@dataclass(frozen=True)
+class Units:
+    """What is scored: U units, each an image or a patient, made up of n images.
+
+    Attributes:
+        of_image: The unit of each image, (n,).
+        patient: The patient of each unit as a number below `patients`, (U,).
+        patients: How many patients there are.
+        y: 0 or 1 for each unit and label, (U, L): positive if one of its images is.
+    """
+
+    of_image: Ints
+    patient: Ints
+    patients: int
+    y: Floats
+
+    def average(self, scores: Floats) -> Floats:
+        """Mean over the images of each unit: (n, L) to (U, L)."""
+        total = np.zeros_like(self.y)
+        np.add.at(total, self.of_image, scores)
+        return total / np.bincount(self.of_image)[:, None]
+
+
+def group(unit: Sequence[str], patient: Sequence[str], y: Floats) -> Units:
+    """Gather images by unit; units and patients are numbered in the order of their names.
+
+    Args:
+        unit: Name of each image's unit, n long.
+        patient: Name of each image's patient, n long; the images of a unit share it.
+        y: Labels of the images, (n, L).
+    """
+    _, first, of_image = np.unique(np.asarray(unit, str), return_index=True, return_inverse=True)
+    patients, number = np.unique(np.asarray(patient, str), return_inverse=True)
+    unit_y = np.zeros((len(first), y.shape[1]))
+    np.maximum.at(unit_y, of_image, y)
+    return Units(of_image, number[first], len(patients), unit_y)
+
+
+def check_classes(y: Floats, labels: Sequence[str], metric: str, where: Path | str) -> None:
+    """Refuse a set of labelled images on which `metric` has no meaning.
+
+    AUROC needs both classes of every label, accuracy at least two classes in all.
+
+    Raises:
+        InputError: A label has one class only, or there is no image; `where` names the set.
+    """
+    share = y.sum(axis=0) / max(1, len(y))
+    lone = [name for name, part in zip(labels, share, strict=True) if part in (0.0, 1.0)]
+    if len(y) and (not lone or (metric == "accuracy" and y.max(axis=0).sum() > 1)):
+        return
+    found = f"one class only of {', '.join(lone)}, in {len(y)} images" if len(y) else "no image"
+    raise InputError(
+        where,
+        f"both classes of each label ({', '.join(labels)})",
+        found,
+        "add images of the missing class, or take the label out of tasks.<name>.labels",
+    )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value between 0 and 1 (or a difference of two), with its 95% interval over patients."""
+
+    value: float
+    low: float
+    high: float
+    patients: int
+    repeats: tuple[float, ...]
+
+
+def estimate(predictions: pd.DataFrame, metric: str, resamples: int, seed: int) -> Estimate:
+    """The metric of one run, mean over its repeats, with a bootstrap interval.
+
+    Patients, not images, are drawn with replacement, because the images of a patient are not
+    independent. A resample takes the same patients in every repeat and averages the repeats'
+    metrics, so the interval is that of the mean over repeats for another set of test patients;
+    how far the repeats lie apart is another question, and `repeats` answers it. The 2.5 and 97.5
+    percentiles are the interval. A resample in which a label has one class only has no AUROC and
+    is drawn anew.
+
+    Args:
+        predictions: See the top of this file.
+        metric: A name of `METRICS`.
+        resamples: How many resamples of the patients.
+        seed: Of the resamples.
+    """
+    return _bootstrap([predictions], metric, resamples, seed)
+
+
+def paired_difference(
+    a: pd.DataFrame, b: pd.DataFrame, metric: str, resamples: int, seed: int
+) -> Estimate:
+    """The metric of run `a` minus that of run `b` on the same test images.
+
+    Each resample takes the same patients for both, so what makes a patient easy or hard for both
+    cancels. Rows may be in any order; else as `estimate`. `repeats` holds one difference a
+    repeat where both runs have equally many, else the mean difference alone.
+
+    Raises:
+        ValueError: The two runs were tested on other images, units, patients or labels.
+    """
+    mine = _first_repeat(a)
+    keys = ["image", "patient", "unit", *(f"y_{label}" for label in _labels(a))]
+    for table in (a, b):
+        for _, repeat in table.groupby("repeat"):
+            theirs = repeat.sort_values("image").reindex(columns=keys).reset_index(drop=True)
+            if not theirs.equals(mine[keys]):
+                raise ValueError("paired runs have to be tested on the same images and labels")
+    return _bootstrap([a, b], metric, resamples, seed)
+
+
+def _bootstrap(runs: list[pd.DataFrame], metric: str, resamples: int, seed: int) -> Estimate:
+    """`estimate` of one run, or of the first minus the second."""
+    first = _first_repeat(runs[0])
+    labels = _labels(first)
+    y = first[[f"y_{label}" for label in labels]].to_numpy(np.float64)
+    units = group(first["unit"].tolist(), first["patient"].tolist(), y)
+    check_classes(units.y, labels, metric, "test predictions")
+    scores = [_scores(run, labels, units) for run in runs]
+
+    def each(weights: Floats | None) -> list[Floats]:
+        """The metric by run, repeat and resample: one (repeats, B) a run."""
+        return [np.stack([METRICS[metric](units.y, p, weights) for p in run]) for run in scores]
+
+    def contrast(values: list[Floats]) -> Floats:
+        """Mean over the repeats, then the first run or the first minus the second: (B,)."""
+        means: list[Floats] = [value.mean(axis=0) for value in values]
+        return means[0] if len(means) == 1 else means[0] - means[1]
+
+    whole = each(None)
+    draws = [contrast(each(w)) for w in _resample(units, metric == "auroc", resamples, seed)]
+    low, high = np.percentile(np.concatenate(draws), [2.5, 97.5])
+    value = contrast(whole)
+    repeats = value
+    if len({len(run) for run in whole}) == 1:
+        repeats = whole[0][:, 0] if len(whole) == 1 else (whole[0] - whole[1])[:, 0]
+    return Estimate(
+        float(value[0]), float(low), float(high), units.patients, tuple(map(float, repeats))
+    )
+
+
+def _scores(run: pd.DataFrame, labels: list[str], units: Units) -> list[Floats]:
+    """Scores of the units, (U, L), one a repeat."""
+    columns = [f"p_{label}" for label in labels]
+    repeats = [rows.sort_values("image") for _, rows in run.groupby("repeat", sort=True)]
+    return [units.average(rows[columns].to_numpy(np.float64)) for rows in repeats]
+
+
+def _resample(units: Units, both: bool, resamples: int, seed: int) -> Iterator[Floats]:
+    """Yield blocks of weights (b, U): how often each unit's patient was drawn, b's summing up.
+
+    With `both`, every row holds both classes of every label.
+    """
+    rng = np.random.default_rng(seed)
+    block = max(1, BLOCK // max(units.patients, len(units.patient)))
+    for start in range(0, resamples, block):
+        weights = _draw(rng, units, min(block, resamples - start))
+        for _ in range(REDRAWS):
+            positive = weights @ units.y
+            lacks = (positive == 0) | (positive == weights.sum(axis=1, keepdims=True))
+            bad = np.flatnonzero(lacks.any(axis=1)) if both else np.empty(0, np.int64)
+            if not len(bad):
+                break
+            weights[bad] = _draw(rng, units, len(bad))
+        else:
+            raise InputError(
+                "test predictions",
+                "enough patients of each class for a bootstrap",
+                f"a resample without both classes, {REDRAWS} times in a row",
+                "use a test set with more patients of the rare class",
+            )
+        yield weights
+
+
+def _draw(rng: np.random.Generator, units: Units, count: int) -> Floats:
+    """Draw as many patients as there are with replacement, `count` times: weights (count, U)."""
+    size = units.patients
+    drawn = rng.integers(0, size, (count, size)) + np.arange(count)[:, None] * size
+    times = np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
+    return times[:, units.patient].astype(np.float64)
+
+
+def _labels(predictions: pd.DataFrame) -> list[str]:
+    """The labels of a table of predictions, in its column order."""
+    return [name[2:] for name in predictions.columns if name.startswith("y_")]
+
+
+def _first_repeat(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the lowest repeat, sorted by image."""
+    rows: pd.DataFrame = predictions[predictions["repeat"] == predictions["repeat"].min()]
+    return rows.sort_values("image").reset_index(drop=True)

@@ -1,0 +1,140 @@
+"""Zero-shot retrieval (section 4.2 of the paper): exact nearest candidates, and Precision@k."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convirt.errors import InputError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+CHUNK = 1 << 24  # similarities held at once
+DECIMALS = 12  # of a cosine; what differs only beyond is a tie
+
+
+def top_k(queries: NDArray[np.floating], candidates: NDArray[np.floating], k: int) -> Ints:
+    """The k candidates nearest to each query by cosine, nearest first, of all candidates.
+
+    Exact: no approximate index. Of equally near candidates the one with the lower index comes
+    first; cosines are taken in double precision and rounded, so that equal embeddings tie
+    whatever the order in which a matrix product sums.
+
+    Args:
+        queries: (Q, D), any length but zero.
+        candidates: (C, D), likewise.
+        k: At most C.
+
+    Returns:
+        Indices of candidates, (Q, k).
+
+    Raises:
+        InputError: There are fewer than k candidates.
+    """
+    if k > len(candidates):
+        raise InputError(
+            "params.yaml: retrieval.k",
+            f"at most {len(candidates)}, the number of candidates",
+            str(k),
+            "lower it, or add candidates",
+        )
+    found = np.empty((len(queries), k), np.int64)
+    for i, row in enumerate(_similarities(queries, candidates)):
+        kth = np.partition(row, len(row) - k)[len(row) - k]
+        near = np.flatnonzero(row >= kth)  # ascending, and k or, with ties, more of them
+        found[i] = near[np.argsort(-row[near], kind="stable")][:k]
+    return found
+
+
+def _similarities(
+    queries: NDArray[np.floating], candidates: NDArray[np.floating]
+) -> Iterator[Floats]:
+    """Cosines of each query with all candidates, one row (C,) after the other."""
+    q, c = _unit(queries), _unit(candidates)
+    step = max(1, CHUNK // max(1, len(c)))
+    for start in range(0, len(q), step):
+        yield from np.round(q[start : start + step] @ c.T, DECIMALS)
+
+
+def _unit(x: NDArray[np.floating]) -> Floats:
+    """Rows of length 1, in double precision; a zero row stays zero."""
+    rows = x.astype(np.float64)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Floats = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+    return unit
+
+
+def precision_at_k(
+    ranking: Ints, query_labels: NDArray[np.str_], candidate_labels: NDArray[np.str_], k: int
+) -> float:
+    """Share of the k nearest candidates that carry the query's label, mean over queries.
+
+    If 2 queries are labelled `[a, b]`, 4 candidates `[a, b, a, b]`, and `ranking` is::
+
+        [[2, 1, 0, 3],      labels a b a b, wanted a: right wrong right wrong
+         [2, 3, 1, 0]]      labels a b b a, wanted b: wrong right right wrong
+
+    then Precision@1 is (1 + 0) / 2 = 0.5, Precision@2 (1/2 + 1/2) / 2 = 0.5 and Precision@3
+    (2/3 + 2/3) / 2 = 0.667.
+
+    Args:
+        ranking: Indices of candidates, nearest first, (Q, K).
+        query_labels: (Q,).
+        candidate_labels: (C,).
+        k: At most K.
+    """
+    if not 1 <= k <= ranking.shape[1]:
+        raise ValueError(f"k has to be between 1 and {ranking.shape[1]}, not {k}")
+    right = candidate_labels[ranking[:, :k]] == query_labels[:, None]
+    return float(right.mean())
+
+
+def chance(query_labels: NDArray[np.str_], candidate_labels: NDArray[np.str_]) -> float:
+    """Precision@k of a random ranking: how common a query's label is, mean over queries.
+
+    Raises:
+        InputError: A query's label is no candidate's, so that it cannot be right.
+    """
+    names, counts = np.unique(candidate_labels, return_counts=True)
+    share = dict(zip(names.tolist(), (counts / len(candidate_labels)).tolist(), strict=True))
+    if lone := sorted(set(query_labels.tolist()) - set(share)):
+        raise InputError(
+            "retrieval queries",
+            f"labels of candidates: {', '.join(share)}",
+            f"queries labelled {', '.join(lone)}",
+            "correct the labels, or add candidates of that class",
+        )
+    return float(np.mean([share[label] for label in query_labels.tolist()]))
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """The rankings of a set of queries and what they are worth.
+
+    Attributes:
+        ranking: Indices of candidates, nearest first, (Q, max(k)).
+        precision: Precision@k by k.
+        chance: That of a random ranking.
+    """
+
+    ranking: Ints
+    precision: dict[int, float]
+    chance: float
+
+
+def retrieve(
+    queries: NDArray[np.floating],
+    candidates: NDArray[np.floating],
+    query_labels: NDArray[np.str_],
+    candidate_labels: NDArray[np.str_],
+    ks: tuple[int, ...],
+) -> Retrieval:
+    """Rank the candidates for each query and score the rankings; shapes as above."""
+    expected = chance(query_labels, candidate_labels)
+    ranking = top_k(queries, candidates, max(ks))
+    precision = {k: precision_at_k(ranking, query_labels, candidate_labels, k) for k in ks}
+    return Retrieval(ranking, precision, expected)

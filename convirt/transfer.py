@@ -1,0 +1,252 @@
+"""Transfer of an image encoder to a labelled task: the paper's linear and fine-tuning protocols.
+
+Section 4.2 and appendix B. Linear: the encoder is frozen and a linear head is trained.
+Fine-tuning: the head alone for the first steps, then everything. Both validate after every epoch,
+lower the rate when validation is flat, stop, and keep the best state.
+
+Where the paper is silent: no augmentation here, so what a frozen encoder gives for an image is a
+constant and is computed once; a frozen encoder is in evaluation mode, so its BatchNorm statistics
+do not move; no class weights; the state after the head-only phase is validated as epoch 0 and may
+be the best one; of equal validation metrics the lower loss is better; label fractions are
+stratified and nested (`labelled.label_subset`).
+
+Every random draw is a pure function of (seed, phase, epoch, batch), so any step can be redone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from convirt import checkpoint
+from convirt.errors import InputError
+from convirt.labelled import Source, blocks, features
+from convirt.metrics import METRICS, Ints
+from convirt.recipe import Recipe, Score, batches, key_of, loss_of, plan, probabilities
+
+KEEP_EVERY = 60.0  # seconds between two resume states; of no effect on results
+INIT, HEAD, MAIN = 0, 1, 2  # phases, for the keys of random draws
+
+
+class Classifier(nn.Module):
+    """An encoder, dropout, and one linear layer: (N, 3, H, W) to logits (N, L)."""
+
+    def __init__(self, encoder: nn.Module, width: int, labels: int, recipe: Recipe) -> None:
+        """Put a fresh head, drawn from the recipe's seed, on an encoder of (N, width) outputs."""
+        super().__init__()
+        torch.manual_seed(key_of(recipe.seed, INIT))
+        self.encoder = encoder
+        self.head = nn.Sequential(nn.Dropout(recipe.dropout), nn.Linear(width, labels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of images."""
+        return cast(Tensor, self.head(self.encoder(x)))
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, source: Source) -> Tensor:
+    """Logits of all items in evaluation mode, (n, L) float32 on the CPU."""
+    model.eval()
+    parts = [model(source.batch(i)).float().cpu() for i in blocks(np.arange(len(source.y)))]
+    return torch.cat(parts)
+
+
+def score(model: nn.Module, source: Source, recipe: Recipe) -> Score:
+    """Metric over the units and loss over the images."""
+    logits = predict(model, source)
+    p = source.units.average(probabilities(logits, recipe.kind))
+    value = METRICS[recipe.metric](source.units.y, p, None)[0]
+    return Score(float(value), -float(loss_of(logits, source.y, recipe.kind)))
+
+
+# ------------------------------------------------------------------------------ the loop
+@dataclass(frozen=True)
+class Progress:
+    """What the callback is told after each epoch; the head-only phase is epoch 0."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    val: Score
+    best_epoch: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run went: its epochs, the one whose state was kept, its validations."""
+
+    best_epoch: int
+    epochs: int
+    history: tuple[Score, ...]
+
+
+def transfer(
+    classifier: Classifier,
+    train: Source,
+    val: Source,
+    recipe: Recipe,
+    report: Callable[[Progress], None] = lambda progress: None,
+    scratch: Path | None = None,
+) -> Outcome:
+    """Train `classifier` in place and leave it in its best validated state.
+
+    Args:
+        classifier: On the recipe's device.
+        train: Labelled images, the label fraction already taken.
+        val: Validation images.
+        recipe: The protocol and its numbers.
+        report: Called after each epoch.
+        scratch: Folder of the resume state; with one or without, the result is the same bytes.
+    """
+    saved = checkpoint.load_state(scratch) if scratch else None
+    model: nn.Module = classifier
+    first = 1  # the epoch of history[0]; epoch 0 is the state after the head-only phase
+    history: list[Score] = []
+    if recipe.protocol == "linear":
+        model = classifier.head
+        train, val = features(classifier.encoder, train), features(classifier.encoder, val)
+    else:
+        first = 0
+        if saved is None:
+            train_head(classifier, train, recipe)
+            history.append(score(model, val, recipe))
+    optimizer = _adam(model, recipe.lr, recipe)
+    best = _snapshot(model)
+    if saved is not None:
+        best = _restore(model, optimizer, saved[0])
+        history = [Score(*pair) for pair in saved[1]["history"]]
+    kept = time.monotonic()
+    while True:
+        at, lr, over = plan(history, recipe)
+        epoch = len(history) + first
+        if over or epoch > recipe.max_epochs:
+            break
+        train_loss = _epoch(model, train, optimizer, recipe, epoch, lr)
+        history.append(score(model, val, recipe))
+        _require_finite(train_loss - history[-1].minus_loss, epoch, lr)
+        at = plan(history, recipe)[0]
+        if at == len(history) - 1:
+            best = _snapshot(model)
+        report(Progress(epoch, lr, train_loss, history[-1], at + first))
+        if scratch and time.monotonic() - kept >= KEEP_EVERY:
+            state = {"history": [(s.value, s.minus_loss) for s in history]}
+            checkpoint.save_state(scratch, _state(model, optimizer, best), state)
+            kept = time.monotonic()
+    model.load_state_dict(best)
+    return Outcome(at + first, epoch - 1, tuple(history))
+
+
+def _epoch(
+    model: nn.Module,
+    train: Source,
+    optimizer: torch.optim.Adam,
+    recipe: Recipe,
+    epoch: int,
+    lr: float,
+) -> float:
+    """One pass over the training items; their mean loss."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    total = torch.zeros((), device=recipe.device)
+    parts = batches(len(train.y), recipe.batch_size, recipe.seed, MAIN, epoch)
+    for i, index in enumerate(parts):
+        key = key_of(recipe.seed, MAIN, epoch, i)
+        total += len(index) * step(model, train, index, optimizer, recipe, key)
+    return float(total) / len(train.y)
+
+
+def _require_finite(loss: float, epoch: int, lr: float) -> None:
+    if not math.isfinite(loss):
+        raise InputError(
+            "params.yaml: tasks.<name>.lr",
+            "a rate at which the loss stays finite",
+            f"a loss of {loss} in epoch {epoch} at the rate {lr:g}",
+            "lower it, or finetune.head_lr",
+        )
+
+
+def train_head(classifier: Classifier, train: Source, recipe: Recipe) -> None:
+    """The first `head_steps` steps of fine-tuning: the head alone, the encoder frozen.
+
+    Features are computed for the images that these steps draw and for no others.
+    """
+    drawn: list[Ints] = []
+    while len(drawn) < recipe.head_steps:
+        drawn += batches(len(train.y), recipe.batch_size, recipe.seed, HEAD, len(drawn))
+    drawn = drawn[: recipe.head_steps]
+    if not drawn:
+        return
+    cached = features(classifier.encoder, train, np.unique(np.concatenate(drawn)))
+    optimizer = _adam(classifier.head, recipe.head_lr, recipe)
+    for i, index in enumerate(drawn):
+        step(classifier.head, cached, index, optimizer, recipe, key_of(recipe.seed, HEAD, 0, i))
+
+
+def step(
+    model: nn.Module,
+    source: Source,
+    index: Ints,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    key: int,
+) -> Tensor:
+    """One update on the items at `index`; the loss, detached, so that nothing waits for it."""
+    model.train()
+    torch.manual_seed(key)  # of dropout
+    x, y = source.batch(index), source.y[torch.from_numpy(index)].to(recipe.device)
+    with torch.autocast(recipe.device, torch.bfloat16, enabled=recipe.bfloat16):
+        logits = model(x)
+    loss = loss_of(logits.float(), y, recipe.kind)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def _adam(model: nn.Module, lr: float, recipe: Recipe) -> torch.optim.Adam:
+    return torch.optim.Adam(model.parameters(), lr=lr, weight_decay=recipe.weight_decay, fused=True)
+
+
+# ------------------------------------------------------------------------------ resuming
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's state of a parameter
+
+
+def _snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _state(
+    model: nn.Module, optimizer: torch.optim.Adam, best: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Everything that the next epoch depends on, besides the history."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
+    for name, parameter in model.named_parameters():
+        moments = optimizer.state[parameter]
+        tensors |= {f"adam/{key}/{name}": moments[key] for key in MOMENTS}
+    return tensors
+
+
+def _restore(
+    model: nn.Module, optimizer: torch.optim.Adam, tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Undo `_state`; returns the best state."""
+    own = _snapshot(model)
+    model.load_state_dict({name: tensors[f"model/{name}"] for name in own})
+    for name, parameter in model.named_parameters():
+        # fused Adam takes it for granted that the moments are laid out like their parameter
+        # (channels_last, say) and is silently wrong where they are not; a file forgets layouts
+        moments = {key: torch.empty_like(parameter) for key in MOMENTS[1:]}
+        for key, moment in moments.items():
+            moment.detach().copy_(tensors[f"adam/{key}/{name}"])
+        when = tensors[f"adam/step/{name}"].to(parameter.device)
+        optimizer.state[parameter] = {"step": when, **moments}
+    return {name: own[name].copy_(tensors[f"best/{name}"]) for name in own}

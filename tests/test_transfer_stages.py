@@ -1,0 +1,327 @@
+"""The stages finetune and retrieve on tiny stores and encoders: what they write, and refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import set_key
+from typer.testing import CliRunner, Result
+
+from convirt import files, image_encoder, metrics, pair_encoder, text_encoder, transfer
+from stages import finetune, retrieve
+from stages._stage import Stage
+
+SIDE = 32
+RUN = ["rsna", "imagenet", "50", "finetune"]
+KEY = "-".join(RUN)
+
+
+def write_store(root: Path, name: str, records: pd.DataFrame, images: np.ndarray) -> Path:
+    """A store as preprocess leaves it, as far as these stages read it."""
+    folder = root / "data" / "stores" / name
+    files.write_npy(folder / "images.npy", images)
+    files.write_parquet(folder / "records.parquet", records)
+    kind = "retrieval" if "role" in records else "labels"
+    meta = {"format": 1, "images": len(images), "size": SIDE, "kind": kind, "digest": name}
+    files.write_json(folder / "store.json", meta)
+    return folder
+
+
+def films(classes: np.ndarray, seed: int) -> np.ndarray:
+    """Noise, brighter in a band that tells the class."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 100, (len(classes), SIDE, SIDE)).astype(np.uint8)
+    for image, label in zip(images, classes, strict=True):
+        image[8 * label : 8 * label + 8] += 120
+    return images
+
+
+def write_task(root: Path, name: str, labels: list[str]) -> Path:
+    """20 training, 12 validation and 16 test images, two a patient."""
+    split = ["train"] * 20 + ["val"] * 12 + ["test"] * 16
+    classes = np.arange(48) // 2 % max(2, len(labels))
+    records = pd.DataFrame({"image": [f"{k:02d}.png" for k in range(48)], "split": split})
+    records["patient"] = [f"p{k // 2}" for k in range(48)]
+    for i, label in enumerate(labels):
+        records[label] = (classes == (i if len(labels) > 1 else 1)).astype(float)
+    return write_store(root, name, records, films(classes, 0))
+
+
+@pytest.fixture
+def repo(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    default_params: dict[str, Any],
+    write_params: Callable[..., Path],
+) -> Path:
+    """A working folder with parameters, two tasks and an encoder; the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    changes: dict[str, Any] = {"compute.threads": 1, "finetune.head_steps": 4}
+    changes |= {"finetune.batch_size": 8}
+    changes |= {"finetune.max_epochs": 3, "finetune.bootstrap": 50, "retrieval.k": [1, 2, 4]}
+    for key, value in changes.items():
+        set_key(default_params, key, value)
+    write_params(default_params, tmp_path)
+    write_task(tmp_path, "rsna", ["pneumonia"])
+    write_task(tmp_path, "covidx", ["normal", "pneumonia", "COVID-19"])
+    encoder, config = image_encoder.create_image_encoder("test_efficientnet", "random", SIDE, 0)
+    folder = tmp_path / "models" / "encoders" / "imagenet"
+    folder.mkdir(parents=True)
+    image_encoder.save_image_encoder(encoder, config, folder)
+    return tmp_path
+
+
+def change(repo: Path, key: str, value: Any, write_params: Callable[..., Path]) -> None:
+    from convirt.params import read_yaml
+
+    write_params(read_yaml(repo / "params.yaml"), repo, **{key: value})
+
+
+def run(*arguments: str, stage: Any = finetune) -> Result:
+    return CliRunner().invoke(stage.app, list(arguments))
+
+
+def outputs(repo: Path, key: str = KEY) -> dict[str, bytes]:
+    """The bytes of every output of a run."""
+    found = [p for p in sorted((repo / "models/finetune" / key).rglob("*")) if p.is_file()]
+    found.append(repo / "metrics/finetune" / f"{key}.json")
+    return {path.name: path.read_bytes() for path in found}
+
+
+# ------------------------------------------------------------------------------ finetune
+def test_finetune_writes_predictions_weights_and_numbers(repo: Path) -> None:
+    result = run(*RUN)
+    assert result.exit_code == 0, result.output
+    written = outputs(repo)
+    assert set(written) == {
+        "config.json",
+        "model.safetensors",
+        "predictions.parquet",
+        f"{KEY}.json",
+    }
+    numbers = json.loads(written[f"{KEY}.json"])
+    table = pd.read_parquet(repo / "models/finetune" / KEY / "predictions.parquet")
+    assert list(table) == ["repeat", "image", "patient", "unit", "y_pneumonia", "p_pneumonia"]
+    assert table["image"].tolist() == [f"{k:02d}.png" for k in range(32, 48)]
+    assert numbers["value"] == metrics.estimate(table, "auroc", 50, 0).value
+    assert numbers["low"] <= numbers["value"] <= numbers["high"]
+    counts = {name: numbers[name] for name in ("n_train", "n_val", "n_test", "patients_test")}
+    assert counts == {"n_train": 10, "n_val": 12, "n_test": 16, "patients_test": 8}
+    assert len(numbers["repeats"]) == len(numbers["best_epoch"]) == len(numbers["epochs"]) == 1
+    assert numbers["corpus"] is None and numbers["fraction"] == 50
+    assert numbers["provenance"]["inputs"]["store"] == "rsna"
+    assert str(repo) not in written[f"{KEY}.json"].decode()
+    assert not list((repo / ".scratch").iterdir())
+
+
+def test_the_saved_classifier_loads_in_timm_and_predicts_the_same(repo: Path) -> None:
+    import timm
+
+    assert run("covidx", "imagenet", "100", "linear").exit_code == 0
+    folder = repo / "models/finetune/covidx-imagenet-100-linear"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["labels"] == ["normal", "pneumonia", "COVID-19"]
+    model = timm.create_model(
+        config["image"]["architecture"],
+        num_classes=len(config["labels"]),
+        checkpoint_path=str(folder / "model.safetensors"),
+    ).eval()
+    image = config["image"]
+    image_config = image_encoder.ImageConfig(
+        **{**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])}
+    )
+    stored = np.load(repo / "data/stores/covidx/images.npy")[32:]
+    with torch.no_grad():
+        logits = model(image_encoder.to_input(torch.from_numpy(stored), image_config))
+    table = pd.read_parquet(folder / "predictions.parquet")
+    columns = [f"p_{label}" for label in config["labels"]]
+    assert np.allclose(logits.softmax(dim=1).numpy(), table[columns].to_numpy(), atol=1e-5)
+
+
+def test_same_bytes_twice_and_after_a_kill(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, write_params: Callable[..., Path]
+) -> None:
+    change(repo, "finetune.repeats", 2, write_params)
+    assert run(*RUN).exit_code == 0
+    first = outputs(repo)
+    assert json.loads(first[f"{KEY}.json"])["repeats"] != []
+    assert run(*RUN).exit_code == 0
+    assert outputs(repo) == first
+
+    monkeypatch.setattr(transfer, "KEEP_EVERY", 0.0)
+    for when in (2, 5):  # an epoch of the first repeat, then one of the second
+        seen: list[int] = []
+
+        def kill(stage: Stage, seen: list[int] = seen, when: int = when) -> None:
+            seen.append(1)
+            if len(seen) == when:
+                raise SystemExit(143)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Stage, "poll", kill)
+            assert run(*RUN).exit_code == 143
+        assert list((repo / ".scratch").rglob("state.safetensors"))
+        assert run(*RUN).exit_code == 0
+        assert outputs(repo) == first
+
+
+def test_repeats_are_independent_and_averaged(
+    repo: Path, write_params: Callable[..., Path]
+) -> None:
+    change(repo, "finetune.repeats", 3, write_params)
+    assert run(*RUN).exit_code == 0
+    numbers = json.loads(outputs(repo)[f"{KEY}.json"])
+    assert len(numbers["repeats"]) == 3
+    assert numbers["value"] == pytest.approx(np.mean(numbers["repeats"]))
+    table = pd.read_parquet(repo / "models/finetune" / KEY / "predictions.parquet")
+    wide = table.pivot(index="image", columns="repeat", values="p_pneumonia")
+    assert (wide[0] != wide[1]).any() and (wide[1] != wide[2]).any()
+    # repeat 1 is what a run with the seed raised by one is
+    change(repo, "finetune.repeats", 1, write_params)
+    change(repo, "seed", 1, write_params)
+    assert run(*RUN).exit_code == 0
+    again = pd.read_parquet(repo / "models/finetune" / KEY / "predictions.parquet")
+    assert again.set_index("image")["p_pneumonia"].equals(wide[1].rename("p_pneumonia"))
+
+
+def test_the_test_set_does_not_change_with_the_fraction(repo: Path) -> None:
+    tables = []
+    for fraction in ("10", "100"):
+        assert run("rsna", "imagenet", fraction, "linear").exit_code == 0
+        folder = repo / f"models/finetune/rsna-imagenet-{fraction}-linear"
+        tables.append(pd.read_parquet(folder / "predictions.parquet"))
+    keys = ["repeat", "image", "patient", "unit", "y_pneumonia"]
+    assert tables[0][keys].equals(tables[1][keys])
+
+
+def test_one_class_only_in_the_test_set_is_a_clear_error(repo: Path) -> None:
+    path = repo / "data/stores/rsna/records.parquet"
+    records = pd.read_parquet(path)
+    records.loc[records["split"] == "test", "pneumonia"] = 0.0
+    files.write_parquet(path, records)
+    result = run(*RUN)
+    assert result.exit_code == 1
+    assert "records.parquet (test)" in result.output
+    assert "one class only of pneumonia" in result.output
+    assert not (repo / "metrics/finetune").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("rsna", "imagnet", "10", "linear"), "one of random, imagenet, convirt"),
+        (("rsna", "convirt", "10", "linear"), "config.json"),
+        (("mura", "imagenet", "10", "linear"), "dvc repro preprocess@mura"),
+        (("rsnaa", "imagenet", "10", "linear"), "tasks.rsna"),
+    ],
+)
+def test_what_is_missing_is_named(repo: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_an_error(repo: Path, write_params: Callable[..., Path]) -> None:
+    change(repo, "compute.device", "cuda", write_params)
+    result = run(*RUN)
+    assert result.exit_code == 1 and "compute.device" in result.output
+
+
+# ------------------------------------------------------------------------------ retrieve
+NAMES = ["Edema", "No Finding", "Pneumonia"]
+WORDS = ["the", "lung", "heart", "edema", "normal", "pneumonia", "is", "seen"]
+
+
+@pytest.fixture
+def pair(repo: Path) -> Path:
+    """A ConVIRT encoder with a tiny BERT, and a retrieval store."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    bert = repo / "bert"
+    bert.mkdir()
+    (bert / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n"
+    )
+    BertTokenizerFast(vocab=str(bert / "vocab.txt")).save_pretrained(bert)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=20,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    BertModel(config).save_pretrained(bert)
+    text, tokenizer = text_encoder.create_text_encoder(f"file:{bert}", 1, 16)
+    image, image_config = image_encoder.create_image_encoder("test_efficientnet", "random", SIDE, 1)
+    model = pair_encoder.PairEncoder(image, image_config, text, tokenizer, 8, 0)
+    folder = repo / "models/encoders/convirt/chest"
+    folder.mkdir(parents=True)
+    pair_encoder.save_pair_encoder(model, folder)
+
+    classes = np.arange(18) % 3
+    records = pd.DataFrame({"image": [f"{k}.png" for k in range(18)]})
+    records["patient"], records["split"] = records["image"], "test"
+    records["role"] = ["query"] * 3 + ["candidate"] * 15
+    records["label"] = [NAMES[k] for k in classes]
+    store = write_store(repo, "chexpert-8x200", records, films(classes, 1))
+    queries = pd.DataFrame({"text": ["edema is seen", "pneumonia"], "label": ["Edema", NAMES[2]]})
+    files.write_parquet(store / "queries.parquet", queries)
+    return repo
+
+
+def test_retrieve_writes_numbers_rankings_and_a_gallery(pair: Path) -> None:
+    result = run(stage=retrieve)
+    assert result.exit_code == 0, result.output
+    values = json.loads((pair / "metrics/retrieval.json").read_text())
+    for cell in (values["image_image"], values["text_image"], values["imagenet"]["image_image"]):
+        assert cell["chance"] == pytest.approx(1 / 3) and cell["candidates"] == 15
+        assert all(0 <= cell[f"p_at_{k}"] <= 1 for k in (1, 2, 4))
+    assert values["image_image"]["queries"] == 3 and values["text_image"]["queries"] == 2
+    assert values["image_image"]["p_at_1"] == 1.0  # the bands are easy to tell apart
+
+    table = pd.read_parquet(pair / "data/retrieval/rankings.parquet")
+    assert len(table) == (3 + 3 + 2) * 4
+    for (encoder, direction), rows in table.groupby(["encoder", "direction"]):
+        cell = values if encoder == "convirt" else values[encoder]
+        assert rows["right"].mean() == pytest.approx(cell[direction]["p_at_4"])
+        assert rows[rows["rank"] <= 2]["right"].mean() == pytest.approx(cell[direction]["p_at_2"])
+    assert not set(table["candidate"]) & {"0.png", "1.png", "2.png"}
+    files_made = {p.name: p.read_bytes() for p in (pair / "data/retrieval").iterdir()}
+    assert set(files_made) == {"gallery.png", "rankings.parquet"}
+
+    assert run(stage=retrieve).exit_code == 0
+    assert files_made == {p.name: p.read_bytes() for p in (pair / "data/retrieval").iterdir()}
+
+
+def test_retrieve_without_sentences_measures_images_alone(pair: Path) -> None:
+    (pair / "data/stores/chexpert-8x200/queries.parquet").unlink()
+    result = run(stage=retrieve)
+    assert result.exit_code == 0, result.output
+    values = json.loads((pair / "metrics/retrieval.json").read_text())
+    assert "image_image" in values and "text_image" not in values
+
+
+def test_retrieve_refuses_a_set_of_another_kind(
+    pair: Path, write_params: Callable[..., Path]
+) -> None:
+    change(pair, "retrieval.dataset", "rsna", write_params)
+    result = run(stage=retrieve)
+    assert result.exit_code == 1 and "a store of kind labels" in result.output
+
+
+def test_retrieve_refuses_more_than_there_are(
+    pair: Path, write_params: Callable[..., Path]
+) -> None:
+    change(pair, "retrieval.k", [5, 50], write_params)
+    result = run(stage=retrieve)
+    assert result.exit_code == 1 and "at most 15" in result.output
