@@ -1,0 +1,120 @@
+"""The tables of `metrics/summary.json` for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from convirt import paper
+from convirt.markdown import interval, name, percent, points, points_interval
+from convirt.summary import ALL, FEW, OURS, RESERVED, retrieval_rows
+
+Cells = Mapping[str, Any]
+ORDER = ("random", "imagenet")  # baselines first; the rest by name, ConVIRT last
+
+
+def tables(summary: Cells) -> list[Table]:
+    """Every table there are results for, in the order in which they are read."""
+    made_up = summary.get("data", {}).get("made_up", 0.0)
+    data = "made-up data" if made_up == 1 else "partly made-up data" if made_up else "given data"
+    made = [
+        _transfer(protocol, summary[protocol], data)
+        for protocol in paper.PROTOCOLS
+        if protocol in summary
+    ]
+    claim = summary.get("claim", {})
+    for protocol, cells in (("finetune", claim), ("linear", claim.get("linear", {}))):
+        if cells:
+            made.append(_claim(protocol, cells, data))
+    if "retrieval" in summary:
+        made.append(_retrieval(summary["retrieval"], data))
+    if "pretrain" in summary:
+        made.append(_pretrain(summary["pretrain"], data))
+    return made
+
+
+def _table(title: str, *columns: str, words: int) -> Table:
+    """An empty table whose first `words` columns hold words, the others numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i < words else "right", no_wrap=True)
+    return table
+
+
+def _transfer(protocol: str, tasks: Cells, data: str) -> Table:
+    fractions = sorted(
+        {int(f) for inits in tasks.values() for cell in inits.values() for f in cell}
+    )
+    columns = [c for f in fractions for c in (f"{f}% of labels", f"paper, {f}%")]
+    title = f"Transfer, {name(protocol)}: percent [95% interval], here on {data}"
+    table = _table(title, "task", "start", *columns, words=2)
+    for task, inits in sorted(tasks.items()):
+        for init in sorted(inits, key=_rank):
+            row = []
+            for fraction in fractions:
+                cell = inits[init].get(str(fraction))
+                row.append(interval(cell["value"], cell["low"], cell["high"]) if cell else "–")
+                row.append(percent(paper.transfer(protocol, task, init, fraction)))
+            table.add_row(task, name(init), *row)
+        table.add_section()
+    return table
+
+
+def _rank(init: str) -> tuple[int, str]:
+    return (len(ORDER) + (init == OURS) if init not in ORDER else ORDER.index(init), init)
+
+
+def _claim(protocol: str, cells: Cells, data: str) -> Table:
+    equal = cells.get("equal_fraction", {})
+    title = (
+        f"ConVIRT with {FEW}% of the labels, {name(protocol)}: difference in points, here on {data}"
+    )
+    heads = [f"minus ImageNet {f}%" for f in (ALL, FEW)]
+    columns = [c for head in heads for c in (head, "above 0", "paper")]
+    table = _table(title, "task", *columns, words=1)
+    for task in sorted((set(cells) | set(equal)) - RESERVED):
+        row = []
+        for group, fraction in ((cells, ALL), (equal, FEW)):
+            published = paper.difference(protocol, task, fraction)
+            row += [*_difference(group.get(task)), "–" if published is None else points(published)]
+        table.add_row(task, *row)
+    means = [_difference(group.get("mean"))[0] for group in (cells, equal)]
+    table.add_section()
+    table.add_row("mean", means[0], "", "", means[1], "", "")
+    return table
+
+
+def _difference(cell: Cells | None) -> list[str]:
+    """The difference with its interval where it has one, and whether that lies above 0."""
+    if cell is None:
+        return ["–", "–"]
+    if "low" not in cell:
+        return [points(cell["difference"]), ""]
+    return [points_interval(cell), "yes" if cell["low"] > 0 else "no"]
+
+
+def _retrieval(cells: Cells, data: str) -> Table:
+    rows = retrieval_rows(cells)
+    ks = sorted({row["k"] for row in rows})
+    columns = [c for k in ks for c in (f"P@{k}", "paper")]
+    title = f"Zero-shot retrieval: precision in percent, here on {data}"
+    table = _table(title, "direction", "encoder", *columns, "chance", words=2)
+    for direction, init in dict.fromkeys((row["direction"], row["init"]) for row in rows):
+        mine = [row for row in rows if (row["direction"], row["init"]) == (direction, init)]
+        found = {(row["source"], row["k"]): row["value"] for row in mine}
+        values = [percent(found.get((source, k))) for k in ks for source in ("here", "paper")]
+        table.add_row(name(direction), name(init), *values, percent(mine[0]["chance"]))
+    return table
+
+
+def _pretrain(corpora: Cells, data: str) -> Table:
+    title = f"Pretraining: loss in nats, here on {data}"
+    columns = ("pairs", "validation loss", "chance, ln N", "below chance")
+    table = _table(title, "corpus", *columns, words=1)
+    for corpus, cell in sorted(corpora.items()):
+        losses = (f"{cell[key]:.3f}" for key in ("val_loss", "chance"))
+        table.add_row(corpus, f"{cell['pairs']:,}", *losses, f"{percent(cell['below_chance'])}%")
+    return table

@@ -1,0 +1,59 @@
+"""Names, numbers and tables as page, figures and terminal write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+NAMES = {
+    "convirt": "ConVIRT",
+    "imagenet": "ImageNet",
+    "random": "random",
+    "image_image": "image → image",
+    "text_image": "text → image",
+    "auroc": "AUROC",
+    "finetune": "fine-tuned",
+    "linear": "linear probe",
+}
+
+
+def name(key: str) -> str:
+    """How a figure or a table writes an initialisation, a direction, a metric or a protocol."""
+    return NAMES.get(key, key)
+
+
+def percent(value: float | None) -> str:
+    """A fraction as the paper prints it: 0.915 is 91.5; a cell that does not exist is a dash."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """A fraction with its interval, in percent: 91.5 [90.1, 92.8]."""
+    return f"{percent(value)} [{percent(low)}, {percent(high)}]"
+
+
+def points(difference: float) -> str:
+    """A difference of fractions in signed percent points: +0.7, −0.5, 0.0."""
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def points_interval(cell: Mapping[str, float]) -> str:
+    """A difference with its interval, in points: +2.1 [−0.5, +4.7]."""
+    return f"{points(cell['difference'])} [{points(cell['low'])}, {points(cell['high'])}]"
+
+
+def data_name(sets: Iterable[str], made_up: frozenset[str]) -> str:
+    """What figures and column heads call the data measured on here."""
+    sets = set(sets)
+    if sets <= made_up:
+        return "made-up data"
+    return "given and made-up data" if sets & made_up else "given data"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; columns that hold numbers only are aligned to the right."""
+    numeric = [all(row[i][:1] in "0123456789+−–" for row in rows) for i in range(len(head))]
+    lines = ["| " + " | ".join(head) + " |"]
+    lines.append("|" + "|".join("---:" if right else "---" for right in numeric) + "|")
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)

@@ -1,0 +1,258 @@
+"""The Markdown page: our results beside the paper's, never mixed up with them.
+
+What was measured here and what the paper printed stand in columns of their own, whose heads say on
+which data; nothing on the page depends on the clock or on the machine's folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from convirt import paper, report_origin
+from convirt.markdown import data_name, interval, name, percent, points, points_interval, table
+from convirt.summary import FEW, OURS, Comparison, Run, comparisons, key_of, retrieval_rows
+
+Cells = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the page is written from.
+
+    Attributes:
+        summary: See `convirt.summary.summarise`.
+        runs: The JSON of each run of the matrix, in the matrix's order.
+        retrieval: The JSON of the retrieval stage, or None.
+        retrieval_set: The data set that was searched.
+        pretrain: The JSON of each corpus.
+        corpora: The data set of each corpus.
+        funnels: The funnel JSON of each data set.
+        readers: The reader of each data set.
+        made_up: Names of the data sets that the demo drew.
+        settings: Name, value here and value in the paper of the settings worth comparing.
+        settings: Name, value here and value in the paper of the settings worth comparing.
+    """
+
+    summary: Cells
+    runs: Sequence[Run]
+    retrieval: Cells | None
+    retrieval_set: str
+    pretrain: Mapping[str, Cells]
+    corpora: Mapping[str, str]
+    funnels: Mapping[str, Cells]
+    readers: Mapping[str, str]
+    made_up: frozenset[str]
+    settings: Sequence[tuple[str, str, str]] = ()
+
+
+def render(results: Results) -> str:
+    """The whole page, as Markdown."""
+    sections: list[Callable[[Results], list[str]]] = [
+        _head,
+        _transfer,
+        _claim,
+        _equal_fraction,
+        _retrieval,
+        _pretraining,
+        _data,
+        _run,
+    ]
+    return "\n\n".join(block for section in sections for block in section(results)) + "\n"
+
+
+def _head(results: Results) -> list[str]:
+    given = [
+        f"`{s}` (reader `{r}`)" for s, r in results.readers.items() if s not in results.made_up
+    ]
+    if not given:
+        what = (
+            "**All data behind the columns called “here” is made up**: radiographs and reports "
+            "drawn by `stages/demo.py`. These numbers say that the method and the code work; they "
+            "say nothing about patients, and their level cannot be compared with the paper's."
+        )
+    else:
+        what = f"Columns called “here”: the sets {', '.join(given)} are **given data**."
+        if results.made_up:
+            drawn = ", ".join(f"`{s}`" for s in results.readers if s in results.made_up)
+            what += f" **Made up, drawn by `stages/demo.py`**, are {drawn}."
+    theirs = (
+        f"Columns called “paper” repeat the numbers printed in {paper.SOURCE}, measured by its "
+        "authors on MIMIC-CXR, RSNA, CheXpert, COVIDx, MURA and private bone radiographs, each "
+        "cell of its Table 1 as the mean of five runs, without intervals."
+    )
+    units = "AUROC, accuracy and precision are in percent; square brackets hold 95% intervals."
+    return [
+        "# Results",
+        f"{what}\n{theirs}\n{units}",
+        "Written by `dvc repro report`; do not edit.",
+    ]
+
+
+def _transfer(results: Results) -> list[str]:
+    blocks = ["## Transfer"]
+    for protocol in dict.fromkeys(run["protocol"] for run in results.runs):
+        runs = [run for run in results.runs if run["protocol"] == protocol]
+        here = data_name((run["task"] for run in runs), results.made_up)
+        head = ["task", "metric", "data here", "start", "labels", "train images", "test images"]
+        head += [f"here, {here}", f"paper, {paper.PROTOCOLS.get(protocol, 'none')}, its real data"]
+        rows = []
+        for run in runs:
+            drawn = run["task"] in results.made_up
+            published = paper.transfer(protocol, run["task"], run["init"], run["fraction"])
+            rows.append(
+                [
+                    run["task"],
+                    name(run["metric"]),
+                    "made up" if drawn else f"`{results.readers.get(run['task'], '?')}`",
+                    _start(run),
+                    f"{run['fraction']}%",
+                    f"{run['n_train']:,}",
+                    f"{run['n_test']:,}",
+                    interval(run["value"], run["low"], run["high"]),
+                    percent(published),
+                ]
+            )
+        blocks += [f"### {_protocol(protocol)}", table(head, rows)]
+    if results.runs:
+        blocks.append("![Label efficiency](figures/efficiency.png)")
+    return blocks
+
+
+def _start(run: Run) -> str:
+    """The initialisation, and for ConVIRT the corpus that it was pretrained on."""
+    return f"{name(OURS)} ({run['corpus']} pairs)" if run["init"] == OURS else name(run["init"])
+
+
+def _claim(results: Results) -> list[str]:
+    pairs = [pair for pair in comparisons(results.runs) if pair.fraction != FEW]
+    if not pairs:
+        return []
+    blocks = [
+        "## The claim",
+        "The paper's abstract: with 10% of the labels, ConVIRT is as good as or better than "
+        "ImageNet weights with all of them. Each difference is paired: both runs are scored on the "
+        "same resamples of the same test patients.",
+    ]
+    return blocks + _sentences(results, pairs)
+
+
+def _sentences(results: Results, pairs: Sequence[Comparison]) -> list[str]:
+    """One plain sentence a comparison, and their mean; one list for each protocol."""
+    blocks = []
+    for protocol in dict.fromkeys(pair.protocol for pair in pairs):
+        lines = []
+        mine = [pair for pair in pairs if pair.protocol == protocol]
+        for pair in mine:
+            cell = _get(results.summary, pair.path)
+            published = paper.difference(protocol, pair.task, pair.fraction)
+            sure = "yes" if cell["low"] > 0 else "no"
+            lines.append(
+                f"- **{pair.task}** ({data_name([pair.task], results.made_up)}): ConVIRT with "
+                f"{FEW}% of the labels minus ImageNet with {pair.fraction}% is "
+                f"{points_interval(cell)} points; interval above 0: **{sure}**."
+                + ("" if published is None else f" Paper, on its data: {points(published)}.")
+            )
+        mean = _get(results.summary, (*mine[0].path[:-1], "mean"))["difference"]
+        lines.append(f"- Mean over {len(mine)} tasks: {points(mean)} points.")
+        blocks += [f"{_protocol(protocol)}:", "\n".join(lines)]
+    return blocks
+
+
+def _equal_fraction(results: Results) -> list[str]:
+    pairs = [pair for pair in comparisons(results.runs) if pair.fraction == FEW]
+    if not pairs:
+        return []
+    here = data_name((pair.task for pair in pairs), results.made_up)
+    head = ["protocol", "task", f"ConVIRT − ImageNet, points, here, {here}", "above 0"]
+    rows = []
+    for pair in pairs:
+        cell = _get(results.summary, pair.path)
+        published = paper.difference(pair.protocol, pair.task, FEW)
+        rows.append(
+            [
+                _protocol(pair.protocol),
+                pair.task,
+                points_interval(cell),
+                "yes" if cell["low"] > 0 else "no",
+                "–" if published is None else points(published),
+            ]
+        )
+    title = "## Equal fraction: both with 10% of the labels"
+    return [title, table([*head, "paper, its real data"], rows)]
+
+
+def _retrieval(results: Results) -> list[str]:
+    if results.retrieval is None:
+        return []
+    rows = retrieval_rows(results.summary["retrieval"])
+    here = data_name([results.retrieval_set], results.made_up)
+    ks = sorted({row["k"] for row in rows})
+    head = ["direction", "encoder", "queries", "candidates"]
+    head += [f"P@{k} here, {here}" for k in ks]
+    head += [f"P@{k} paper, CheXpert 8x200" for k in ks] + ["chance here"]
+    lines = []
+    for direction, init in dict.fromkeys((row["direction"], row["init"]) for row in rows):
+        found = {
+            (r["source"], r["k"]): r["value"]
+            for r in rows
+            if (r["direction"], r["init"]) == (direction, init)
+        }
+        cell = (results.retrieval if init == OURS else results.retrieval[init])[direction]
+        counts = [f"{cell['queries']:,}", f"{cell['candidates']:,}"]
+        values = [percent(found.get((source, k))) for source in ("here", "paper") for k in ks]
+        lines.append([name(direction), name(init), *counts, *values, percent(cell["chance"])])
+    figure = "![Retrieval](figures/retrieval.png)"
+    return ["## Zero-shot retrieval", table(head, lines), figure]
+
+
+def _pretraining(results: Results) -> list[str]:
+    if not results.pretrain:
+        return []
+    head = ["corpus", "data", "pairs", "steps", "best step", "validation loss", "chance, ln N"]
+    rows = []
+    for corpus, result in results.pretrain.items():
+        data = results.corpora[corpus]
+        below = results.summary["pretrain"][corpus]["below_chance"]
+        rows.append(
+            [
+                corpus,
+                f"`{data}`, {data_name([data], results.made_up)}",
+                f"{result['pairs']:,}",
+                f"{result['steps']:,}",
+                f"{result['best_step']:,}",
+                f"{result['val_loss']:.3f}",
+                f"{result['chance']:.3f}",
+                f"{percent(below)}%",
+            ]
+        )
+    text = (
+        "The loss is the paper's equation 4 in nats; a model that tells no pair from another has "
+        "ln N, with N pairs in a batch. The paper prints no losses."
+    )
+    figure = "![Pretraining loss](figures/loss.png)"
+    return ["## Pretraining", text, table([*head, "below chance"], rows), figure]
+
+
+def _data(results: Results) -> list[str]:
+    return report_origin.data(results.funnels, results.readers, results.made_up)
+
+
+def _run(results: Results) -> list[str]:
+    made: dict[str, Cells] = {f"preprocess@{key}": cell for key, cell in results.funnels.items()}
+    made |= {f"pretrain@{corpus}": cell for corpus, cell in results.pretrain.items()}
+    made |= {f"finetune@{key_of(run)}": run for run in results.runs}
+    made |= {"retrieve": results.retrieval} if results.retrieval is not None else {}
+    known = {stage: cell["provenance"] for stage, cell in made.items() if "provenance" in cell}
+    return report_origin.run(known, results.settings)
+
+
+def _protocol(protocol: str) -> str:
+    return {"finetune": "Fine-tuning", "linear": "Linear probe"}.get(protocol, protocol)
+
+
+def _get(cells: Cells, path: Sequence[str]) -> Cells:
+    for part in path:
+        cells = cells[part]
+    return cells

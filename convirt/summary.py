@@ -1,0 +1,241 @@
+"""From single results to the one nested dictionary that tells whether the claim holds.
+
+The abstract's claim: ConVIRT with 10% of the labels is as good as or better than ImageNet with all
+of them. Here a claim is a paired difference on the same test patients, with a 95% interval.
+Pure functions: no file is read, nothing is looked for; what is not handed in is not in the summary.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from convirt import paper
+from convirt.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Run = Mapping[str, Any]  # the JSON of one transfer run
+Cells = dict[str, Any]  # nested, scalars at the leaves
+
+OURS, BASELINE = "convirt", "imagenet"
+FEW, ALL = 10, 100  # percent of the training labels
+DIRECTIONS = ("image_image", "text_image")
+PRECISION = re.compile(r"p_at_(\d+)")
+# what stands beside the tasks in summary["claim"], and so can name no task
+RESERVED = frozenset({"equal_fraction", "linear", "mean"})
+
+
+def run_key(task: str, init: str, fraction: int, protocol: str) -> str:
+    """Name of a run, as in ``dvc repro finetune@<key>`` and in the names of its files."""
+    return f"{task}-{init}-{fraction}-{protocol}"
+
+
+def key_of(run: Run) -> str:
+    """Name of the run that a JSON is about."""
+    return run_key(run["task"], run["init"], run["fraction"], run["protocol"])
+
+
+def matrix_keys(
+    tasks: Iterable[str], inits: Iterable[str], fractions: Iterable[int], protocols: Iterable[str]
+) -> list[str]:
+    """The runs of the matrix, in the order of its axes; the first axis is the slowest."""
+    inits, fractions, protocols = list(inits), list(fractions), list(protocols)
+    return [
+        run_key(task, init, fraction, protocol)
+        for task in tasks
+        for init in inits
+        for fraction in fractions
+        for protocol in protocols
+    ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One paired difference: the metric of run `ours` minus that of run `baseline`.
+
+    Attributes:
+        path: Where the result stands in the summary, e.g. ``("claim", "equal_fraction", "rsna")``.
+        task: Name of the task.
+        protocol: ``"finetune"`` or ``"linear"``.
+        fraction: Percent of the labels that the baseline had.
+        ours: Key of the ConVIRT run at 10% of the labels.
+        baseline: Key of the ImageNet run.
+        metric: ``"auroc"`` or ``"accuracy"``.
+    """
+
+    path: tuple[str, ...]
+    task: str
+    protocol: str
+    fraction: int
+    ours: str
+    baseline: str
+    metric: str
+
+
+def comparisons(runs: Sequence[Run]) -> list[Comparison]:
+    """The comparisons of which both runs exist.
+
+    The claim of the abstract is about fine-tuning, so that has ``claim.<task>``; linear probes,
+    where they were run, have ``claim.linear.<task>``.
+
+    Raises:
+        InputError: A task bears a name that the summary uses for something else.
+    """
+    by_key = {key_of(run): run for run in runs}
+    found = []
+    for task, protocol in dict.fromkeys((run["task"], run["protocol"]) for run in runs):
+        if task in RESERVED:
+            raise InputError(
+                f"params.yaml, tasks.{task}",
+                f"a task name other than {', '.join(sorted(RESERVED))}",
+                task,
+                "rename the task, its data set and its entry in matrix.task",
+            )
+        for fraction, part in ((ALL, ()), (FEW, ("equal_fraction",))):
+            ours = run_key(task, OURS, FEW, protocol)
+            baseline = run_key(task, BASELINE, fraction, protocol)
+            if ours in by_key and baseline in by_key:
+                root = ("claim",) if protocol == "finetune" else ("claim", protocol)
+                path = (*root, *part, task)
+                metric = by_key[ours]["metric"]
+                found.append(Comparison(path, task, protocol, fraction, ours, baseline, metric))
+    return found
+
+
+def summarise(
+    runs: Sequence[Run],
+    predictions: Mapping[str, pd.DataFrame],
+    retrieval: Mapping[str, Any] | None,
+    pretrain: Mapping[str, Mapping[str, Any]],
+    made_up: float,
+    resamples: int,
+    seed: int,
+) -> Cells:
+    """Everything that was measured, as scalars under dotted keys that `dvc metrics diff` sorts.
+
+    Args:
+        runs: The JSON of each run of the matrix.
+        predictions: Raw test predictions by run key, at least of the runs in `comparisons(runs)`;
+            columns repeat, image, patient, unit, y_<label>, p_<label>.
+        retrieval: The JSON of the retrieval stage, or None.
+        pretrain: The JSON of each corpus.
+        made_up: Share of the data sets that are made up, 0 to 1.
+        resamples: Bootstrap resamples of the test patients.
+        seed: Of the bootstrap.
+
+    Returns:
+        ``<protocol>.<task>.<init>.<fraction>.{value,low,high}``,
+        ``claim.[linear.][equal_fraction.]<task>.{difference,low,high}`` and ``...mean.difference``,
+        ``retrieval.[imagenet.]<direction>.{p_at_<k>,chance}``,
+        ``pretrain.<corpus>.{val_loss,chance,below_chance,pairs}``, ``data.made_up``. Metrics and
+        differences are fractions, losses nats. A cell that was not run is absent.
+    """
+    summary: Cells = {"data": {"made_up": made_up}}
+    for run in runs:
+        path = (run["protocol"], run["task"], run["init"], str(run["fraction"]))
+        _put(summary, path, {part: float(run[part]) for part in ("value", "low", "high")})
+    _put_claims(summary, comparisons(runs), predictions, resamples, seed)
+    if retrieval is not None:
+        _put(summary, ("retrieval",), _precisions(retrieval))
+    for corpus, result in pretrain.items():
+        loss, chance = float(result["val_loss"]), float(result["chance"])
+        cell = {"val_loss": loss, "chance": chance, "pairs": int(result["pairs"])}
+        _put(summary, ("pretrain", corpus), cell | {"below_chance": 1 - loss / chance})
+    return summary
+
+
+def _put_claims(
+    summary: Cells,
+    pairs: Sequence[Comparison],
+    predictions: Mapping[str, pd.DataFrame],
+    resamples: int,
+    seed: int,
+) -> None:
+    """Add every paired difference, and the plain mean over the tasks of each kind."""
+    from convirt.metrics import paired_difference
+
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for pair in pairs:
+        tables = predictions[pair.ours], predictions[pair.baseline]
+        try:
+            result = paired_difference(*tables, pair.metric, resamples, seed)
+        except ValueError as error:
+            raise InputError(
+                f"predictions of {pair.ours} and {pair.baseline}",
+                "two runs tested on the same images, patients and labels",
+                str(error),
+                f"dvc repro -f finetune@{pair.ours} finetune@{pair.baseline}",
+            ) from error
+        cell = {"difference": result.value, "low": result.low, "high": result.high}
+        _put(summary, pair.path, cell)
+        groups.setdefault(pair.path[:-1], []).append(result.value)
+    for path, values in groups.items():
+        _put(summary, (*path, "mean"), {"difference": sum(values) / len(values)})
+
+
+def _precisions(cells: Mapping[str, Any]) -> Cells:
+    """Keep p_at_k and chance of the retrieval JSON, however deep; counts and provenance go."""
+    kept: Cells = {}
+    for key, value in cells.items():
+        if isinstance(value, Mapping):
+            if inner := _precisions(value):
+                kept[key] = inner
+        elif key == "chance" or PRECISION.fullmatch(key):
+            kept[key] = float(value)
+    return kept
+
+
+def efficiency_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Long rows for the label-efficiency figure and its CSV: ours, then the paper's likewise.
+
+    Keys: protocol, task, metric, init, fraction (percent), source ("here" or "paper"), value, low,
+    high (fractions between 0 and 1; the paper prints no intervals: None).
+    """
+    lines = dict.fromkeys((r["protocol"], r["task"], r["metric"], r["init"]) for r in runs)
+    rows: list[dict[str, Any]] = []
+    for line in lines:
+        protocol, task, _, init = line
+        base = dict(zip(("protocol", "task", "metric", "init"), line, strict=True))
+        for run in runs:
+            if (run["protocol"], run["task"], run["metric"], run["init"]) == line:
+                cell = {part: run[part] for part in ("fraction", "value", "low", "high")}
+                rows.append(base | {"source": "here"} | cell)
+        for fraction in dict.fromkeys(run["fraction"] for run in runs):
+            value = paper.transfer(protocol, task, init, fraction)
+            if value is not None:
+                cell = {"fraction": fraction, "value": value, "low": None, "high": None}
+                rows.append(base | {"source": "paper"} | cell)
+    return rows
+
+
+def retrieval_rows(cells: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Long rows for the retrieval figure and its CSV: ours, then the paper's likewise.
+
+    `cells` is ``summary["retrieval"]``: the directions of ConVIRT, and those of a baseline under
+    its name. Keys: source ("here" or "paper"), direction, init, k, value, chance.
+    """
+    rows: list[dict[str, Any]] = []
+    for direction in DIRECTIONS:
+        for init in (OURS, *sorted(set(cells) - set(DIRECTIONS))):
+            cell = (cells if init == OURS else cells[init]).get(direction, {})
+            ks = sorted(int(match[1]) for key in cell if (match := PRECISION.fullmatch(key)))
+            here = {k: cell[f"p_at_{k}"] for k in ks}
+            published = {k: paper.retrieval(direction, init, k) for k in ks}
+            base = {"direction": direction, "init": init}
+            for source, values in (("here", here), ("paper", published)):
+                for k, value in values.items():
+                    if value is not None:
+                        row = {"source": source, "k": k, "value": value, "chance": cell["chance"]}
+                        rows.append(base | row)
+    return rows
+
+
+def _put(cells: Cells, path: Sequence[str], value: Cells) -> None:
+    """Merge `value` in at a path of nested keys."""
+    for part in path:
+        cells = cells.setdefault(part, {})
+    cells.update(value)

@@ -1,0 +1,226 @@
+"""One summary of everything: tables, figures and whether the claim holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from convirt.errors import InputError
+from stages._stage import PARAMS, Stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from convirt.params import Params, Source
+    from convirt.report_text import Results
+
+READS = [
+    "seed",
+    "corpora",
+    "datasets.sources",
+    "finetune.bootstrap",
+    "matrix",
+    "model",
+    "retrieval",
+    "train",
+]
+DEMO = "data/demo"  # where stages/demo.py puts what it draws
+RUN_KEYS = {"task", "init", "fraction", "protocol", "metric", "value", "low", "high"}
+RUN_KEYS |= {"n_train", "n_test", "repeats", "corpus"}
+LOSS_COLUMNS = ["step", "train_loss", "val_loss", "chance"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    params: Path = PARAMS,
+    show: bool = typer.Option(
+        False, "--show", help="Only print the tables of the existing metrics/summary.json."
+    ),
+) -> None:
+    """Gather the results of the matrix, the paper's beside them, and say whether the claim holds.
+
+    Reads metrics/finetune/<run>.json and models/finetune/<run>/predictions.parquet of every run
+    that `matrix` in params.yaml asks for (leftovers of others are ignored), metrics/pretrain/,
+    metrics/funnel/ and metrics/retrieval.json.
+
+    Writes metrics/summary.json, metrics/report.md and metrics/figures/ (loss.png,
+    loss/<corpus>.csv, efficiency.{csv,png}, retrieval.{csv,png}), and prints the tables.
+    """
+    if show:
+        raise typer.Exit(_show())
+    with Stage(__file__, reads=READS, params=params) as stage:
+        results, curves = _gather(stage.params, stage.root)
+        stage.confirm()
+        _write(results, curves, stage.root / "metrics")
+        _print(results.summary)
+
+
+def _show() -> int:
+    """Print the tables of an existing summary; the exit code."""
+    try:
+        _print(_read_json(Path.cwd(), "metrics/summary.json", "report"))
+    except InputError as error:
+        typer.echo(str(error), err=True)
+        return 1
+    return 0
+
+
+def _print(summary: Mapping[str, Any]) -> None:
+    from rich.console import Console
+
+    from convirt.console import tables
+
+    # as wide as the tables need where the output is no terminal, so that logs hold whole lines
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=120)
+    for table in tables(summary):
+        console.print(table)
+
+
+def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
+    """Read every result that the parameters ask for, and sum it up."""
+    import pandas as pd
+
+    from convirt.report_text import Results
+    from convirt.summary import comparisons, matrix_keys, summarise
+
+    m = p.matrix
+    keys = matrix_keys(m.task, m.init, m.fraction, m.protocol)
+    runs = [_read_run(root, key) for key in keys]
+    paired = {key for pair in comparisons(runs) for key in (pair.ours, pair.baseline)}
+    predictions = {
+        key: pd.read_parquet(
+            _there(root, f"models/finetune/{key}/predictions.parquet", f"finetune@{key}")
+        )
+        for key in sorted(paired)
+    }
+    sources = p.datasets.sources
+    pretrain = {
+        c: _read_json(root, f"metrics/pretrain/{c}.json", f"pretrain@{c}") for c in p.corpora
+    }
+    funnels = {s: _read_json(root, f"metrics/funnel/{s}.json", f"preprocess@{s}") for s in sources}
+    retrieval = _read_json(root, "metrics/retrieval.json", "retrieve")
+    made_up = frozenset(s for s, source in sources.items() if _is_made_up(root, source))
+    share = len(made_up) / len(sources)
+    resamples = p.finetune.bootstrap
+    results = Results(
+        summary=summarise(runs, predictions, retrieval, pretrain, share, resamples, p.seed),
+        runs=runs,
+        retrieval=retrieval,
+        retrieval_set=p.retrieval.dataset,
+        pretrain=pretrain,
+        corpora={name: corpus.dataset for name, corpus in p.corpora.items()},
+        funnels=funnels,
+        readers={name: source.reader for name, source in sources.items()},
+        made_up=made_up,
+        settings=_settings(p, len(runs[0]["repeats"])),
+    )
+    curves = {
+        c: pd.read_csv(_there(root, f"metrics/pretrain/{c}.csv", f"pretrain@{c}"))
+        for c in p.corpora
+    }
+    return results, curves
+
+
+def _is_made_up(root: Path, source: Source) -> bool:
+    """Whether a data set is one that the demo drew."""
+    return (root / source.root).resolve().is_relative_to((root / DEMO).resolve())
+
+
+def _settings(p: Params, repeats: int) -> list[tuple[str, str, str]]:
+    """The settings that a reader has to know, here and in the paper."""
+    from convirt.paper import SETTINGS
+
+    image, text = p.model.image, p.model.text
+    here = (
+        f"`{image.architecture}`, weights `{_weights(image.weights)}`",
+        f"weights `{_weights(text.weights)}`",
+        str(image.size),
+        str(p.train.batch_size),
+        str(p.train.lr),
+        str(p.train.tau),
+        str(p.train.lam),
+        str(repeats),
+    )
+    return [(key, value, SETTINGS[key]) for key, value in zip(SETTINGS, here, strict=True)]
+
+
+def _weights(source: str) -> str:
+    """Where weights come from, without the folders of this machine."""
+    return Path(source).name if Path(source).is_absolute() else source
+
+
+def _read_run(root: Path, key: str) -> dict[str, Any]:
+    """The JSON of one run of the matrix, which has to be about that run."""
+    from convirt.summary import key_of
+
+    name = f"metrics/finetune/{key}.json"
+    run = _read_json(root, name, f"finetune@{key}")
+    missing = sorted(RUN_KEYS - set(run))
+    found = f"no {', '.join(missing)}" if missing else key_of(run)
+    if found != key:
+        raise InputError(name, f"the result of {key}", found, f"dvc repro -f finetune@{key}")
+    return run
+
+
+def _read_json(root: Path, name: str, stage: str) -> dict[str, Any]:
+    """The JSON object that `stage` writes at `name` below `root`."""
+    path = _there(root, name, stage)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also not UTF-8
+        raise InputError(name, "JSON", str(error), f"dvc repro -f {stage}") from error
+    if not isinstance(value, dict):
+        raise InputError(name, "a JSON object", type(value).__name__, f"dvc repro -f {stage}")
+    return value
+
+
+def _there(root: Path, name: str, stage: str) -> Path:
+    """The path of an output of `stage`, which has to exist."""
+    if not (root / name).is_file():
+        raise InputError(name, f"an output of {stage}", "no such file", f"dvc repro {stage}")
+    return root / name
+
+
+def _write(results: Results, curves: Mapping[str, pd.DataFrame], metrics: Path) -> None:
+    """Write summary, page and figures, each of them whole or not at all."""
+    from convirt import plots
+    from convirt.files import fresh_directory, write_json, write_text
+    from convirt.markdown import data_name
+    from convirt.report_text import render
+    from convirt.summary import efficiency_rows, retrieval_rows
+
+    efficiency = efficiency_rows(results.runs)
+    retrieval = retrieval_rows(results.summary["retrieval"])
+    tasks = {run["task"]: data_name([run["task"]], results.made_up) for run in results.runs}
+    with fresh_directory(metrics / "figures") as folder:
+        (folder / "loss").mkdir()
+        for corpus, curve in curves.items():
+            # one file a corpus, so that `dvc plots show` draws whichever corpora there are
+            _write_csv(folder / f"loss/{corpus}.csv", curve[LOSS_COLUMNS])
+        trained_on = data_name(results.corpora.values(), results.made_up)
+        plots.save(plots.loss(curves, trained_on), folder / "loss.png")
+        _write_csv(folder / "efficiency.csv", efficiency)
+        plots.save(plots.efficiency(efficiency, tasks), folder / "efficiency.png")
+        _write_csv(folder / "retrieval.csv", retrieval)
+        searched = data_name([results.retrieval_set], results.made_up)
+        plots.save(plots.retrieval(retrieval, searched), folder / "retrieval.png")
+    write_text(metrics / "report.md", render(results))
+    write_json(metrics / "summary.json", results.summary)
+
+
+def _write_csv(path: Path, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> None:
+    import pandas as pd
+
+    pd.DataFrame(rows).to_csv(path, index=False, lineterminator="\n")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,129 @@
+"""Figures: the same input gives the same bytes, and what is drawn is what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from convirt import plots
+
+
+def curves() -> dict[str, pd.DataFrame]:
+    step = np.arange(0, 100, 25)
+    columns = {"step": step, "train_loss": 4.1 - step / 90, "val_loss": 4 - step / 99}
+    return {name: pd.DataFrame(columns | {"chance": np.log(64)}) for name in ("chest", "bone")}
+
+
+def efficiency_rows() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for task in ("rsna", "mura"):
+        for init, value in (("imagenet", 0.7), ("convirt", 0.8), ("mine", 0.75)):
+            for fraction in (10, 100):
+                row: dict[str, Any] = {
+                    "protocol": "finetune",
+                    "task": task,
+                    "metric": "auroc",
+                    "init": init,
+                }
+                row |= {"fraction": fraction, "source": "here", "value": value}
+                rows.append(row | {"low": value - 0.02, "high": value + 0.03})
+                if init != "mine" and task == "rsna":
+                    paper = {"source": "paper", "value": 0.9, "low": None, "high": None}
+                    rows.append(row | paper)
+    return rows
+
+
+def retrieval_rows() -> list[dict[str, Any]]:
+    return [
+        {"source": s, "direction": d, "init": "convirt", "k": k, "value": 0.5, "chance": 0.125}
+        for s in ("here", "paper")
+        for d in ("image_image", "text_image")
+        for k in (5, 10, 50)
+    ]
+
+
+def sheet() -> Figure:
+    images = [np.full((8, 6 + i), 30 * i, np.uint8) for i in range(5)]
+    return plots.contact_sheet(
+        images, list("abcde"), 3, [plots.GREEN, None, None, None, plots.BLUE]
+    )
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "loss": lambda: plots.loss(curves(), "made-up data"),
+    "efficiency": lambda: plots.efficiency(
+        efficiency_rows(), {"rsna": "given data", "mura": "made-up data"}
+    ),
+    "retrieval": lambda: plots.retrieval(retrieval_rows(), "made-up data"),
+    "sheet": sheet,
+}
+
+
+def texts(figure: Figure) -> str:
+    """Everything that is written on a figure."""
+    return "\n".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_same_input_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    plots.save(FIGURES[name](), tmp_path / "a.png")
+    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9, "savefig.dpi": 31}):
+        plots.save(FIGURES[name](), tmp_path / "b.png")  # whatever the user's matplotlibrc says
+        assert matplotlib.rcParams["font.size"] == 20
+    first = (tmp_path / "a.png").read_bytes()
+    assert first == (tmp_path / "b.png").read_bytes()
+    assert b"Software" not in first
+    assert b"Date" not in first
+
+
+def test_loss_shows_the_chance_level() -> None:
+    figure = FIGURES["loss"]()
+    assert len(figure.axes) == 2
+    assert "chance, ln N = 4.16" in texts(figure)
+    assert "made-up data" in texts(figure)
+    level = figure.axes[0].lines[0].get_ydata()
+    assert np.allclose(np.asarray(level), np.log(64))
+
+
+def test_ours_and_the_papers_never_share_a_panel() -> None:
+    figure = FIGURES["efficiency"]()
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == [
+        "rsna, AUROC\n(given data)",
+        "mura, AUROC\n(made-up data)",
+        "rsna, AUROC\n(paper's data)",
+        "mura\n(not in the paper)",
+    ]
+    here, there = figure.axes[0], figure.axes[2]
+    assert {line.get_linestyle() for line in here.lines} == {"-"}
+    assert {line.get_linestyle() for line in there.lines} == {"--"}
+    assert len(here.collections) == 3  # an interval for each initialisation
+    assert not there.collections
+
+
+def test_retrieval_shows_chance_and_hatches_the_paper() -> None:
+    figure = FIGURES["retrieval"]()
+    assert "chance, 0.125" in texts(figure)
+    assert [axes.get_title() for axes in figure.axes] == ["image → image", "text → image"]
+    bars = {bar.get_label(): bar[0].get_hatch() for bar in figure.axes[0].containers}
+    assert bars == {"ConVIRT, made-up data": None, "ConVIRT, paper (CheXpert 8x200)": "///"}
+
+
+def test_contact_sheet_fills_rows_and_frames() -> None:
+    figure = sheet()
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b", "c", "d", "e", ""]
+    assert [axes.spines["left"].get_visible() for axes in figure.axes][:5] == [1, 0, 0, 0, 1]
+    with pytest.raises(ValueError, match="as many titles as images"):
+        plots.contact_sheet([np.zeros((4, 4), np.uint8)], [], 3)
+
+
+def test_the_usual_initialisations_keep_their_colours() -> None:
+    assert plots.colours(["mine", "convirt"])["convirt"] == plots.colours(["convirt"])["convirt"]
+    assert len(set(plots.colours(["a", "b", "c", "d", "e"]).values())) == 8

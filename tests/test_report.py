@@ -1,0 +1,290 @@
+"""The report stage, on fabricated results: what it writes, refuses and tells apart."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+from convirt import files, paper
+from convirt.params import read_yaml
+from convirt.summary import matrix_keys
+from stages.report import app
+
+TASKS = {"rsna": "auroc", "chexpert": "auroc", "covidx": "accuracy", "mura": "auroc"}
+LABELS = {"rsna": 1, "chexpert": 5, "covidx": 3, "mura": 1}
+VERSIONS = {"python": "3.11", "torch": "2"}
+
+
+def provenance(name: str) -> dict[str, Any]:
+    return {"code": f"{name}-code-0123456789", "params": f"{name}-params", "versions": VERSIONS}
+
+
+def fabricate_run(root: Path, key: str) -> None:
+    task, init, fraction, protocol = key.split("-")
+    rng = np.random.default_rng(7)
+    count, labels = 60, LABELS[task]
+    if labels == 3:
+        y = np.eye(3)[np.arange(count) % 3]
+    else:
+        y = (rng.random((count, labels)) < 0.5).astype(float)
+    skill = (1.0 if init == "convirt" else 0.3) + int(fraction) / 1000
+    names = [f"i{i:03}" for i in range(count)]
+    table = {"repeat": 0, "image": names, "patient": names, "unit": names}
+    table |= {f"y_{i}": y[:, i] for i in range(labels)}
+    table |= {f"p_{i}": rng.normal(size=count) + skill * y[:, i] for i in range(labels)}
+    files.write_parquet(root / f"models/finetune/{key}/predictions.parquet", pd.DataFrame(table))
+    cell = {"task": task, "init": init, "fraction": int(fraction), "protocol": protocol}
+    cell |= {"metric": TASKS[task], "value": 0.7, "low": 0.61, "high": 0.789, "n_test": count}
+    cell |= {"n_train": 40, "repeats": [0.7], "corpus": "bone" if task == "mura" else "chest"}
+    files.write_json(
+        root / f"metrics/finetune/{key}.json", cell | {"provenance": provenance("finetune")}
+    )
+
+
+def fabricate(root: Path, params: dict[str, Any]) -> None:
+    """Everything that the stages before the report write, made up."""
+    matrix = params["matrix"]
+    for key in matrix_keys(*(matrix[axis] for axis in ("task", "init", "fraction", "protocol"))):
+        fabricate_run(root, key)
+    for i, corpus in enumerate(params["corpora"]):
+        step = np.arange(0, 100, 25)
+        curve = {"step": step, "train_loss": 4.1 - step / 90, "val_loss": 4 - step / 99}
+        table = pd.DataFrame(curve | {"lr": 0.1, "chance": np.log(64)})
+        path = root / f"metrics/pretrain/{corpus}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, index=False)
+        cell = {"corpus": corpus, "val_loss": 3.25, "chance": float(np.log(64)), "pairs": 1000 + i}
+        cell |= {"steps": 75, "best_step": 75, "provenance": provenance("pretrain")}
+        files.write_json(path.with_suffix(".json"), cell)
+    for name in params["datasets"]["sources"]:
+        count = {"in": 1010, "dropped": {"truncated": 10}, "kept": 1000}
+        none = {"in": 0, "dropped": {}, "kept": 0}
+        split = {"train": {"images": 400}, "val": {"images": 100}, "test": {"images": 500}}
+        funnel = {"images": count, "studies": none, "sentences": none, "split": split}
+        funnel |= {"converted": {"16 bit": 3}, "paper": {"train_images": 25184}}
+        files.write_json(root / f"metrics/funnel/{name}.json", funnel)
+    cell = {"p_at_5": 0.41, "p_at_10": 0.39, "p_at_50": 0.3, "chance": 0.125}
+    cell |= {"queries": 80, "candidates": 1600}
+    found = {"image_image": cell, "text_image": cell | {"p_at_5": 0.55, "queries": 40}}
+    found |= {"imagenet": {"image_image": cell}, "provenance": provenance("retrieve")}
+    files.write_json(root / "metrics/retrieval.json", found)
+
+
+Report = Callable[..., Result]
+
+
+@pytest.fixture
+def params(default_params: dict[str, Any]) -> dict[str, Any]:
+    default_params["finetune"]["bootstrap"] = 40
+    return default_params
+
+
+@pytest.fixture
+def report(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    params: dict[str, Any],
+    write_params: Callable[..., Path],
+) -> Report:
+    """Runs the stage in a folder of fabricated results; `changes` are changes of parameters."""
+    monkeypatch.chdir(tmp_path)
+    fabricate(tmp_path, params)
+
+    def run(**changes: Any) -> Result:
+        write_params(params, **changes)
+        return CliRunner().invoke(app, [])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Path, str]:
+    """A folder in which the stage ran on the committed parameters, and what it printed."""
+    folder = tmp_path_factory.mktemp("done")
+    fabricate(folder, read_yaml(root / "params.yaml"))
+    shutil.copy(root / "params.yaml", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        result = CliRunner().invoke(app, [])
+    assert result.exit_code == 0, result.output
+    return folder, result.stdout
+
+
+def summary(root: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((root / "metrics/summary.json").read_text())
+    return value
+
+
+def page(root: Path) -> str:
+    return (root / "metrics/report.md").read_text(encoding="utf-8")
+
+
+def test_it_writes_summary_page_and_figures(done: tuple[Path, str]) -> None:
+    folder, printed = done
+    cells = summary(folder)
+    assert set(cells) == {"finetune", "claim", "retrieval", "pretrain", "data"}
+    assert len(cells["finetune"]) == 4
+    assert cells["finetune"]["rsna"]["convirt"]["10"] == {"value": 0.7, "low": 0.61, "high": 0.789}
+    assert set(cells["claim"]) == {*TASKS, "equal_fraction", "mean"}
+    assert all(cells["claim"]["equal_fraction"][task]["difference"] > 0 for task in TASKS)
+    assert cells["retrieval"]["imagenet"]["image_image"]["p_at_5"] == 0.41
+    assert cells["pretrain"]["bone"]["pairs"] == 1001
+    figures = folder / "metrics/figures"
+    made = {path.relative_to(figures).as_posix() for path in figures.rglob("*.*")}
+    assert made == {
+        *(f"{name}.png" for name in ("loss", "efficiency", "retrieval")),
+        *("efficiency.csv", "retrieval.csv", "loss/chest.csv", "loss/bone.csv"),
+    }
+    loss = pd.read_csv(figures / "loss/chest.csv")
+    assert list(loss) == ["step", "train_loss", "val_loss", "chance"]
+    for text in ("Transfer, fine-tuned", "made-up data", "above 0", "70.0 [61.0, 78.9]", "P@50"):
+        assert text in printed
+
+
+def test_the_same_results_give_the_same_bytes(done: tuple[Path, str], tmp_path: Path) -> None:
+    copy = shutil.copytree(done[0], tmp_path / "elsewhere")
+    shutil.rmtree(copy / "metrics/figures")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(copy)
+        assert CliRunner().invoke(app, []).exit_code == 0
+    outputs = [
+        {path.name: path.read_bytes() for path in (root / "metrics").glob(pattern)}
+        for root in (done[0], copy)
+        for pattern in ("*.*", "figures/*.*", "figures/loss/*")
+    ]
+    assert outputs[:3] == outputs[3:]
+    assert [len(part) for part in outputs[:3]] == [3, 5, 2]
+
+
+def test_it_follows_the_matrix_and_not_the_files(report: Report, tmp_path: Path) -> None:
+    assert report(**{"matrix.task": ["rsna"], "matrix.fraction": [100]}).exit_code == 0
+    cells = summary(tmp_path)
+    assert set(cells["finetune"]) == {"rsna"}
+    assert set(cells["finetune"]["rsna"]["convirt"]) == {"100"}
+    assert "claim" not in cells  # the 10% runs lie there still
+    assert "covidx-" not in page(tmp_path)
+    assert "## The claim" not in page(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [
+        ("metrics/finetune/mura-convirt-10-finetune.json", "finetune@mura-convirt-10-finetune"),
+        (
+            "models/finetune/mura-imagenet-100-finetune/predictions.parquet",
+            "finetune@mura-imagenet-100-finetune",
+        ),
+        ("metrics/pretrain/bone.json", "pretrain@bone"),
+        ("metrics/pretrain/bone.csv", "pretrain@bone"),
+        ("metrics/funnel/rsna.json", "preprocess@rsna"),
+        ("metrics/retrieval.json", "retrieve"),
+    ],
+)
+def test_a_missing_result_names_the_command(
+    report: Report, tmp_path: Path, missing: str, command: str
+) -> None:
+    (tmp_path / missing).unlink()
+    result = report()
+    assert result.exit_code == 1
+    assert missing in result.output
+    assert re.search(rf"dvc repro {re.escape(command)}$", result.output, re.M)
+    assert not (tmp_path / "metrics/summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("{", "Expecting property name"), ("[]", "list"), ('{"task": "rsna"}', "no corpus, fraction")],
+)
+def test_a_broken_result_is_refused(report: Report, tmp_path: Path, text: str, found: str) -> None:
+    (tmp_path / "metrics/finetune/rsna-convirt-10-finetune.json").write_text(text)
+    result = report()
+    assert result.exit_code == 1
+    assert found in result.output
+    assert "dvc repro -f finetune@rsna-convirt-10-finetune" in result.output
+
+
+def test_the_result_of_another_run_is_refused(report: Report, tmp_path: Path) -> None:
+    folder = tmp_path / "metrics/finetune"
+    shutil.copy(folder / "rsna-imagenet-10-finetune.json", folder / "rsna-convirt-10-finetune.json")
+    result = report()
+    assert result.exit_code == 1
+    assert "the result of rsna-convirt-10-finetune" in result.output
+
+
+def test_the_page_tells_made_up_data_from_the_papers(done: tuple[Path, str]) -> None:
+    text = page(done[0])
+    head, transfer = text.split("## Transfer")
+    assert "All data behind the columns called “here” is made up" in head
+    assert "cannot be compared with the paper's" in head
+    assert paper.SOURCE in head
+    header = next(line for line in transfer.splitlines() if line.startswith("| task"))
+    assert "here, made-up data | paper, Table 1(b), its real data |" in header
+    row = next(line for line in text.splitlines() if "| mura | AUROC | made up | ConVIRT" in line)
+    assert "ConVIRT (bone pairs) | 10% | 40 | 60 | 70.0 [61.0, 78.9] | 86.5 |" in row
+    assert (
+        "- **rsna** (made-up data): ConVIRT with 10% of the labels minus ImageNet with 100%" in text
+    )
+    assert re.search(r"interval above 0: \*\*(yes|no)\*\*\. Paper, on its data: \+0\.7\.", text)
+    assert "P@5 here, made-up data" in text
+    assert "P@5 paper, CheXpert 8x200" in text
+    assert "| rsna | `rsna` | made-up data | 0 of 0 | 1,000 of 1,010 |" in text
+    assert "10 images: truncated | 3 16 bit | 25,184 train images |" in text
+    assert "`finetune-code`" not in text
+    assert "| `finetune-cod` | `finetune-par` |" in text
+    assert "Versions in all stages: python 3.11, torch 2." in text
+
+
+def test_the_page_names_the_sets_of_a_user(report: Report, tmp_path: Path) -> None:
+    root = str(tmp_path / "somewhere")
+    changes: dict[str, Any] = {
+        "datasets.sources.rsna.root": root,
+        "model.image.weights": f"{root}/resnet.pt",
+    }
+    changes |= {"matrix.task": ["rsna", "mura"]}
+    assert report(**changes).exit_code == 0
+    text = page(tmp_path)
+    head = text.split("## Transfer")[0]
+    assert "the sets `rsna` (reader `rsna`) are **given data**." in head
+    assert re.search(r"\*\*Made up, drawn by `stages/demo.py`\*\*, are .*`mimic-cxr`", head)
+    assert "| rsna | AUROC | `rsna` | ConVIRT (chest pairs) |" in text
+    assert "here, given and made-up data" in text
+    assert "- **rsna** (given data)" in text
+    assert "- **mura** (made-up data)" in text
+    assert "`resnet.pt`" in text
+    assert str(tmp_path) not in text
+    assert 0 < summary(tmp_path)["data"]["made_up"] < 1
+
+
+def test_the_page_knows_neither_clock_nor_machine(done: tuple[Path, str]) -> None:
+    text = page(done[0])
+    assert str(done[0]) not in text
+    assert not re.search(r"20\d\d-\d\d-\d\d|\d\d:\d\d", text)
+
+
+def test_show_prints_the_tables_from_the_summary_alone(
+    done: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.write_json(tmp_path / "metrics/summary.json", summary(done[0]))
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(app, ["--show"])
+    assert shown.exit_code == 0
+    assert shown.stdout == done[1]
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["summary.json"]
+
+
+def test_show_without_a_summary_names_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["--show"])
+    assert result.exit_code == 1
+    assert "dvc repro report" in result.output
