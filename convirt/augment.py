@@ -162,11 +162,42 @@ def apply(images: Tensor, draws: Draws, size: int, kernel: int) -> Tensor:
     Returns:
         (N, 1, size, size) float32 in [0, 1].
     """
-    x = images.unsqueeze(1).float() / 255
-    grid = F.affine_grid(draws.theta, [len(x), 1, size, size], align_corners=False)
-    x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    x = warp(images, draws.theta, size)
     x = jitter(x, draws.brightness, draws.contrast, draws.contrast_first)
     return blur(x, draws.sigma, kernel)
+
+
+def whole(boxes: np.ndarray, stored: int) -> Tensor:
+    """The view without any draw: each film whole, stretched to the square as a crop would be.
+
+    Args:
+        boxes: (N, 4) top, left, height, width of the films inside their stored squares.
+        stored: S, pixels of a stored square's side.
+
+    Returns:
+        (N, 2, 3) float32, for `warp`.
+    """
+    top, left, height, width = boxes.astype(np.float64).T
+    zero, one = np.zeros(len(boxes)), np.ones(len(boxes))
+    cx, cy = left + width / 2, top + height / 2
+    theta = compose(cx, cy, width, height, one, zero, zero, zero, one, stored)
+    return torch.from_numpy(theta.astype(np.float32))
+
+
+def warp(images: Tensor, theta: Tensor, size: int) -> Tensor:
+    """Read each film along its matrix, once, bilinearly; black beyond the film.
+
+    Args:
+        images: (N, S, S) uint8.
+        theta: (N, 2, 3), from output coordinates in [-1, 1] to stored ones.
+        size: Pixels of the output's side.
+
+    Returns:
+        (N, 1, size, size) float32 in [0, 1].
+    """
+    x = images.unsqueeze(1).float() / 255
+    grid = F.affine_grid(theta, [len(x), 1, size, size], align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def jitter(x: Tensor, brightness: Tensor, contrast: Tensor, contrast_first: Tensor) -> Tensor:

@@ -228,7 +228,7 @@ def _acquire(folder: Path) -> int:
             found = f"held by process {pid}: the same run twice"
             raise InputError(folder, "a free scratch folder", found, hint) from None
         try:
-            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
         except FileNotFoundError:
             pass

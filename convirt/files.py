@@ -24,16 +24,25 @@ def atomic(path: Path) -> Iterator[Path]:
     folder at `path` is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     remove(temporary)
     try:
         yield temporary
         if path.is_dir():
             remove(path)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         remove(temporary)
         raise
+
+
+def _sweep(path: Path) -> None:
+    """Delete what killed processes left behind while they wrote `path`."""
+    for stale in path.parent.glob(f".{path.name}.*.tmp"):
+        number = stale.name.split(".")[-2]
+        if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc").exists():
+            remove(stale)
 
 
 def remove(path: Path) -> None:
@@ -53,7 +62,7 @@ def fresh_directory(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write sorted, indented JSON; NaN and infinity are refused because JSON has no word for them."""
+    """Write sorted, indented JSON; NaN and infinity, for which JSON has no word, are refused."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     with atomic(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from convirt import augment, checkpoint
-from convirt.image_encoder import normalise, to_input
+from convirt.image_encoder import normalise
 from convirt.objectives.convirt import convirt_loss
 from convirt.pair_encoder import PairEncoder
 from convirt.pairs import AUGMENT, DROPOUT, Batch, Pairs, Sentences, generator
@@ -271,15 +271,17 @@ def validate(
     config: TrainConfig,
     autocast: Any,
 ) -> float:
-    """Mean loss over fixed batches: whole films, no augmentation, no dropout."""
+    """Mean loss over fixed batches: whole films, nothing drawn, no dropout."""
     model.eval()
     device = next(model.parameters()).device
     total = 0.0
     for batch in batches:
         images = torch.from_numpy(np.ascontiguousarray(corpus.images[batch.images])).to(device)
+        theta = augment.whole(corpus.boxes[batch.images], images.shape[-1]).to(device)
+        x = augment.warp(images, theta, model.image_config.size)
         hidden, mask = text(batch.sentences)
         with autocast():
-            v = model.project_image(model.image_encoder(to_input(images, model.image_config)))
+            v = model.project_image(model.image_encoder(normalise(x, model.image_config)))
             u = model.project_text(model.text_encoder.upper(hidden, mask))
         total += float(convirt_loss(v, u, config.tau, config.lam))
     return total / len(batches)

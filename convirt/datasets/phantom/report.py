@@ -1,0 +1,232 @@
+"""What a radiologist might dictate about a made-up film."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from convirt.datasets.phantom.case import ChestCase, Finding, LimbCase
+
+_PHRASES: dict[str, tuple[str, ...]] = {
+    "Atelectasis": (
+        "There is {grade} {side} basilar atelectasis.",
+        "Linear opacity at the {side} base, {grade} atelectasis.",
+        "{Grade} volume loss at the {side} base with plate-like atelectasis.",
+    ),
+    "Cardiomegaly": (
+        "The heart is {graded} enlarged.",
+        "There is {grade} cardiomegaly.",
+        "The cardiac silhouette shows {grade} enlargement.",
+    ),
+    "Consolidation": (
+        "There is a {grade} consolidation in the {side} {site} lung.",
+        "Dense {side} {site} opacity, a {grade} consolidation.",
+        "{Grade} focal consolidation of the {side} {site} lung zone is seen.",
+    ),
+    "Edema": (
+        "There is {grade} pulmonary edema.",
+        "Perihilar haze, consistent with {grade} interstitial edema.",
+        "{Grade} pulmonary vascular congestion and edema.",
+    ),
+    "Fracture": (
+        "A displaced {side} rib fracture is seen in the {site} chest.",
+        "There is a fracture of a {side} {site} rib with callus.",
+        "{Side} {site} rib fracture, {gradedly} displaced.",
+    ),
+    "Pleural Effusion": (
+        "There is a {size} {side} pleural effusion.",
+        "{Size} effusion on the {side} with blunting of the costophrenic angle.",
+        "Layering {side} pleural fluid, {size} in amount.",
+    ),
+    "Pneumonia": (
+        "Patchy {side} {site} opacities, concerning for {grade} pneumonia.",
+        "{Grade} {side} {site} lobe pneumonia.",
+        "Heterogeneous {side} {site} opacity, likely {grade} pneumonia.",
+    ),
+    "Pneumothorax": (
+        "There is a {size} {side} apical pneumothorax.",
+        "{Size} {side} pneumothorax with a visible pleural line.",
+        "A {side} pneumothorax is present, {size} in extent.",
+    ),
+    "COVID-19": (
+        "{Grade} bilateral peripheral ground glass opacities.",
+        "Bilateral peripheral opacities, {grade}, suspicious for viral infection.",
+        "There are {grade} multifocal opacities in the periphery of both lungs.",
+    ),
+}
+_NORMAL = (
+    "No acute cardiopulmonary process.",
+    "The lungs are clear.",
+    "Heart size is normal and the lungs are well expanded and clear.",
+    "Normal chest radiograph.",
+)
+_NEGATIVE = {
+    "Pleural Effusion": "There is no pleural effusion.",
+    "Pneumothorax": "No pneumothorax is seen.",
+    "Cardiomegaly": "The heart size is normal.",
+    "Consolidation": "No focal consolidation.",
+    "Fracture": "No displaced rib fracture.",
+}
+_DEVICE_PHRASES = {
+    "pacemaker": "A left pectoral pacemaker is in place.",
+    "central line": "A right central line ends in the vena cava.",
+    "leads": "Overlying monitoring leads are noted.",
+    "tube": "The endotracheal tube ends above the carina.",
+}
+_IRRELEVANT = (
+    "Comparison is made to the prior study of ___.",
+    "These findings were discussed with Dr. ___.",
+    "Degenerative changes of the thoracic spine are again noted.",
+    "Clinical correlation is recommended.",
+)
+
+
+def _say(phrase: str, finding: Finding) -> str:
+    sizes = {"mild": "small", "moderate": "moderate", "severe": "large"}
+    words = {
+        "grade": finding.grade,
+        "graded": finding.grade + "ly",
+        "gradedly": finding.grade + "ly",
+        "size": sizes[finding.grade],
+        "side": finding.side,
+        "site": finding.site,
+    }
+    return phrase.format(
+        **words, **{key.capitalize(): word.capitalize() for key, word in words.items()}
+    )
+
+
+def chest_report(rng: np.random.Generator, case: ChestCase) -> tuple[str, str]:
+    """Write the findings and the impression of a case; either may be an empty string."""
+    body = [_say(_PHRASES[f.name][rng.integers(3)], f) for f in case.findings]
+    if not case.findings:
+        body.append(_NORMAL[rng.integers(1, 4)])
+    if case.device != "none" and rng.random() < 0.85:
+        body.append(_DEVICE_PHRASES[case.device])
+    if case.low_volumes and rng.random() < 0.6:
+        body.append("Lung volumes are low.")
+    absent = [name for name in _NEGATIVE if name not in case.labels]
+    if rng.random() < 0.25:
+        body.append(_NEGATIVE[absent[rng.integers(len(absent))]])
+    if rng.random() < 0.15:
+        body.append(_IRRELEVANT[rng.integers(len(_IRRELEVANT))])
+    body = [body[i] for i in rng.permutation(len(body))]
+    impression = [_say(_PHRASES[f.name][rng.integers(3)], f) for f in case.findings]
+    if not impression:
+        impression = [_NORMAL[rng.integers(4)]]
+    if rng.random() < 0.12:
+        return "", " ".join(impression)
+    if rng.random() < 0.25:
+        return " ".join(body), ""
+    return " ".join(body), " ".join(impression)
+
+
+_QUERIES: dict[str, tuple[str, ...]] = {
+    "No Finding": (
+        "The lungs are clear.",
+        "Normal chest radiograph.",
+        "No acute cardiopulmonary process.",
+        "Heart size is normal and the lungs are clear.",
+        "No abnormality is seen in the chest.",
+    ),
+    "Cardiomegaly": (
+        "The heart is severely enlarged.",
+        "There is moderate cardiomegaly.",
+        "The cardiac silhouette is enlarged.",
+        "Marked enlargement of the heart.",
+        "The heart is mildly enlarged.",
+    ),
+    "Edema": (
+        "There is severe pulmonary edema.",
+        "Perihilar haze is present, consistent with interstitial edema.",
+        "Moderate pulmonary vascular congestion and edema.",
+        "Pulmonary edema is present in both lungs.",
+        "The vessels are indistinct because of edema.",
+    ),
+    "Pneumonia": (
+        "Patchy opacities in the left lower lung are concerning for pneumonia.",
+        "There is a right lower lobe pneumonia.",
+        "Heterogeneous left mid opacity, likely pneumonia.",
+        "Findings suggest a right upper lobe pneumonia.",
+        "Patchy right mid lung opacity due to pneumonia.",
+    ),
+    "Atelectasis": (
+        "There is left basilar atelectasis.",
+        "Linear opacity at the right lung base, compatible with atelectasis.",
+        "Plate-like atelectasis at the left base.",
+        "Volume loss at the right base with atelectasis.",
+        "Moderate right basilar atelectasis is seen.",
+    ),
+    "Pneumothorax": (
+        "There is a large left apical pneumothorax.",
+        "A right pneumothorax is present.",
+        "Moderate left pneumothorax with a visible pleural line.",
+        "A right apical pneumothorax is seen.",
+        "Pneumothorax at the left lung apex.",
+    ),
+    "Pleural Effusion": (
+        "There is a large right pleural effusion.",
+        "Moderate effusion on the left with blunting of the costophrenic angle.",
+        "Layering right pleural fluid.",
+        "A left pleural effusion is present.",
+        "Pleural fluid blunts the right costophrenic angle.",
+    ),
+    "Fracture": (
+        "A displaced left rib fracture is seen.",
+        "There is a fracture of a right lower rib.",
+        "Right upper rib fracture with callus.",
+        "A left mid rib fracture is present.",
+        "Displaced fracture of a right rib.",
+    ),
+}
+
+
+def text_query(label: str, i: int) -> str:
+    """The i-th of five sentences that describe one of the eight retrieval classes."""
+    return _QUERIES[label][i]
+
+
+_LIMB_PHRASES: dict[str, tuple[str, ...]] = {
+    "fracture": (
+        "There is a {graded} displaced fracture of the {site} shaft.",
+        "{Site} fracture with {grade} displacement.",
+        "A transverse lucency through the {site} shaft, a {grade} fracture.",
+    ),
+    "lesion": (
+        "There is a {size} lytic lesion in the {site} shaft.",
+        "{Size} lucent {site} bone lesion.",
+        "{Size} area of bone destruction in the {site} shaft.",
+    ),
+    "degenerative": (
+        "There are {grade} degenerative changes with osteophytes.",
+        "{Grade} osteoarthritis.",
+        "Osteophytes and sclerosis at the joint, {grade}.",
+    ),
+    "osteopenia": (
+        "The bones are {graded} osteopenic.",
+        "There is {grade} diffuse osteopenia.",
+        "{Grade} demineralization of the bones.",
+    ),
+}
+_LIMB_NORMAL = (
+    "Normal radiograph.",
+    "No fracture or dislocation.",
+    "The bones are intact and the joint spaces are preserved.",
+    "No osseous abnormality.",
+)
+
+
+def limb_report(rng: np.random.Generator, case: LimbCase) -> str:
+    """Write the report of a limb case, a few sentences."""
+    body: list[str] = []
+    for finding in case.findings:
+        first, second = rng.choice(3, size=2, replace=False)
+        body += [_say(_LIMB_PHRASES[finding.name][k], finding) for k in (first, second)]
+    if not case.findings:
+        body += [_LIMB_NORMAL[k] for k in rng.choice(4, size=2, replace=False)]
+    if case.extra == "cast" and rng.random() < 0.7:
+        body.append("Overlying cast material obscures fine bony detail.")
+    if rng.random() < 0.45:
+        body.append(f"Two views of the {case.part.lower()} were obtained.")
+    if rng.random() < 0.15:
+        body.append("Comparison is made to the prior study of ___.")
+    return " ".join(body)
