@@ -46,7 +46,7 @@ gate: setup  ## does dvc.lock belong to this code and these parameters? needs no
 	  echo "$$out" | grep -q "Data and pipelines are up to date."
 
 bench: setup  ## measure speeds as ratios against named alternatives
-	@for script in bench/*.py; do echo "== $$script"; python $$script || exit 1; done
+	@for script in bench/[a-z]*.py; do echo "== $$script"; python -m bench.$$(basename $$script .py) || exit 1; done
 
 use: setup  ## take over a profile: make use PROFILE=profiles/paper.yaml
 	python -m stages.profile $(PROFILE)

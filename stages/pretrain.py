@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -67,7 +67,9 @@ def main(
             with stage.progress(f"pretrain {corpus}", total, "steps", done) as progress:
 
                 def report(status: dict[str, float]) -> None:
-                    losses = {k: status[k] for k in ("loss", "val_loss") if k in status}
+                    losses: dict[str, Any] = {
+                        k: status[k] for k in ("loss", "val_loss") if k in status
+                    }
                     progress.update(pairs_per_s=status["rate"], waiting=status["waiting"], **losses)
                     stage.poll()
 
@@ -161,7 +163,9 @@ def _metrics(
             "provenance": provenance,
         },
     )
-    table = pd.DataFrame(result.history).astype({"step": int})
+    # named, since rows that come from a resume state have their keys sorted
+    columns = ["step", "train_loss", "val_loss", "lr", "chance"]
+    table = pd.DataFrame(result.history, columns=columns).astype({"step": int})
     files.write_text(path.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
 
 
