@@ -1,0 +1,116 @@
+"""The five image transforms: one batched affine map against a chain of torchvision, image by image.
+
+    python -m bench.augmentation
+
+Both get the same stored films and leave a float batch. The chain is the usual one:
+RandomResizedCrop, flip, RandomAffine, ColorJitter, GaussianBlur, on Pillow images and on tensors.
+One thread each, so the ratio is that of the work and not of the cores; drawing the random values
+counts as work. Runs are interleaved, and the ratio is the median over pairs of neighbouring runs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torchvision import transforms
+
+from convirt import augment
+from convirt.datasets import phantom
+
+BATCH = 32
+SETTINGS = {  # name: side stored, side of the output, sigma, kernel
+    "demo": (80, 80, (0.1, 1.0), 7),
+    "paper": (256, 224, (0.1, 3.0), 23),
+}
+SECONDS = 9.0  # a setting
+
+Run = Callable[[], Any]
+
+
+def films(stored: int) -> np.ndarray:
+    """A batch of made-up films, (BATCH, stored, stored) uint8, filling their squares."""
+    batch = np.zeros((BATCH, stored, stored), np.uint8)
+    for i in range(BATCH):
+        rng = np.random.default_rng(i)
+        film = phantom.draw_chest(rng, phantom.chest_case(rng), 2 * stored)
+        batch[i] = film[:stored, :stored]
+    return batch
+
+
+def batched(batch: np.ndarray, size: int, sigma: tuple[float, float], kernel: int) -> Run:
+    """Ours: draw a batch of values, then one call."""
+    spec = augment.Augmentation((0.6, 1.0), 0.5, 20.0, 0.1, (0.95, 1.05), 0.4, 0.4, sigma, kernel)
+    stored = batch.shape[-1]
+    boxes = np.tile([0, 0, stored, stored], (BATCH, 1))
+    images = torch.from_numpy(batch)
+    rng = np.random.default_rng(0)
+    return lambda: augment.apply(images, augment.draw(rng, boxes, stored, spec), size, kernel)
+
+
+def chained(
+    batch: np.ndarray, size: int, sigma: tuple[float, float], kernel: int, pillow: bool
+) -> Run:
+    """The alternative: torchvision's transforms, one image after the other."""
+    chain: list[Any] = [
+        transforms.RandomResizedCrop(size, scale=(0.6, 1.0), antialias=True),
+        transforms.RandomHorizontalFlip(),
+        transforms.RandomAffine(
+            20,
+            translate=(0.1, 0.1),
+            scale=(0.95, 1.05),
+            interpolation=transforms.InterpolationMode.BILINEAR,
+        ),
+        transforms.ColorJitter(brightness=0.4, contrast=0.4),
+        transforms.GaussianBlur(kernel, sigma),
+    ]
+    first = [transforms.ToPILImage()] if pillow else [transforms.ConvertImageDtype(torch.float32)]
+    run = transforms.Compose([*first, *chain, *([transforms.ToTensor()] if pillow else [])])
+    images = torch.from_numpy(batch)[:, None]
+    return lambda: torch.stack([run(image) for image in images])
+
+
+def interleaved(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
+    """Seconds of each run, in rounds of all of them, until the time is up."""
+    for run in runs.values():
+        run()
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def main() -> None:
+    """Print images a second and ratios."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    table = Table("setting", "way", "images/s", "batched is faster by", title="image transforms")
+    for setting, (stored, size, sigma, kernel) in SETTINGS.items():
+        batch = films(stored)
+        runs = {
+            "batched (convirt.augment)": batched(batch, size, sigma, kernel),
+            "torchvision, Pillow": chained(batch, size, sigma, kernel, pillow=True),
+            "torchvision, tensors": chained(batch, size, sigma, kernel, pillow=False),
+        }
+        taken = interleaved(runs, SECONDS)
+        ours = next(iter(taken.values()))
+        for name, times in taken.items():
+            ratio = statistics.median(b / a for a, b in zip(ours, times, strict=True))
+            rate = BATCH / statistics.median(times)
+            label = f"{setting}: {stored} to {size} px, kernel {kernel}"
+            table.add_row(label, name, f"{rate:,.0f}", f"{ratio:.2f} x")
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()
