@@ -70,7 +70,9 @@ def main(
                     losses: dict[str, Any] = {
                         k: status[k] for k in ("loss", "val_loss") if k in status
                     }
-                    progress.update(pairs_per_s=status["rate"], waiting=status["waiting"], **losses)
+                    progress.update(
+                        pairs_per_s=status["rate"], waiting=f"{status['waiting']:.1%}", **losses
+                    )
                     stage.poll()
 
                 result = training.pretrain(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from convirt.retrieval import Retrieval
     from convirt.store import Store
 
-READS = ["seed", "compute.device", "compute.precision", "compute.threads", "retrieval"]
+READS = ["seed", "compute.device", "compute.threads", "retrieval"]
 BASELINE = "imagenet"
 SHOWN = 5  # images of a gallery row
 

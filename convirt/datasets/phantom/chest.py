@@ -142,12 +142,10 @@ def _opacity(
         band = line(x, y, (cx - 0.22, level - tilt), (cx + 0.22, level + tilt), 0.05)
         return np.asarray((0.26 + 0.16 * finding.severity) * band * lungs[finding.side])
     if finding.name == "Pleural Effusion":
-        # The meniscus: fluid climbs along the chest wall.
-        level = base[finding.side] - 0.19 - 0.30 * finding.severity
-        climb = 0.35 * np.maximum(np.abs(x) - 0.42, 0) ** 1.0
-        half = soft(sign * x - 0.12, 0.03) * soft(0.82 - np.abs(x), 0.03)
-        fluid = soft(y - level + climb, 0.03) * half * soft(0.75 - y, 0.05)
-        return np.asarray(0.32 * fluid)
+        # The meniscus: fluid replaces the lung's air from below and climbs along the chest wall.
+        level = base[finding.side] - 0.22 - 0.30 * finding.severity
+        climb = 0.35 * np.maximum(np.abs(x) - 0.42, 0)
+        return np.asarray(0.34 * soft(y - level + climb, 0.03) * lungs[finding.side])
     if finding.name == "Pneumothorax":
         # Air outside the lung: no vessels, darker, bounded by the thin pleural line.
         reach = 0.16 + 0.26 * finding.severity

@@ -1,0 +1,68 @@
+"""Put the committed results into the README, between its two marks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from convirt import files, markdown
+
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+CELLS = [("imagenet", 10), ("imagenet", 100), ("convirt", 10), ("convirt", 100)]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    check: bool = typer.Option(False, "--check", help="Write nothing; fail if it is out of date."),
+) -> None:
+    """Rewrite the results in README.md from metrics/summary.json."""
+    page = Path("README.md")
+    old = page.read_text(encoding="utf-8")
+    new = fill(old, json.loads(Path("metrics/summary.json").read_text(encoding="utf-8")))
+    if check and old != new:
+        raise typer.BadParameter("README.md differs from metrics/summary.json: run `make readme`")
+    files.write_text(page, new)
+
+
+def fill(page: str, summary: dict[str, Any]) -> str:
+    """The page with the tables of a summary between its marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{tables(summary)}\n{END}{after}"
+
+
+def tables(summary: dict[str, Any]) -> str:
+    """Fine-tuned transfer with the claim, and retrieval, as two Markdown tables."""
+    claim = summary["claim"]
+    rows = []
+    for task, cells in summary["finetune"].items():
+        shown = (cells.get(init, {}).get(str(fraction)) for init, fraction in CELLS)
+        values = [markdown.percent(cell and cell["value"]) for cell in shown]
+        rows.append([task, *values, markdown.points_interval(claim[task])])
+    head = [
+        "fine-tuned, made-up data",
+        *(f"{markdown.name(init)} {fraction}%" for init, fraction in CELLS),
+        "ConVIRT 10% − ImageNet 100%",
+    ]
+    found = summary["retrieval"]
+    kinds = {
+        "image → image, ConVIRT": found["image_image"],
+        "image → image, ImageNet": found["imagenet"]["image_image"],
+        "text → image, ConVIRT": found["text_image"],
+    }
+    ks = sorted(int(key[5:]) for key in found["image_image"] if key.startswith("p_at_"))
+    precision = [
+        [kind, *(markdown.percent(cell[f"p_at_{k}"]) for k in ks), markdown.percent(cell["chance"])]
+        for kind, cell in kinds.items()
+    ]
+    retrieval = ["retrieval, made-up data", *(f"P@{k}" for k in ks), "chance"]
+    return "\n\n".join([markdown.table(head, rows), markdown.table(retrieval, precision)])
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,211 @@
+"""The whole pipeline in miniature: the committed dvc.yaml and code, run by DVC in two clones."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+from conftest import ROOT, TINY, set_key
+from ruamel.yaml import YAML
+
+TASKS, INITS, FRACTIONS = ["rsna", "mura"], ["imagenet", "convirt"], [10, 100]
+SETS: dict[str, dict[str, int]] = {
+    "mimic-cxr": {"studies": 24},
+    "bone": {"studies": 24},
+    "rsna": {"train": 24, "val": 8, "test": 16},
+    "mura": {"train": 24, "val": 12, "test": 16},
+    "chexpert": {"train": 4, "val": 4, "test": 4, "per_class": 2, "queries": 1, "texts": 1},
+}
+CHANGES: dict[str, Any] = {
+    **TINY,
+    "demo.side": 40,
+    "demo.sets": SETS,
+    "datasets.max_dropped": 0.2,  # of so few films one is much
+    "datasets.sources.rsna.val": 8,
+    "datasets.sources.rsna.test": 16,
+    "datasets.sources.mura.val": 12,
+    "model.baselines": ["imagenet"],
+    "model.image.architecture": "test_resnet",
+    "model.image.weights": "random",
+    "model.text.weights": "file:bert",
+    "model.text.frozen_layers": 1,
+    "augment.blur_kernel": 3,
+    "matrix.task": TASKS,
+    "matrix.init": INITS,
+    "matrix.fraction": FRACTIONS,
+}
+RUNS = [f"{t}-{i}-{f}-finetune" for t in TASKS for i in INITS for f in FRACTIONS]
+UP_TO_DATE = "Data and pipelines are up to date."
+
+
+@dataclass
+class Repository:
+    """A git and DVC repository, and what runs in it."""
+
+    path: Path
+    environment: dict[str, str] = field(repr=False)
+
+    def run(self, *command: str) -> str:
+        """Run a command and expect success; returns both its streams."""
+        done = subprocess.run(
+            command,
+            cwd=self.path,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}"
+        return done.stdout
+
+    def clone(self, name: str) -> Repository:
+        """A clone of the latest commit, with an empty cache."""
+        path = self.path.with_name(name)
+        self.run("git", "clone", "--quiet", str(self.path), str(path))
+        return Repository(path, self.environment)
+
+    def commit(self) -> None:
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--message", "Change")
+
+    def stages(self, told: str) -> set[str]:
+        """The stages that DVC says it runs."""
+        return set(re.findall(r"Running stage '([^']+)'", told))
+
+    def change(self, **values: Any) -> None:
+        """Change parameters, in the file."""
+        yaml = YAML()
+        data = yaml.load(self.path / "params.yaml")
+        for key, value in values.items():
+            set_key(data, key, value)
+        yaml.dump(data, self.path / "params.yaml")
+
+
+def write_project(path: Path, params: Any) -> None:
+    """The committed code and pipeline, small parameters, and a text encoder on disk."""
+    for package in ("convirt", "stages"):
+        shutil.copytree(ROOT / package, path / package, ignore=shutil.ignore_patterns("*.pyc"))
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml"):
+        shutil.copy(ROOT / name, path / name)
+    (path / ".dvc").mkdir()
+    for name in ("config", ".gitignore"):
+        shutil.copy(ROOT / ".dvc" / name, path / ".dvc" / name)
+    tiny_models.write_bert(path / "bert")
+    for key, value in CHANGES.items():
+        set_key(params, key, value)
+    for name in ("chexpert", "covidx"):  # neither a task nor its store
+        del params["datasets"]["sources"][name]
+    with (path / "params.yaml").open("w", encoding="utf-8") as handle:
+        YAML().dump(params, handle)
+
+
+@pytest.fixture(scope="module")
+def clones(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repository, Repository]:
+    """Two clones of one commit in which `dvc repro` has run, both at the same time."""
+    home = tmp_path_factory.mktemp("dag")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "GIT_"))} | {
+        # as make does: the cmd in dvc.yaml is a plain `python`
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(home / "site"),
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_AUTHOR_NAME": "t",
+        "GIT_AUTHOR_EMAIL": "t@t",
+        "GIT_COMMITTER_NAME": "t",
+        "GIT_COMMITTER_EMAIL": "t@t",
+    }
+    origin = Repository(home / "origin", environment)
+    origin.path.mkdir()
+    write_project(origin.path, YAML().load(ROOT / "params.yaml"))
+    origin.run("git", "init", "--quiet")
+    origin.commit()
+    one, two = origin.clone("one"), origin.clone("another place")
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(lambda clone: clone.run("dvc", "repro"), (one, two)))
+    for told in said:
+        assert len(one.stages(told)) == 23, told
+    return one, two
+
+
+@pytest.fixture(scope="module")
+def done(clones: tuple[Repository, Repository]) -> Repository:
+    """A repository in which everything ran, committed."""
+    clones[0].commit()
+    return clones[0]
+
+
+def test_two_clones_end_alike(clones: tuple[Repository, Repository]) -> None:
+    one, two = (clone.path for clone in clones)
+    assert (one / "dvc.lock").read_bytes() == (two / "dvc.lock").read_bytes()
+    names = [p.relative_to(one) for p in (one / "metrics").rglob("*") if p.is_file()]
+    assert len(names) > 20
+    for name in names:
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+def test_second_run_has_nothing_to_do(done: Repository) -> None:
+    assert UP_TO_DATE in done.run("dvc", "repro")
+    assert done.run("git", "status", "--porcelain") == ""
+
+
+def test_fresh_clone_needs_nothing(done: Repository) -> None:
+    """What CI checks, without any data."""
+    clone = done.clone("fresh")
+    assert not (clone.path / "models").exists()
+    assert UP_TO_DATE in clone.run("dvc", "repro", "--allow-missing", "--dry")
+
+
+def test_summary_has_every_number(done: Repository) -> None:
+    summary = json.loads((done.path / "metrics/summary.json").read_text())
+    for task in TASKS:
+        for init in INITS:
+            for fraction in FRACTIONS:
+                cell = summary["finetune"][task][init][str(fraction)]
+                assert 0 <= cell["low"] <= cell["value"] <= cell["high"] <= 1
+        for claim in (summary["claim"][task], summary["claim"]["equal_fraction"][task]):
+            assert -1 <= claim["low"] <= claim["high"] <= 1
+            assert -1 <= claim["difference"] <= 1
+        few, rest = (
+            summary["finetune"][task][i][f] for i, f in (("convirt", "10"), ("imagenet", "100"))
+        )
+        difference = few["value"] - rest["value"]
+        assert summary["claim"][task]["difference"] == pytest.approx(difference, abs=1e-9)
+    for direction in ("image_image", "text_image"):
+        assert {"p_at_1", "p_at_2"} <= set(summary["retrieval"][direction])
+    for corpus in ("chest", "bone"):
+        cell = summary["pretrain"][corpus]
+        assert cell["chance"] == pytest.approx(1.3862943611198906)
+        assert cell["pairs"] > 0
+        assert cell["val_loss"] > 0
+
+
+def test_every_output_of_a_run_is_there(done: Repository) -> None:
+    for run in RUNS:
+        told = json.loads((done.path / f"metrics/finetune/{run}.json").read_text())
+        assert told["corpus"] == (
+            None if told["init"] == "imagenet" else {"rsna": "chest", "mura": "bone"}[told["task"]]
+        )
+        assert (done.path / f"models/finetune/{run}/predictions.parquet").is_file()
+    table = done.run("dvc", "metrics", "show")
+    assert "finetune.rsna.convirt.10.value" in table
+
+
+def test_rate_of_pretraining_reruns_what_depends_on_it(
+    done: Repository, clones: tuple[Repository, Repository]
+) -> None:
+    other = clones[1]
+    other.change(**{"train.lr": 1e-5})
+    told = other.run("dvc", "repro", "--dry", "--force-downstream")
+    expected = {"pretrain@chest", "pretrain@bone", "retrieve", "report"}
+    assert other.stages(told) == expected | {f"finetune@{run}" for run in RUNS if "convirt" in run}

@@ -1,0 +1,173 @@
+"""dvc.yaml says what the stages really import and read; overrides of DVC arrive as numbers."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from convirt.params import load
+from convirt.provenance import lookup
+from stages import deps
+from stages._stage import FREE
+
+PIPELINE = deps.read(ROOT / "dvc.yaml")
+STAGES = list(PIPELINE["stages"])
+
+
+def body(stage: str) -> Any:
+    found = PIPELINE["stages"][stage]
+    return found.get("do", found)
+
+
+def declared_reads(stage: str) -> list[str]:
+    """The literal READS of a stage's module, without running it."""
+    path = ROOT / "stages" / f"{deps.entry_name(body(stage))}.py"
+    for node in ast.parse(path.read_text()).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == "READS" for target in targets):
+            assert isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+            return list(ast.literal_eval(node.value))
+    raise AssertionError(f"{path.name} declares no READS")
+
+
+def holes(key: str) -> str:
+    """A key with `{task}` (READS) and `${item.task}` (dvc.yaml) alike."""
+    return re.sub(r"\$?\{[^}]*\}", "{}", key)
+
+
+def test_stages_are_those_of_the_design() -> None:
+    names = ["demo", "preprocess", "encoder", "pretrain", "finetune", "retrieve", "report"]
+    assert names == STAGES
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_list_every_imported_module(stage: str) -> None:
+    wrong = deps.differences({"stages": {stage: PIPELINE["stages"][stage]}}, ROOT)
+    assert wrong == {}, "run: python -m stages.deps --write"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_are_what_the_stage_declares(stage: str) -> None:
+    tracked = {holes(key) for key in body(stage).get("params", [])}
+    assert tracked == {holes(key) for key in declared_reads(stage) if key not in FREE}
+
+
+def test_every_output_is_written_by_one_stage() -> None:
+    outs: list[str] = []
+    for stage in STAGES:
+        for out in [*body(stage).get("outs", []), *body(stage).get("metrics", [])]:
+            outs.append(out if isinstance(out, str) else next(iter(out)))
+    assert len(outs) == len(set(outs)) >= len(STAGES)
+    assert [next(iter(m)) for m in body("report")["metrics"]] == ["metrics/summary.json"]
+
+
+# ------------------------------------------------------------------------------ the deps tool
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A repository of one stage with wrong deps."""
+    for name, text in {
+        "stages/a.py": "from convirt import x",
+        "convirt/x.py": "",
+        "convirt/y.py": "",
+        "dvc.yaml": "# head\nstages:\n  one:\n    foreach: ${l}  # why\n    do:\n"
+        '      cmd: python -m stages.a ${item} "q"\n      deps:\n        - data/${item}\n'
+        "        # a comment that stays\n        - models\n        - convirt/y.py\n"
+        "        - stages/a.py\n      outs:\n        - o:\n            cache: false\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path / "dvc.yaml"
+
+
+def test_check_tells_and_changes_nothing(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = small.read_text()
+    with pytest.raises(Exception, match="1"):
+        deps.main(write=False, dvc_file=small)
+    told = capsys.readouterr().err
+    assert "+ convirt/x.py" in told
+    assert "- convirt/y.py" in told
+    assert small.read_text() == before
+
+
+def test_write_corrects_and_keeps_comments(small: Path) -> None:
+    before = small.read_text()
+    deps.main(write=True, dvc_file=small)
+    assert small.read_text() == before.replace("convirt/y.py", "convirt/x.py")
+    deps.main(write=False, dvc_file=small)
+
+
+def test_committed_pipeline_survives_the_round_trip() -> None:
+    assert deps.dump(PIPELINE) == (ROOT / "dvc.yaml").read_text()
+
+
+# ------------------------------------------------------------------------------ DVC itself
+def dvc(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_default_matrix_is_sixteen_runs(tmp_path: Path) -> None:
+    dvc(tmp_path, "init", "--no-scm", "--quiet")
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    names = dvc(tmp_path, "stage", "list", "--all", "--name-only").split()
+    runs = [name for name in names if name.startswith("finetune@")]
+    assert len(set(runs)) == len(runs) == 16
+    assert {"finetune@rsna-convirt-10-finetune", "pretrain@bone", "encoder@imagenet"} <= set(names)
+    # every tracked key exists, under the very names that DVC fills in
+    params = load(tmp_path / "params.yaml")
+    from dvc.repo import Repo
+
+    with Repo(str(tmp_path)) as repo:
+        keys = {key for s in repo.index.stages for dep in s.params for key in dep.params}
+    assert len(keys) > 20
+    for key in keys:
+        params.get(key)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("train.lr=1e-5", "train.lr", 1e-5),
+        ("train.lr=1e-4", "train.lr", 1e-4),
+        ("train.lr=3e-06", "train.lr", 3e-6),
+        ("train.weight_decay=0", "train.weight_decay", 0.0),
+        ("matrix.fraction=[1,10,100]", "matrix.fraction", [1, 10, 100]),
+        ("augment.blur_sigma=[1e-5,0.5]", "augment.blur_sigma", [1e-5, 0.5]),
+    ],
+)
+def test_override_of_dvc_arrives_as_a_number(
+    override: str, key: str, value: Any, tmp_path: Path
+) -> None:
+    from dvc.utils.hydra import apply_overrides
+
+    path = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", path)
+    apply_overrides(str(path), [override])
+    if override == "train.lr=1e-5":
+        assert re.search(r"lr: 1e-05\b", path.read_text())  # what PyYAML would read as text
+    params = load(path)
+    assert params.get(key) == value
+    assert isinstance(params.train.lr, float)
+    changed = {
+        k
+        for k in ("seed", "train", "matrix", "augment", "tasks", "demo", "datasets")
+        if params.get(k) != load(ROOT / "params.yaml").get(k)
+    }
+    assert changed <= {key.split(".")[0]}
+    assert lookup(params.model_dump(), "train.tau") == 0.1

@@ -1,0 +1,505 @@
+"""The pretraining loop: what learns, the schedule, and a killed run that ends as a whole one."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny_models
+import torch
+from tiny_models import CONFIG, PAPER
+from torch import Tensor
+
+from convirt import augment, checkpoint, training
+from convirt.errors import InputError
+from convirt.image_encoder import to_input
+from convirt.objectives.convirt import convirt_loss
+from convirt.pair_encoder import PairEncoder
+from convirt.pairs import AUGMENT, DROPOUT, Pairs, generator, tokenize
+from convirt.training import (
+    Corpus,
+    FrozenText,
+    Progress,
+    Result,
+    TrainConfig,
+    learning_rate,
+    note_validation,
+    pretrain,
+    resumed_step,
+    total_steps,
+    validate,
+)
+
+FROZEN = ("embeddings", "encoder.layer.0", "encoder.layer.1")
+ALL = ("image_encoder.", "text_encoder.", "image_projection.", "text_projection.")
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.write_bert(tmp_path_factory.mktemp("weights") / "bert")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deterministic() -> Any:
+    """As the stage sets it."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.set_num_threads(before[0])
+    torch.use_deterministic_algorithms(before[1])
+
+
+def quiet(_: dict[str, float]) -> None:
+    """No report."""
+
+
+def state(model: PairEncoder) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def run(
+    bert: Path,
+    config: TrainConfig = CONFIG,
+    scratch: Path | None = None,
+    report: Callable[[dict[str, float]], None] = quiet,
+    spec: augment.Augmentation = PAPER,
+) -> tuple[PairEncoder, Result]:
+    """One pretraining from the initial weights."""
+    model = tiny_models.pair_encoder(bert)
+    data = tiny_models.corpus(model.tokenizer)
+    return model, pretrain(model, data, spec, config, scratch, report)
+
+
+def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+# ------------------------------------------------------------------------------ what learns
+def test_gradients_reach_every_trainable_and_no_frozen_parameter(
+    bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a real step: what Adam is about to be given."""
+    model = tiny_models.pair_encoder(bert, frozen=2)
+    data = tiny_models.corpus(model.tokenizer)
+    before = state(model)
+    gradients: dict[str, float] = {}
+    step = torch.optim.Adam.step
+
+    def look(self: torch.optim.Adam, *args: Any, **kwargs: Any) -> Any:
+        for name, p in model.named_parameters():
+            if p.grad is not None:
+                gradients[name] = float(p.grad.abs().max())
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", look)
+    pretrain(
+        model, data, PAPER, replace(CONFIG, eval_every=1, evaluations=1, warmup=0), None, quiet
+    )
+
+    names = {name for name, _ in model.named_parameters()}
+    lower = tuple(f"text_encoder.bert.{part}." for part in FROZEN)
+    frozen = {name for name in names if name.startswith(lower)}
+    assert len(frozen) == 5 + 2 * 16
+    assert set(gradients) == names - frozen
+    assert {name.split(".")[0] + "." for name in gradients} == set(ALL)
+    # A shift of all keys leaves a softmax as it is: the key's bias has no gradient by nature.
+    silent = {name for name, size in gradients.items() if size < 1e-7}
+    assert silent <= {name for name in gradients if name.endswith(".key.bias")}
+    after = model.state_dict()
+    for name in frozen:
+        assert torch.equal(after[name], before[name]), name
+    for name in names - frozen - silent:
+        assert not torch.equal(after[name], before[name]), name
+
+
+def test_first_step_is_adam_on_the_loss_of_the_drawn_batch(bert: Path) -> None:
+    """The loop against the same step put together by hand."""
+    config = replace(CONFIG, eval_every=1, evaluations=1, warmup=0, lr=0.01)
+    trained, result = run(bert, config)
+
+    model = tiny_models.pair_encoder(bert).train()
+    data = tiny_models.corpus(model.tokenizer)
+    batch = data.train.draw(config.seed, 0, 4)
+    rng = generator(config.seed, AUGMENT, 0)
+    draws = augment.draw(rng, data.boxes[batch.images], tiny_models.SIDE, PAPER)
+    images = torch.from_numpy(data.images[batch.images])
+    x = augment.apply(images, draws, tiny_models.SIDE, PAPER.blur_kernel)
+    mean, std = torch.tensor([[0.5, 0.4, 0.3], [0.2, 0.3, 0.4]])[:, :, None, None]
+    x = (x - mean) / std
+    torch.manual_seed(int(generator(config.seed, DROPOUT, 0).integers(2**63)))
+    v = model.project_image(model.image_encoder(x))
+    u = model.project_text(model.text_encoder(*data.sentences.batch(batch.sentences)))
+    loss = convirt_loss(v, u, 0.1, 0.75)
+    loss.backward()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    torch.optim.Adam(parameters, lr=0.01, weight_decay=1e-6).step()
+
+    assert result.history[0]["train_loss"] == pytest.approx(float(loss.detach()), abs=1e-5)
+    for (name, one), (_, two) in zip(
+        trained.named_parameters(), model.named_parameters(), strict=True
+    ):
+        if not name.endswith(".key.bias"):  # its gradient is rounding, of which Adam takes the sign
+            assert torch.allclose(one, two, atol=2e-4), name
+
+
+def test_loss_falls_on_a_corpus_that_can_be_learnt(bert: Path) -> None:
+    """Bright films are said to be large, dark ones small, and so on for four kinds."""
+    model = tiny_models.pair_encoder(bert)
+    kinds = ["no acute finding .", "large left opacity", "small right effusion", "the heart is ."]
+    data = tiny_models.corpus(model.tokenizer)
+    images = np.empty((40, tiny_models.SIDE, tiny_models.SIDE), np.uint8)
+    images[:] = (np.arange(40) % 4 * 70 + 20)[:, None, None]
+    images[1::4, 8:], images[2::4, :, 8:] = 255, 255
+    records = pd.DataFrame({"study": [f"{i:02d}" for i in range(40)]})
+    records["split"] = ["train" if i < 32 else "val" for i in range(40)]
+    said = pd.DataFrame({"study": records["study"], "row": np.arange(40) % 4})
+    data = Corpus(
+        images,
+        np.tile([0, 0, 16, 16], (40, 1)),
+        tokenize(kinds, model.tokenizer),
+        Pairs(records, said, "train"),
+        Pairs(records, said, "val"),
+    )
+    spec = replace(PAPER, brightness=0.1, contrast=0.1, degrees=5.0, flip=0.0)
+    config = replace(CONFIG, lr=3e-3, batch_size=8, eval_every=15, evaluations=3)
+    result = pretrain(model, data, spec, config, None, quiet)
+    losses = [row["val_loss"] for row in result.history]
+    assert losses[-1] < 0.85 * math.log(8)
+    assert losses[-1] < losses[0]
+
+
+# ------------------------------------------------------------------------------ schedule
+@pytest.mark.parametrize(
+    ("changes", "pairs", "steps"),
+    [
+        ({}, 10_000, 16),  # 4 evaluations of 4 steps
+        ({"max_passes": 2}, 21, 8),  # 2 x 21 / 4 = 10.5 steps hold 2 evaluations
+        ({"max_passes": 2}, 24, 12),  # exactly 12 steps
+        ({"max_passes": 1}, 4, 4),  # one evaluation at least
+        ({"max_passes": 1, "batch_size": 1000}, 4, 4),
+        ({"eval_every": 5000, "evaluations": 200, "max_passes": 10**6}, 217_000, 10**6),
+    ],
+)
+def test_total_steps(changes: dict[str, Any], pairs: int, steps: int) -> None:
+    assert total_steps(replace(CONFIG, **changes), pairs) == steps
+
+
+def test_plateau_rate() -> None:
+    config = replace(CONFIG, lr=0.1, warmup=4, factor=0.5, schedule="plateau")
+    rates = [learning_rate(config, step, 100, 0) for step in range(6)]
+    assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
+    assert [learning_rate(config, 50, 100, d) for d in range(4)] == pytest.approx(
+        [0.1, 0.05, 0.025, 0.0125]
+    )
+    assert learning_rate(config, 1, 100, 1) == pytest.approx(0.025)
+    paper = replace(config, warmup=0)
+    assert learning_rate(paper, 0, 100, 0) == 0.1
+
+
+def test_cosine_rate() -> None:
+    config = replace(CONFIG, lr=0.1, warmup=0, schedule="cosine")
+    assert learning_rate(config, 0, 100, 0) == pytest.approx(0.1)
+    assert learning_rate(config, 50, 100, 0) == pytest.approx(0.05)
+    assert learning_rate(config, 25, 100, 0) == pytest.approx(0.1 * (0.5 + math.sqrt(0.125)))
+    rates = [learning_rate(config, step, 100, 0) for step in range(100)]
+    assert rates == sorted(rates, reverse=True)
+    assert 0 < rates[-1] < 1e-4
+    assert learning_rate(config, 10, 100, 3) == rates[10]  # flat validations do not count
+    warm = replace(config, warmup=10)
+    assert learning_rate(warm, 4, 100, 0) == pytest.approx(0.5 * rates[4])
+    assert learning_rate(warm, 10, 100, 0) == rates[10]
+
+
+def test_rates_of_the_loop_are_the_schedules(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = [3.0, 4.0, 2.0, 2.5, 1.0, 1.5]
+    config = replace(CONFIG, lr=0.1, warmup=0, evaluations=6)
+
+    def rates(config: TrainConfig) -> list[float]:
+        coming = iter(losses)
+        monkeypatch.setattr(training, "validate", lambda *_: next(coming))
+        _, result = run(bert, config)
+        assert [row["val_loss"] for row in result.history] == losses
+        assert (result.best_loss, result.best_step) == (1.0, 20)
+        return [row["lr"] for row in result.history]
+
+    # patience 1: after the 2nd and the 4th evaluation the rate falls
+    assert rates(config) == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+    cosine = replace(config, schedule="cosine")
+    ends = (4, 8, 12, 16, 20, 24)
+    assert rates(cosine) == [learning_rate(cosine, step - 1, 24, 0) for step in ends]
+
+
+def test_note_validation() -> None:
+    config = replace(CONFIG, patience=2)
+    progress = Progress()
+    told = []
+    for number, loss in enumerate([3.0, 2.0, 2.0, 2.5, 1.9, 2.0, 2.0, 2.0, 2.0, 1.0]):
+        progress.step = 10 * number
+        told.append((note_validation(progress, loss, config), progress.flat, progress.decays))
+    assert told == [
+        (True, 0, 0),
+        (True, 0, 0),
+        (False, 1, 0),  # an equal loss is no improvement
+        (False, 0, 1),
+        (True, 0, 1),
+        (False, 1, 1),
+        (False, 0, 2),
+        (False, 1, 2),
+        (False, 0, 3),
+        (True, 0, 3),
+    ]
+    assert (progress.best_loss, progress.best_step) == (1.0, 90)
+
+
+# ------------------------------------------------------------------------------ validation
+def test_best_weights_are_kept_and_measured_alike(bert: Path) -> None:
+    model, result = run(bert)
+    losses = [row["val_loss"] for row in result.history]
+    assert result.best_loss == min(losses)
+    assert result.best_step == CONFIG.eval_every * (1 + losses.index(min(losses)))
+    assert [row["step"] for row in result.history] == [4, 8, 12, 16]
+    assert {row["chance"] for row in result.history} == {math.log(4)}
+    data = tiny_models.corpus(model.tokenizer)
+    text = FrozenText(model, data.sentences, False, training._autocast(torch.device("cpu"), ""))
+    batches = data.val.fixed(CONFIG.seed, 4)
+    again = validate(model, data, batches, text, CONFIG, text.autocast)
+    assert again == pytest.approx(result.best_loss, abs=1e-5)
+
+
+def test_validation_loss_is_the_mean_over_whole_films(bert: Path) -> None:
+    model = tiny_models.pair_encoder(bert).eval()
+    data = tiny_models.corpus(model.tokenizer)
+    autocast = training._autocast(torch.device("cpu"), "float32")
+    batches = data.val.fixed(0, 3)
+    assert len(batches) == 3
+    losses = []
+    for batch in batches:
+        x = to_input(torch.from_numpy(data.images[batch.images]), model.image_config)
+        v = model.project_image(model.image_encoder(x))
+        u = model.project_text(model.text_encoder(*data.sentences.batch(batch.sentences)))
+        losses.append(float(convirt_loss(v, u, 0.1, 0.75).detach()))
+    config = replace(CONFIG, batch_size=3)
+    for keep in (False, True):
+        text = FrozenText(model, data.sentences, keep, autocast)
+        model.train()  # it has to switch off dropout itself
+        found = validate(model, data, batches, text, config, autocast)
+        assert found == pytest.approx(float(np.mean(losses)), abs=1e-5)
+
+
+def test_validation_set_smaller_than_a_batch(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"at least train\.batch_size = 10 studies"):
+        run(bert, replace(CONFIG, batch_size=10), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------ frozen text
+def test_kept_text_is_what_would_be_computed(bert: Path) -> None:
+    model = tiny_models.pair_encoder(bert, frozen=2)
+    data = tiny_models.corpus(model.tokenizer)
+    autocast = training._autocast(torch.device("cpu"), "float32")
+    kept = FrozenText(model, data.sentences, True, autocast)
+    fresh = FrozenText(model, data.sentences, False, autocast)
+    assert kept.kept is not None
+    assert kept.kept.shape == (len(data.sentences.tokens), 32)
+    assert not kept.kept.requires_grad
+    rng = np.random.default_rng(0)
+    for size in (1, 4, 9):
+        rows = rng.integers(0, len(data.sentences.starts) - 1, size)
+        (one, mask), (two, same_mask) = kept(rows), fresh(rows)
+        assert torch.equal(mask, same_mask)
+        assert torch.allclose(one[mask], two[mask], atol=1e-5)
+
+
+def test_chunks_of_the_cache_do_not_matter(bert: Path) -> None:
+    model = tiny_models.pair_encoder(bert)
+    data = tiny_models.corpus(model.tokenizer)
+    text = FrozenText(model, data.sentences, True, training._autocast(torch.device("cpu"), ""))
+    assert text.kept is not None
+    assert torch.allclose(text._compute(chunk=3), text.kept, atol=1e-6)
+
+
+def test_cache_does_not_change_the_loss(bert: Path) -> None:
+    """With rates low enough that rounding does not grow: the loss of every step, within 1e-5."""
+
+    def losses(cache: bool) -> list[float]:
+        seen: list[float] = []
+        config = replace(CONFIG, lr=1e-5, eval_every=1, evaluations=8, cache_frozen=cache)
+        run(bert, config, report=lambda status: seen.extend((status["loss"], status["val_loss"])))
+        return seen
+
+    one, two = losses(True), losses(False)
+    assert len(one) == 16
+    assert one == pytest.approx(two, abs=1e-5)
+
+
+# ------------------------------------------------------------------------------ resume
+class KilledError(Exception):
+    """Raised in a report, as if the process had died there."""
+
+
+def killed_at(step: int) -> Callable[[dict[str, float]], None]:
+    def report(status: dict[str, float]) -> None:
+        if status["step"] == step:
+            raise KilledError
+
+    return report
+
+
+def killed_and_resumed(
+    bert: Path, config: TrainConfig, scratch: Path, steps: list[int]
+) -> tuple[PairEncoder, Result, list[int]]:
+    """A run that dies at each of `steps`, then runs to its end; and where it was taken up."""
+    taken_up = []
+    for step in steps:
+        with pytest.raises(KilledError):
+            run(bert, config, scratch, killed_at(step))
+        taken_up.append(resumed_step(scratch))
+    model, result = run(bert, config, scratch)
+    return model, result, taken_up
+
+
+def assert_same_run(one: tuple[PairEncoder, Result], two: tuple[PairEncoder, Result]) -> None:
+    assert same(state(one[0]), state(two[0]))
+    for name in ("history", "best_step", "best_loss", "steps"):
+        assert getattr(one[1], name) == getattr(two[1], name), name
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("schedule", ["plateau", "cosine"])
+def test_killed_anywhere_ends_as_never_killed(
+    bert: Path, tmp_path: Path, cache: bool, schedule: str
+) -> None:
+    """Checkpoints every 3 steps, evaluations every 4: it dies between the two as well."""
+    config = replace(CONFIG, cache_frozen=cache, schedule=schedule)
+    whole = run(bert, config)
+    assert whole[1].steps == 16
+    rng = random.Random()  # another place at each run of the tests: the message tells which
+    for trial, steps in enumerate([[rng.randint(1, 16)], [7, rng.randint(8, 16)], [2, 8, 10, 16]]):
+        scratch = tmp_path / str(trial)
+        model, result, taken_up = killed_and_resumed(bert, config, scratch, steps)
+        assert taken_up == [step // 3 * 3 for step in steps]
+        assert_same_run(whole, (model, result))
+
+
+def test_scratch_does_not_change_the_run(bert: Path, tmp_path: Path) -> None:
+    whole = run(bert)
+    assert_same_run(whole, run(bert, CONFIG, tmp_path))
+    assert resumed_step(tmp_path) == 15
+
+
+@pytest.mark.parametrize("every", [1, 5, 16, 100])
+def test_rhythm_of_checkpoints_hardly_matters(bert: Path, tmp_path: Path, every: int) -> None:
+    """Same weights to the bit; the mean training loss is summed in other parts."""
+    whole = run(bert)
+    other = run(bert, replace(CONFIG, checkpoint_every=every), tmp_path)
+    assert same(state(whole[0]), state(other[0]))
+    for one, two in zip(whole[1].history, other[1].history, strict=True):
+        assert one.pop("train_loss") == pytest.approx(two.pop("train_loss"), abs=1e-6)
+        assert one == two
+
+
+def test_finished_run_is_taken_up_at_its_end(bert: Path, tmp_path: Path) -> None:
+    """KilledError after the last checkpoint, while outputs were written."""
+    config = replace(CONFIG, checkpoint_every=4)
+    first = run(bert, config, tmp_path)
+    steps: list[float] = []
+    again = run(bert, config, tmp_path, lambda status: steps.append(status["step"]))
+    assert steps == []
+    assert_same_run(first, again)
+    assert again[1].rate == 0
+
+
+def test_moments_of_adam_come_back_in_the_layout_of_their_weights(
+    bert: Path, tmp_path: Path
+) -> None:
+    """The fused kernel walks memory and would pair moments and weights wrongly."""
+    config = replace(CONFIG, checkpoint_every=1, eval_every=1, evaluations=3)
+    with pytest.raises(KilledError):
+        run(bert, config, tmp_path, killed_at(2))
+    model = tiny_models.pair_encoder(bert)
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam([p for _, p in trained], fused=True)
+    training._resume(tmp_path, model, trained, optimiser)
+    convolutions = 0
+    for name, p in trained:
+        for key in ("exp_avg", "exp_avg_sq"):
+            assert optimiser.state[p][key].stride() == p.stride(), name
+        convolutions += p.dim() == 4
+        assert optimiser.state[p]["step"] == 2
+    assert convolutions == 2
+
+
+def test_state_before_the_first_validation_comes_back(bert: Path, tmp_path: Path) -> None:
+    """The best loss is infinite then, for which JSON has no word."""
+    with pytest.raises(KilledError):
+        run(bert, CONFIG, tmp_path, killed_at(3))
+    found = checkpoint.load_state(tmp_path)
+    assert found is not None
+    assert found[1]["best_loss"] is None
+    assert_same_run(run(bert), run(bert, CONFIG, tmp_path))
+
+
+def test_torn_state_is_an_error(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        run(bert, CONFIG, tmp_path, killed_at(7))
+    path = tmp_path / checkpoint.STATE
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match="a resume state"):
+        run(bert, CONFIG, tmp_path)
+
+
+def test_runs_repeat_and_depend_on_the_seed(bert: Path) -> None:
+    one, two, other = run(bert), run(bert), run(bert, replace(CONFIG, seed=6))
+    assert_same_run(one, two)
+    assert not same(state(one[0]), state(other[0]))
+
+
+def test_randomness_outside_does_not_matter(bert: Path) -> None:
+    """Dropout is drawn from (seed, step), whatever else has drawn before."""
+
+    def disturb(_: dict[str, float]) -> None:
+        torch.manual_seed(random.randrange(1000))
+        np.random.seed(random.randrange(1000))
+
+    assert_same_run(run(bert), run(bert, report=disturb))
+
+
+# ------------------------------------------------------------------------------ the rest
+def test_reports_of_every_step(bert: Path) -> None:
+    seen: list[dict[str, float]] = []
+    _, result = run(bert, report=lambda status: seen.append(dict(status)))
+    assert [status["step"] for status in seen] == list(range(1, 17))
+    assert {status["steps"] for status in seen} == {16}
+    assert [s["step"] for s in seen if "val_loss" in s] == [4, 8, 12, 16]
+    assert [s["step"] for s in seen if "loss" in s] == [3, 4, 6, 8, 9, 12, 15, 16]
+    assert all(s["rate"] > 0 and 0 <= s["waiting"] <= 1 for s in seen)
+    assert 0 <= result.waiting <= 1
+    assert result.rate > 0
+
+
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_loss_that_is_not_finite(bert: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def broken(*args: Any) -> Any:
+        loss = convirt_loss(*args)
+        return loss * float("nan") if loss.requires_grad == (where == "training") else loss
+
+    monkeypatch.setattr(training, "convirt_loss", broken)
+    with pytest.raises(FloatingPointError, match=r"nan.* at step 4: lower train\.lr"):
+        run(bert)
+
+
+def test_images_may_be_a_memory_map(bert: Path, tmp_path: Path) -> None:
+    model = tiny_models.pair_encoder(bert)
+    data = tiny_models.corpus(model.tokenizer)
+    np.save(tmp_path / "images.npy", data.images)
+    mapped = replace(data, images=np.load(tmp_path / "images.npy", mmap_mode="r"))
+    result = pretrain(model, mapped, PAPER, CONFIG, None, quiet)
+    assert_same_run((model, result), run(bert))

@@ -1,0 +1,133 @@
+"""A pair encoder and a corpus so small that a training step takes a few milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from convirt.augment import Augmentation
+from convirt.image_encoder import ImageConfig
+from convirt.pair_encoder import PairEncoder
+from convirt.pairs import Pairs, tokenize
+from convirt.text_encoder import TextEncoder, Tokenizer, create_text_encoder
+from convirt.training import Corpus, TrainConfig
+
+WORDS = ["no", "acute", "finding", "left", "right", "upper", "lower", "small", "large"]
+WORDS += ["opacity", "effusion", "the", "heart", "lung", "is", ".", ","]
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+SIDE = 16  # pixels of a stored image and of the encoder's input
+PAPER = Augmentation(
+    crop=(0.6, 1.0),
+    flip=0.5,
+    degrees=20.0,
+    translate=0.1,
+    scale=(0.95, 1.05),
+    brightness=0.4,
+    contrast=0.4,
+    blur_sigma=(0.1, 3.0),
+    blur_kernel=5,
+)
+
+
+class TinyImageEncoder(nn.Module):
+    """(N, 3, H, W) to (N, 8), with BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.two = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode."""
+        h: Tensor = self.two(self.norm(self.one(x)).relu()).relu().mean(dim=(2, 3))
+        return h
+
+
+def write_bert(folder: Path, layers: int = 3, seed: int = 0) -> Path:
+    """Save a random BERT of width 32 with its WordPiece vocabulary, as transformers does."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=40,
+    )
+    folder.mkdir(parents=True)
+    BertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    return folder
+
+
+def text_encoder(folder: Path, frozen: int = 1) -> tuple[TextEncoder, Tokenizer]:
+    """A text encoder from a folder of `write_bert`."""
+    return create_text_encoder(f"file:{folder}", frozen, 24)
+
+
+def pair_encoder(folder: Path, frozen: int = 1) -> PairEncoder:
+    """A pair encoder, the same at each call, in the memory format of the stage."""
+    text, tokenizer = text_encoder(folder, frozen)
+    torch.manual_seed(1)
+    image = TinyImageEncoder().to(memory_format=torch.channels_last)
+    config = ImageConfig("tiny", SIDE, 8, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    return PairEncoder(image, config, text, tokenizer, dim=6, hidden=0)
+
+
+def tables(train: int, val: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Records (an image a row) and sentences of studies with 1 to 3 of each, shuffled."""
+    rng = np.random.default_rng(seed)
+    images, said = [], []
+    for number in range(train + val):
+        study = f"s{number:03d}"
+        split = "train" if number < train else "val"
+        images += [(study, split)] * int(rng.integers(1, 4))
+        for _ in range(rng.integers(1, 4)):
+            words = rng.choice(WORDS, rng.integers(1, 9))
+            said.append((study, " ".join(words)))
+    records = pd.DataFrame(images, columns=["study", "split"])
+    sentences = pd.DataFrame(said, columns=["study", "sentence"])
+    return records.sample(frac=1, random_state=seed, ignore_index=True), sentences
+
+
+def corpus(tokenizer: Tokenizer, train: int = 21, val: int = 9, seed: int = 0) -> Corpus:
+    """Noise images and random sentences."""
+    records, sentences = tables(train, val, seed)
+    codes, distinct = pd.factorize(sentences["sentence"])
+    rows = pd.DataFrame({"study": sentences["study"], "row": codes})
+    rng = np.random.default_rng(seed)
+    return Corpus(
+        images=rng.integers(0, 256, (len(records), SIDE, SIDE)).astype(np.uint8),
+        boxes=np.tile([1, 0, SIDE - 2, SIDE], (len(records), 1)),
+        sentences=tokenize(list(distinct), tokenizer),
+        train=Pairs(records, rows, "train"),
+        val=Pairs(records, rows, "val"),
+    )
+
+
+CONFIG = TrainConfig(
+    lr=1e-3,
+    weight_decay=1e-6,
+    batch_size=4,
+    tau=0.1,
+    lam=0.75,
+    eval_every=4,
+    evaluations=4,
+    max_passes=100,
+    warmup=2,
+    schedule="plateau",
+    patience=1,
+    factor=0.5,
+    checkpoint_every=3,
+    seed=5,
+    precision="float32",
+    cache_frozen=True,
+)
