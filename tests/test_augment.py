@@ -174,6 +174,17 @@ def test_affine_map_is_torchvisions(degrees: float, scale: float, flip: int) -> 
     close(found[inside], chain(cut)[:, 0].numpy()[inside], atol=1e-4)
 
 
+def test_view_without_draws_is_the_whole_film() -> None:
+    images = films(2)
+    boxes = np.array([[2, 0, 20, S], [0, 5, S, 13]])
+    found = augment.warp(images, augment.whole(boxes, S), 12)
+    assert found.shape == (2, 1, 12, 12)
+    for i, (top, left, height, width) in enumerate(boxes):
+        film = images[i : i + 1, top : top + height, left : left + width].unsqueeze(1) / 255
+        wanted = interpolate(film, (12, 12), mode="bilinear", align_corners=False)
+        close(found[i : i + 1].numpy(), wanted.numpy())
+
+
 def slow_map(image: np.ndarray, size: int, d: dict[str, float]) -> np.ndarray:
     """Where each output pixel is read, step by step, with a bilinear look-up by hand."""
 

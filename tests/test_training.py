@@ -16,10 +16,11 @@ import tiny_models
 import torch
 from tiny_models import CONFIG, PAPER
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from convirt import augment, checkpoint, training
+from convirt import augment, checkpoint, devices, training
 from convirt.errors import InputError
-from convirt.image_encoder import to_input
+from convirt.image_encoder import normalise
 from convirt.objectives.convirt import convirt_loss
 from convirt.pair_encoder import PairEncoder
 from convirt.pairs import AUGMENT, DROPOUT, Pairs, generator, tokenize
@@ -277,12 +278,16 @@ def test_best_weights_are_kept_and_measured_alike(bert: Path) -> None:
 def test_validation_loss_is_the_mean_over_whole_films(bert: Path) -> None:
     model = tiny_models.pair_encoder(bert).eval()
     data = tiny_models.corpus(model.tokenizer)
+    assert data.boxes[0].tolist() == [1, 0, tiny_models.SIDE - 2, tiny_models.SIDE]
+    data.images[:, [0, -1]] = data.images[:, [1, -2]]  # its edges are read beside the padding
     autocast = training._autocast(torch.device("cpu"), "float32")
     batches = data.val.fixed(0, 3)
     assert len(batches) == 3
     losses = []
     for batch in batches:
-        x = to_input(torch.from_numpy(data.images[batch.images]), model.image_config)
+        films = torch.from_numpy(data.images[batch.images])[:, 1:-1].unsqueeze(1) / 255
+        side = (tiny_models.SIDE, tiny_models.SIDE)
+        x = normalise(interpolate(films, side, mode="bilinear"), model.image_config)
         v = model.project_image(model.image_encoder(x))
         u = model.project_text(model.text_encoder(*data.sentences.batch(batch.sentences)))
         losses.append(float(convirt_loss(v, u, 0.1, 0.75).detach()))
@@ -503,3 +508,13 @@ def test_images_may_be_a_memory_map(bert: Path, tmp_path: Path) -> None:
     mapped = replace(data, images=np.load(tmp_path / "images.npy", mmap_mode="r"))
     result = pretrain(model, mapped, PAPER, CONFIG, None, quiet)
     assert_same_run((model, result), run(bert))
+
+
+def test_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices.require("cpu") == "cpu"
+    with pytest.raises(InputError, match=r"compute\.device") as caught:
+        devices.require("cuda")
+    assert "set compute.device to cpu" in caught.value.hint
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert devices.require("cuda") == "cuda"
