@@ -199,8 +199,10 @@ def test_killed_and_run_again(template: Path, whole: dict[str, bytes], tmp_path:
             assert f"held by process {process.popen.pid}" in second.said
             assert "Traceback" not in second.said
         process.release()
-        process.wait_for_checkpoints(random.randint(1, 10))  # of 13
-        time.sleep(random.uniform(0, 0.01))
+        count, seconds = random.randint(1, 10), random.uniform(0, 0.01)
+        print("killed", seconds, "s after another", count, "of 13 checkpoints")  # shown on failure
+        process.wait_for_checkpoints(count)
+        time.sleep(seconds)
         process.popen.kill()
         assert process.end() == -signal.SIGKILL
     assert outputs(project) == {}

@@ -386,8 +386,9 @@ def test_killed_anywhere_ends_as_never_killed(
     config = replace(CONFIG, cache_frozen=cache, schedule=schedule)
     whole = run(bert, config)
     assert whole[1].steps == 16
-    rng = random.Random()  # another place at each run of the tests: the message tells which
+    rng = random.Random()  # another place at each run of the tests
     for trial, steps in enumerate([[rng.randint(1, 16)], [7, rng.randint(8, 16)], [2, 8, 10, 16]]):
+        print("killed after steps", steps)  # shown on failure
         scratch = tmp_path / str(trial)
         model, result, taken_up = killed_and_resumed(bert, config, scratch, steps)
         assert taken_up == [step // 3 * 3 for step in steps]
