@@ -63,7 +63,7 @@ def test_declared_parameters_can_be_read(make: Make) -> None:
     reads = ("seed", "model.image", "tasks.{task}", "compute.workers")
     with make(reads, names={"task": "rsna"}) as stage:
         p = stage.params
-        assert (p.seed, p.model.image.size, p.compute.workers) == (0, 80, 2)
+        assert (p.seed, p.model.image.size, p.compute.workers) == (0, 64, 2)
         assert p.tasks["rsna"].labels == ("pneumonia",)
         assert p.get("tasks.rsna.kind") == "binary"
         for read in (

@@ -95,7 +95,8 @@ def _ends(line: str, start: int, stop: re.Match[str]) -> bool:
     if len(word) == 1 and word.isalpha() and len(words) > 1:
         # "Dr. J. Smith"; but "hepatitis C. The" ends.
         previous = words[-2].rstrip(".").lower()
-        if previous in _TITLES or (len(previous) == 1 and words[-2].endswith(".")):
+        initial = len(previous) == 1 and previous.isalpha() and words[-2].endswith(".")
+        if previous in _TITLES or initial:
             return False
     if _BARE_NUMBER.match(word):
         # "1. No effusion" (a mark of enumeration) and "3. 2 cm" (a torn decimal).
