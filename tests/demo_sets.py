@@ -9,7 +9,7 @@ import io
 import zipfile
 from pathlib import Path
 
-from convirt.datasets import layouts
+from convirt.datasets import archives, layouts
 
 SEED, SIDE = 7, 40
 COUNTS: dict[str, dict[str, int]] = {
@@ -37,6 +37,16 @@ def write(name: str, root: Path, workers: int = 1, **counts: int) -> Path:
     return root
 
 
+def unpack(home: Path) -> Path:
+    """Unpack the archives of images where they lie, as a user would, and delete them."""
+    for path in sorted(home.rglob("*.zip")):
+        if path.name != "mimic-cxr-reports.zip":
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(path.parent)
+            path.unlink()
+    return home
+
+
 def digests(root: Path) -> dict[str, str]:
     """The sha256 of every file below `root`."""
     return {
@@ -47,8 +57,8 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """A CSV file with a header, gzipped or not, as text."""
-    data = path.read_bytes()
+    """A CSV file with a header, gzipped or not, in an archive or not, as text."""
+    data = archives.read_bytes(path)
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     return list(csv.DictReader(io.StringIO(text)))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from demo_sets import SEED, digests, is_image, lines, reports, rows, write_all
+from demo_sets import SEED, digests, is_image, lines, reports, rows, unpack, write_all
 from PIL import Image
 
 from convirt.datasets.layouts import chexpert, mimic_report
@@ -17,8 +17,8 @@ from convirt.datasets.layouts._tools import stream
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one small set of each layout."""
-    return write_all(tmp_path_factory.mktemp("demo"))
+    """A folder with one small set of each layout, unpacked."""
+    return unpack(write_all(tmp_path_factory.mktemp("demo")))
 
 
 # ------------------------------------------------------------------------------ MIMIC-CXR
@@ -149,7 +149,7 @@ def test_rsna_dicom_tags_and_pixels(sets: Path) -> None:
 
 
 def test_chexpert_tables(sets: Path) -> None:
-    root = sets / "chexpert"
+    root = sets / "chexpert" / "CheXpert-v1.0-small"
     train, valid = rows(root / "train.csv"), rows(root / "valid.csv")
     assert tuple(train[0]) == tuple(valid[0]) == chexpert.HEADER
     assert (len(train), len(valid)) == (50 + 8 * 3 + 8 * 2, 16)
@@ -180,7 +180,7 @@ def test_retrieval_lists_have_the_official_form(sets: Path) -> None:
 def test_retrieval_films_are_exclusive_and_share_no_patient(sets: Path) -> None:
     root = sets / "chexpert"
     folder = root / "convirt" / "image-retrieval"
-    train = {row["Path"]: row for row in rows(root / "train.csv")}
+    train = {row["Path"]: row for row in rows(root / "CheXpert-v1.0-small" / "train.csv")}
     candidates, queries = rows(folder / "candidate.csv"), rows(folder / "query.csv")
     assert {row[label] for row in candidates for label in chexpert.LABELS} == {"0.0", "1.0"}
     shown: Counter[str] = Counter()

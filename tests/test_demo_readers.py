@@ -10,17 +10,20 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from demo_sets import reports, rows, write, write_all
+from demo_sets import reports, rows, unpack, write, write_all
 
+from convirt.datasets import archives
+from convirt.datasets import chexpert as official
 from convirt.datasets.layouts import chexpert, mimic_report
 from convirt.datasets.splits import Split
 from convirt.datasets.tables import NO_SECTION, Tables
 
 
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one small set of each layout."""
-    return write_all(tmp_path_factory.mktemp("demo"))
+@pytest.fixture(scope="module", params=["zipped", "unpacked"])
+def sets(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A folder with one small set of each layout, as drawn or as unpacked by a user."""
+    home = write_all(tmp_path_factory.mktemp("demo"))
+    return unpack(home) if request.param == "unpacked" else home
 
 
 def read(module: str, root: Path, split: Split, **options: Any) -> Tables:
@@ -28,7 +31,7 @@ def read(module: str, root: Path, split: Split, **options: Any) -> Tables:
     tables: Tables = importlib.import_module(f"convirt.datasets.{module}").read(
         root, split, options
     )
-    assert all(Path(path).is_file() for path in tables.images["path"])
+    assert all(archives.is_file(Path(path)) for path in tables.images["path"])
     return tables
 
 
@@ -83,7 +86,7 @@ def test_reader_keeps_the_retrieval_films_out_of_chexpert(sets: Path) -> None:
     tables = read("chexpert", root, Split(0, val=10), exclude=str(root / "convirt"))
     found = sizes(tables.images)
     assert (found["train"] + found["val"], found["test"]) == (50, 16)
-    valid = rows(root / "valid.csv")
+    valid = rows(official.home(root, "valid.csv") / "valid.csv")
     test = tables.images[tables.images["split"] == "test"]
     for label in chexpert.LABELS:
         assert test[label].sum() == sum(float(row[label]) for row in valid), label

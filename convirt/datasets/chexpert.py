@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import inputs
+from convirt.datasets import archives, inputs
 from convirt.datasets.assemble import assemble
 from convirt.datasets.options import parse
 from convirt.datasets.options import path as option_path
@@ -64,7 +64,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 
     Args:
         root: Holds train.csv, valid.csv, train/ and valid/, or the folder CheXpert-v1.0-small
-            (or CheXpert-v1.0) with them.
+            (or CheXpert-v1.0) with them, unpacked or as the zip file CheXpert-v1.0-small.zip.
         split: Validation images are drawn by patient from train.csv; valid.csv is the test set,
             as in the paper, so `split.test` must be 0.
         options: See Options.
@@ -108,9 +108,9 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 
 
 def home(root: Path, name: str) -> Path:
-    """The folder that holds `name`: the root itself, or the download's own folder in it."""
-    folders = [root, *(root / folder for folder in FOLDERS)]
-    return next((folder for folder in folders if (folder / name).exists()), root)
+    """What holds `name`: the root itself, or the download's own folder in it, zipped or not."""
+    folders = [root, *(place / f for f in FOLDERS for place in (root, root / f"{f}.zip"))]
+    return next((folder for folder in folders if archives.exists(folder / name)), root)
 
 
 def locate(paths: pd.Series, root: Path, source: Path) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import inputs
+from convirt.datasets import archives, inputs
 from convirt.datasets.assemble import assemble
 from convirt.datasets.options import parse
 from convirt.datasets.splits import Split
@@ -54,7 +54,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         source = inputs.first_file(root, [file, f"labels/{file}"], hint)
         rows = _parse(source)
         rows["split"] = name
-        folder = f"data/{name}" if (root / "data" / name).is_dir() else name
+        folder = f"data/{name}" if archives.is_dir(root / "data" / name) else name
         rows["path"] = [str(inputs.inside(root / folder, image, source)) for image in rows["image"]]
         rows["image"] = f"{name}/" + rows["image"]
         funnel.images.found += len(rows)
@@ -73,7 +73,7 @@ def _parse(source: Path) -> pd.DataFrame:
     space ("COVID 1 COVID(1).png COVID-19 sirm"). So the label is looked for from the right.
     """
     rows = []
-    lines = source.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = archives.read_bytes(source).decode("utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         fields = line.split()
         if not fields:

@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image
+
+from convirt.datasets import archives
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -46,8 +48,8 @@ def decode(path: Path, side: int = 0) -> Picture:
     """Read one image file as grey.
 
     Args:
-        path: JPEG, PNG (8 or 16 bit, with or without colours or alpha), TIFF, BMP, WebP or DICOM.
-            The content decides, not the name.
+        path: A file, or a member of a zip archive: JPEG, PNG (8 or 16 bit, with or without colours
+            or alpha), TIFF, BMP, WebP or DICOM. The content decides, not the name.
         side: Pixels of the larger side that will be needed; a JPEG much larger than that is
             decoded at a fraction of its size, still at least twice `side`. 0 decodes in full.
 
@@ -56,17 +58,18 @@ def decode(path: Path, side: int = 0) -> Picture:
             decompression bomb.
     """
     try:
-        with path.open("rb") as handle:
-            start = handle.read(132)
+        handle = archives.open_binary(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise BadImageError(MISSING) from error
-    except PermissionError as error:
+    except (PermissionError, archives.MemberError) as error:
         raise BadImageError(UNREADABLE) from error
-    if not start:
-        raise BadImageError(EMPTY)
-    with warnings.catch_warnings():
+    with handle, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        picture = _dicom(path) if start[128:] == b"DICM" else _raster(path, side)
+        start = handle.read(132)
+        if not start:
+            raise BadImageError(EMPTY)
+        handle.seek(0)
+        picture = _dicom(handle) if start[128:] == b"DICM" else _raster(handle, side)
     if picture.pixels.size == 0:
         raise BadImageError(EMPTY)
     if picture.pixels.min() == picture.pixels.max():
@@ -74,10 +77,10 @@ def decode(path: Path, side: int = 0) -> Picture:
     return picture
 
 
-def _raster(path: Path, side: int) -> Picture:
+def _raster(file: BinaryIO, side: int) -> Picture:
     """Read what Pillow can."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             if min(image.size) == 0:
                 raise BadImageError(EMPTY)
             _check_pixels(image.width, image.height)
@@ -135,12 +138,12 @@ def _rounded(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.rint(values), dtype=np.uint8)
 
 
-def _dicom(path: Path) -> Picture:
+def _dicom(file: BinaryIO) -> Picture:
     """Read a DICOM file: rescale, window, scale to 8 bits, then turn MONOCHROME1 around."""
     import pydicom
 
     try:
-        dataset = pydicom.dcmread(path)
+        dataset = pydicom.dcmread(file)
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
         rows, columns = int(dataset.Rows), int(dataset.Columns)
         if rows == 0 or columns == 0:

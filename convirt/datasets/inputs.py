@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import io
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pandas as pd
 
+from convirt.datasets import archives
 from convirt.errors import InputError
 
 
@@ -26,14 +29,15 @@ def read_csv(
     Raises:
         InputError: The file is missing, empty or no CSV, or lacks a column.
     """
-    if not path.is_file():
+    if not archives.is_file(path):
         raise InputError(path, "a CSV file", "nothing there", _hint_nearby(path))
     try:
         with warnings.catch_warnings():
             # A row with too many cells (an unquoted comma) would otherwise only lose its end.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(
-                path,
+                io.BytesIO(archives.read_bytes(path)),
+                compression="gzip" if path.suffix == ".gz" else None,
                 dtype=str,
                 na_filter=False,  # "NA" and "None" are texts here; blank cells become ""
                 encoding="utf-8-sig",
@@ -41,7 +45,9 @@ def read_csv(
                 header=None if names else "infer",
                 names=list(names) if names else None,
             )
-    except (pd.errors.ParserWarning, ValueError, EOFError, OSError) as error:
+    except (
+        pd.errors.ParserWarning, ValueError, EOFError, OSError, zlib.error, archives.MemberError
+    ) as error:  # fmt: skip
         if isinstance(error, OSError) and error.errno:
             raise  # the disk's fault, not the file's
         found = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
@@ -64,7 +70,7 @@ def read_csv(
 def first_file(root: Path, names: Sequence[str], hint: str) -> Path:
     """The first of `names` that exists under `root` (MIMIC users gunzip their lists, or do not)."""
     for name in names:
-        if (root / name).is_file():
+        if archives.is_file(root / name):
             return root / name
     raise InputError(root, " or ".join(names), _listing(root), hint)
 
@@ -141,7 +147,7 @@ def listed_images(rows: pd.DataFrame, source: Path) -> pd.DataFrame:
 
 def list_file(root: Path, name: str) -> Path:
     """A bring-your-own list: the root itself if it is a file, else `name` in it."""
-    return root if root.is_file() else root / name
+    return root / name if archives.is_dir(root) else root
 
 
 def binary(values: pd.Series, column: str, source: Path, also: Mapping[str, float]) -> pd.Series:
@@ -193,16 +199,12 @@ def one_hot(
 
 
 def _hint_nearby(path: Path) -> str:
-    if not path.parent.is_dir():
+    if not archives.is_dir(path.parent):
         return f"correct the root: {path.parent} does not exist"
-    near = difflib.get_close_matches(path.name, _names(path.parent), n=1)
+    near = difflib.get_close_matches(path.name, archives.names(path.parent), n=1)
     return f"did you mean {near[0]}?" if near else f"put the file there; {_listing(path.parent)}"
 
 
 def _listing(root: Path) -> str:
-    names = _names(root)[:6] if root.is_dir() else []
+    names = archives.names(root)[:6]
     return f"{root} holds {', '.join(names)}" if names else f"{root} is empty or missing"
-
-
-def _names(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir())

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import inputs, sections
+from convirt.datasets import archives, inputs, sections
 from convirt.datasets.assemble import assemble
 from convirt.datasets.options import parse
 from convirt.datasets.options import path as option_path
@@ -31,7 +30,7 @@ class Options:
     Attributes:
         reports: `mimic-cxr-reports.zip`, or the folder that holds `files/p10/...`, when it is not
             in the root (the JPG download holds no reports).
-        images: Folder that holds `files/`, when it is not the root.
+        images: Folder or zip file that holds `files/`, when it is not the root.
         views: ViewPosition values to keep ("" = unknown); empty keeps all, as the paper does.
         official_split: Use the split list of the JPG download instead of drawing.
     """
@@ -47,7 +46,8 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 
     Args:
         root: Holds `mimic-cxr-2.0.0-metadata.csv[.gz]` and `files/p10/p.../s.../<dicom_id>.jpg`
-            (or .dcm), and the reports unless `options.reports` says where they are.
+            (or .dcm), or files.zip with that, and the reports unless `options.reports` says where
+            they are.
         split: Validation and test studies, drawn by patient.
         options: See Options.
 
@@ -61,7 +61,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     source = _list_file(root, "metadata")
     rows = inputs.read_csv(source, ["dicom_id", "subject_id", "study_id", "ViewPosition"])
     _check_ids(rows, source)
-    home = option_path(chosen.images, "the folder with files/") if chosen.images else root
+    home = option_path(chosen.images, "what holds files/") if chosen.images else _home(root)
     suffix = _suffix(home, rows)
     folders = (
         "files/p" + rows["subject_id"].str[:2] + "/p" + rows["subject_id"]
@@ -83,6 +83,12 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     tables = assemble(images, split, source, reports=reports, views=chosen.views)
     tables.funnel.paper = dict(PAPER)
     return tables
+
+
+def _home(root: Path) -> Path:
+    """What holds `files/`: the root, or files.zip in it, for clusters that count files."""
+    packed = root / "files.zip"
+    return packed if packed.is_file() and not (root / "files").is_dir() else root
 
 
 def _list_file(root: Path, name: str) -> Path:
@@ -114,7 +120,7 @@ def _suffix(home: Path, rows: pd.DataFrame) -> str:
     for subject, study, image in rows[["subject_id", "study_id", "dicom_id"]].head(100).to_numpy():
         stem = home / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}" / image
         for suffix in (".jpg", ".dcm"):
-            if stem.with_suffix(suffix).exists():
+            if archives.is_file(stem.with_suffix(suffix)):
                 return suffix
     return ".jpg"
 
@@ -148,32 +154,10 @@ def _reports(root: Path, option: str, studies: Iterable[str]) -> dict[str, str]:
     else:
         places = [root / "mimic-cxr-reports.zip", root / "mimic-cxr-reports"]
         place = next((place for place in places if place.exists()), root)
-    if place.is_file():
-        try:
-            with zipfile.ZipFile(place) as archive:
-                names = set(archive.namelist())
-                return _extract(place, studies, lambda n: archive.read(n) if n in names else None)
-        except (zipfile.BadZipFile, EOFError) as error:
-            raise InputError(
-                place, "the zip file of the reports", str(error), "download it again"
-            ) from error
-
-    def from_folder(name: str) -> bytes | None:
-        path = inputs.inside(place, name, place)
-        return path.read_bytes() if path.is_file() else None
-
-    return _extract(place, studies, from_folder)
-
-
-def _extract(
-    place: Path, studies: Iterable[str], load: Callable[[str], bytes | None]
-) -> dict[str, str]:
-    """Parse the report of each study."""
     reports = {}
     for study in studies:
-        raw = load(study + ".txt")
-        name = study.rsplit("/", 1)[1]
-        reports[name] = NO_REPORT if raw is None else _text(raw.decode("utf-8", errors="replace"))
+        path = inputs.inside(place, f"{study}.txt", place)
+        reports[path.stem] = _report(path) if archives.is_file(path) else NO_REPORT
     if reports and all(text == NO_REPORT for text in reports.values()):
         raise InputError(
             place,
@@ -185,6 +169,10 @@ def _extract(
     return reports
 
 
-def _text(report: str) -> str:
+def _report(path: Path) -> str:
     """Findings and impression, "" for an empty file, or that it has neither."""
+    try:
+        report = archives.read_bytes(path).decode("utf-8", errors="replace")
+    except archives.MemberError as error:
+        raise InputError(path, "a readable report", str(error), "download it again") from error
     return sections.findings_and_impression(report) or (NO_SECTION if report.strip() else "")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import inputs
+from convirt.datasets import archives, inputs
 from convirt.datasets.assemble import assemble
 from convirt.datasets.options import parse
 from convirt.datasets.splits import Split
@@ -29,7 +29,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     """Read the four lists, none of which has a header.
 
     Args:
-        root: The folder MURA-v1.1, or the folder that holds it.
+        root: The folder MURA-v1.1, or what holds it: a folder, MURA-v1.1.zip, or its folder.
         split: Validation images are drawn by patient from the train list. The valid list is the
             test set (the official test set is hidden), as in the paper, so `split.test` must be 0.
         options: None known.
@@ -42,8 +42,8 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
             the name of its folder.
     """
     parse(Options, options, "mura")
-    if not (root / "train_image_paths.csv").exists() and (root / FOLDER).is_dir():
-        root = root / FOLDER
+    places = [root, root / FOLDER, root / f"{FOLDER}.zip" / FOLDER]
+    root = next((p for p in places if archives.is_file(p / "train_image_paths.csv")), root)
     parts = []
     for name, split_name in (("train", "train"), ("valid", "test")):
         source = root / f"{name}_image_paths.csv"

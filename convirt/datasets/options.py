@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from convirt.datasets import archives
 from convirt.errors import InputError
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ def path(text: str, what: str) -> Path:
         InputError: It does not exist, or names a variable that is not set.
     """
     found = Path(os.path.expandvars(text)).expanduser()
-    if not found.exists():
+    if not archives.exists(found):
         hint = "export the variable" if "$" in str(found) else "correct it in params.yaml"
         raise InputError(found, what, "nothing there", hint)
     return found

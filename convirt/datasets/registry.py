@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from convirt.datasets import (
+    archives,
     chexpert,
     chexpert_8x200,
     covidx,
@@ -49,7 +50,7 @@ def read(name: str, root: Path, split: Split, options: dict[str, Any]) -> Tables
             f"`{name}`",
             f"did you mean `{near[0]}`?" if near else "correct datasets.sources.<name>.reader",
         )
-    if not root.exists():
+    if not archives.exists(root):
         raise InputError(
             root,
             f"the files of a set that the reader `{name}` knows",

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from convirt.datasets.layouts import bone, chexpert, covidx, mimic_cxr, mura, rsna
-from convirt.datasets.layouts._tools import Layout, draw_all
+from convirt.datasets.layouts._tools import Layout, draw_all, zip_folder
 from convirt.errors import InputError
 
 LAYOUTS: dict[str, Layout] = {
@@ -89,3 +89,5 @@ def write(
     plan = layout.plan(seed, counts)
     records = draw_all(partial(layout.draw, root, seed, side), plan, workers, tick)
     layout.tables(root, counts, records)
+    if layout.zipped:
+        zip_folder(root / layout.zipped)

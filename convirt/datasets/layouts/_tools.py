@@ -7,6 +7,7 @@ import ctypes
 import gzip
 import io
 import multiprocessing
+import shutil
 import sys
 import zipfile
 import zlib
@@ -33,6 +34,8 @@ class Layout:
             process, so it depends on nothing but its arguments.
         tables: (root, counts, records) -> None; writes the lists, records in planned order.
         most: Upper limits of some counts.
+        zipped: A folder of the set that is kept as a zip archive, "" if none: a folder a study
+            is ten thousand folders, which DVC would walk at every command.
     """
 
     counts: tuple[str, ...]
@@ -40,6 +43,7 @@ class Layout:
     draw: Callable[[Path, int, int, Any], Any]
     tables: Callable[[Path, Mapping[str, int], list[Any]], None]
     most: Mapping[str, int] = field(default_factory=dict)
+    zipped: str = ""
 
 
 # ------------------------------------------------------------------------------ random streams
@@ -119,15 +123,26 @@ def write_gzip(path: Path, text: str) -> None:
         packed.write(text.encode("utf-8"))
 
 
-def write_zip(path: Path, members: Iterable[tuple[str, str]]) -> None:
-    """Write a zip archive of text files, all dated 1980-01-01 (the format's zero)."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in members:
+def write_zip(path: Path, members: Iterable[tuple[str, bytes]], compress: bool = True) -> None:
+    """Write a zip archive, all members dated 1980-01-01 (the format's zero)."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members:
             entry = zipfile.ZipInfo(name)
-            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.compress_type = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
             entry.create_system = 3  # Unix, whatever this machine is
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, text.encode("utf-8"))
+            archive.writestr(entry, content)
+
+
+def zip_folder(folder: Path) -> None:
+    """Put a folder into a zip archive beside it, and remove it.
+
+    The members are stored as they are (pictures are compressed already), under the folder's name.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    members = ((path.relative_to(folder.parent).as_posix(), path.read_bytes()) for path in paths)
+    write_zip(folder.with_name(f"{folder.name}.zip"), members, compress=False)
+    shutil.rmtree(folder)
 
 
 # ------------------------------------------------------------------------------ processes

@@ -1,7 +1,9 @@
 """CheXpert-v1.0-small and the ConVIRT retrieval lists (yuhaozhang/convirt) that point into it.
 
+    CheXpert-v1.0-small.zip                         as downloaded; in its folder of that name:
     train.csv  valid.csv                            19 columns; Path begins CheXpert-v1.0-small/
     train/patient00001/study1/view1_frontal.jpg     valid/...
+
     convirt/image-retrieval/{query,candidate}.csv   Variable,Path | the 19 columns
     convirt/text-retrieval/{query,candidate}.csv    Variable,Text | the same candidates
 
@@ -30,7 +32,7 @@ from convirt.datasets.layouts._tools import (
     write_text,
 )
 
-PREFIX = "CheXpert-v1.0-small/"
+FOLDER = "CheXpert-v1.0-small"
 LABELS = (
     "No Finding",
     "Enlarged Cardiomediastinum",
@@ -138,10 +140,10 @@ def draw(root: Path, seed: int, side: int, study: Study) -> Drawn:
         films.append(("view2_lateral.jpg", "Lateral", ""))
     rows = []
     for name, direction, projection in films:
-        path = f"{study.folder}/{name}"
+        path = f"{FOLDER}/{study.folder}/{name}"
         film = phantom.draw_chest(rng, case, side, projection or "LATERAL")
         write_image(root / path, film)
-        rows.append((PREFIX + path, *person, direction, projection, *labels))
+        rows.append((path, *person, direction, projection, *labels))
     return Drawn(study, tuple(rows))
 
 
@@ -203,8 +205,8 @@ def tables(root: Path, counts: Mapping[str, int], records: list[Any]) -> None:
         for part in ("train", "valid", "candidate", "query")
     }
     train = sorted(rows["train"] + rows["candidate"] + rows["query"])
-    write_text(root / "train.csv", csv_text(HEADER, train))
-    write_text(root / "valid.csv", csv_text(HEADER, rows["valid"]))
+    write_text(root / FOLDER / "train.csv", csv_text(HEADER, train))
+    write_text(root / FOLDER / "valid.csv", csv_text(HEADER, rows["valid"]))
     images = [(one.study.only, one.rows[0][0]) for one in drawn if one.study.part == "query"]
     texts = [
         (label, phantom.text_query(label, i))
@@ -226,4 +228,5 @@ LAYOUT = Layout(
     draw,
     tables,
     most={"texts": _TEXTS},
+    zipped=FOLDER,
 )

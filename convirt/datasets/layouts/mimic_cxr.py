@@ -5,6 +5,7 @@ mimic-cxr-2.0.0-metadata.csv.gz     12 columns, one row an image
 mimic-cxr-2.0.0-split.csv.gz        dicom_id, study_id, subject_id, split
 mimic-cxr-2.0.0-chexpert.csv.gz     one row a study, 14 labels
 IMAGE_FILENAMES                     one relative path a line
+files.zip                           the tree of images, as kept where folders are dear:
 files/p10/p10000032/s50414267/02aa804e-bde0afdd-112c0b34-7bc16630-4e384014.jpg
 """
 
@@ -189,8 +190,8 @@ def tables(root: Path, counts: Mapping[str, int], records: list[Any]) -> None:
     write_gzip(root / f"{head}chexpert.csv.gz", csv_text(label_header, labels))
     names = [f"{one.study.folder}/{row[0]}.jpg\n" for one in drawn for row in one.metadata]
     write_text(root / "IMAGE_FILENAMES", "".join(names))
-    reports = ((f"{one.study.folder}.txt", one.report) for one in drawn)
+    reports = ((f"{one.study.folder}.txt", one.report.encode()) for one in drawn)
     write_zip(root / "mimic-cxr-reports.zip", reports)
 
 
-LAYOUT = Layout(("studies",), plan, draw, tables)
+LAYOUT = Layout(("studies",), plan, draw, tables, zipped="files")

@@ -1,5 +1,6 @@
 """MURA-v1.1: limb films in folders that name the study's label.
 
+    MURA-v1.1.zip                         as downloaded; in it:
     MURA-v1.1/train_image_paths.csv       one path a line, no header
     MURA-v1.1/train_labeled_studies.csv   study folder with a trailing slash, label; no header
     MURA-v1.1/train/XR_WRIST/patient00001/study1_positive/image1.png
@@ -112,4 +113,4 @@ def tables(root: Path, counts: Mapping[str, int], records: list[Any]) -> None:
         write_text(home / f"{part}_labeled_studies.csv", csv_text((), labels))
 
 
-LAYOUT = Layout(("train", "val", "test"), plan, draw, tables)
+LAYOUT = Layout(("train", "val", "test"), plan, draw, tables, zipped="MURA-v1.1")
