@@ -176,15 +176,36 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     Raises:
         InputError: The file is there and corrupt; it tells to delete the folder.
     """
+    state = read_state(folder)
+    if state is None:
+        return None
+    path = folder / STATE
+    try:
+        return load_safetensors(path), state
+    except InputError as error:
+        raise _no_state(path, error.found) from None
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """The state in `folder` without its tensors, which may be gigabytes; None if there is none.
+
+    Raises:
+        InputError: As `load_state`.
+    """
     path = folder / STATE
     if not path.exists():
         return None
     try:
-        return load_safetensors(path), json.loads(read_metadata(path)["state"])
+        state: dict[str, Any] = json.loads(read_metadata(path)["state"])
     except (InputError, KeyError, ValueError) as error:
         found = error.found if isinstance(error, InputError) else repr(error)
-        hint = f"start from the beginning: rm -r {folder}"
-        raise InputError(path, "a resume state", found, hint) from None
+        raise _no_state(path, found) from None
+    return state
+
+
+def _no_state(path: Path, found: str) -> InputError:
+    hint = f"start from the beginning: rm -r {path.parent}"
+    return InputError(path, "a resume state", found, hint)
 
 
 @contextmanager

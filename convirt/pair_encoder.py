@@ -21,7 +21,7 @@ from convirt.image_encoder import (
     read_config,
     save_image_encoder,
 )
-from convirt.text_encoder import TextEncoder, Tokenizer, create_text_encoder
+from convirt.text_encoder import TextEncoder, Tokenizer, create_text_encoder, save_text_encoder
 
 
 class Projection(nn.Module):
@@ -80,8 +80,7 @@ def save_pair_encoder(model: PairEncoder, folder: Path) -> None:
     image_encoder.safetensors, text_encoder/ (transformers), projections.safetensors, config.json.
     """
     save_image_encoder(model.image_encoder, model.image_config, folder)
-    model.text_encoder.bert.save_pretrained(folder / "text_encoder")
-    model.tokenizer.inner.save_pretrained(folder / "text_encoder")
+    save_text_encoder(model.text_encoder, model.tokenizer, folder / "text_encoder")
     heads = {
         f"{name}.{key}": value
         for name, head in (("image", model.image_projection), ("text", model.text_projection))

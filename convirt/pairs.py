@@ -122,6 +122,8 @@ class Pairs:
         said = sentences[sentences["study"].isin(studies)]
         codes = np.searchsorted(studies, said["study"].to_numpy().astype(own.dtype))
         self.sentences = Groups.of(codes, said["row"].to_numpy(), self.count)
+        # One permutation of 217,000 studies costs 3 ms, so the latest is kept.
+        self._latest: tuple[tuple[int, int], np.ndarray] | None = None
 
     def draw(self, seed: int, step: int, size: int) -> Batch:
         """The batch of a step: a pure function of (seed, step).
@@ -138,8 +140,7 @@ class Pairs:
         return Batch(self.images.pick(studies, where[0]), self.sentences.pick(studies, where[1]))
 
     def _order(self, seed: int, number: int) -> np.ndarray:
-        # One permutation of 217,000 studies costs 3 ms, so the latest is kept.
-        if getattr(self, "_latest", (None,))[0] != (seed, number):
+        if self._latest is None or self._latest[0] != (seed, number):
             order = generator(seed, ORDER, number).permutation(self.count)
             self._latest = ((seed, number), order)
         return self._latest[1]

@@ -100,6 +100,16 @@ class TextEncoder(nn.Module):
         return hidden
 
 
+def save_text_encoder(encoder: TextEncoder, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the weights and the tokenizer as transformers reads them."""
+    encoder.bert.save_pretrained(folder)
+    backend = getattr(tokenizer.inner, "backend_tokenizer", None)
+    if backend is not None:  # or the file would keep the cut and the padding of the last call
+        backend.no_truncation()
+        backend.no_padding()
+    tokenizer.inner.save_pretrained(folder)
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     """A tokenizer and the length at which sentences are cut.
@@ -163,6 +173,10 @@ def create_text_encoder(
 
 
 def _unusable(weights: str, found: str) -> InputError:
+    source, _, folder = weights.partition(":")
+    if source == "file":
+        hint = "make or fetch the folder anew: dvc repro, dvc checkout, or a new download"
+        return InputError(folder, "a whole BERT that transformers can load", found, hint)
     return InputError(
         "params.yaml: model.text.weights",
         f"a whole BERT that transformers can load from {weights!r}",

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from convirt import augment, checkpoint
+from convirt.errors import InputError
 from convirt.image_encoder import normalise
 from convirt.objectives.convirt import convirt_loss
 from convirt.pair_encoder import PairEncoder
@@ -188,8 +189,8 @@ def pretrain(
         device: cpu or cuda.
 
     Raises:
-        InputError: The resume state or the corpus cannot be used.
-        FloatingPointError: The loss is no longer finite.
+        InputError: The resume state or the corpus cannot be used, or the loss is no longer
+            finite; the last resume state is then from before.
     """
     where = torch.device(device)
     model.to(where)
@@ -240,8 +241,10 @@ def pretrain(
             progress.loss_sum += float(running)  # a sync point on the GPU
             running.zero_()
             status["loss"] = progress.loss_sum / progress.loss_count
+            _require_finite(status["loss"], "training", progress.step)
         if evaluate_now:
             val_loss = validate(model, corpus, validation, text, config, autocast)
+            _require_finite(val_loss, "validation", progress.step)
             _log(progress, val_loss, rate, config)
             status["val_loss"] = val_loss
             if note_validation(progress, val_loss, config):
@@ -294,8 +297,8 @@ def _autocast(device: torch.device, precision: str) -> Any:
 
 def resumed_step(scratch: Path) -> int:
     """Steps that the state in `scratch` has behind it; 0 without one."""
-    found = checkpoint.load_state(scratch)
-    return int(found[1]["step"]) if found else 0
+    state = checkpoint.read_state(scratch)
+    return int(state["step"]) if state else 0
 
 
 def _batches(
@@ -328,17 +331,17 @@ def _batches(
             yield step, ready, wait
 
 
+def _require_finite(loss: float, which: str, step: int) -> None:
+    if not math.isfinite(loss):
+        hint = "lower train.lr, raise train.tau or lengthen train.warmup in params.yaml"
+        raise InputError(f"{which} loss at step {step}", "a finite number", str(loss), hint)
+
+
 def _log(progress: Progress, val_loss: float, rate: float, config: TrainConfig) -> None:
-    train_loss = progress.loss_sum / progress.loss_count
-    if not math.isfinite(train_loss + val_loss):
-        raise FloatingPointError(
-            f"the loss is {train_loss} (training) and {val_loss} (validation) at step "
-            f"{progress.step}: lower train.lr or raise train.tau"
-        )
     progress.history.append(
         {
             "step": progress.step,
-            "train_loss": train_loss,
+            "train_loss": progress.loss_sum / progress.loss_count,
             "val_loss": val_loss,
             "lr": rate,
             "chance": math.log(config.batch_size),

@@ -38,12 +38,14 @@ def fill(page: str, summary: dict[str, Any]) -> str:
 
 def tables(summary: dict[str, Any]) -> str:
     """Fine-tuned transfer with the claim, and retrieval, as two Markdown tables."""
-    claim = summary["claim"]
+    claim = summary.get("claim", {})  # none without both fractions and both encoders
     rows = []
     for task, cells in summary["finetune"].items():
         shown = (cells.get(init, {}).get(str(fraction)) for init, fraction in CELLS)
         values = [markdown.percent(cell and cell["value"]) for cell in shown]
-        rows.append([task, *values, markdown.points_interval(claim[task])])
+        rows.append(
+            [task, *values, markdown.points_interval(claim[task]) if task in claim else "–"]
+        )
     head = [
         "fine-tuned, made-up data",
         *(f"{markdown.name(init)} {fraction}%" for init, fraction in CELLS),
