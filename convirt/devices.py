@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
+
 from convirt.errors import InputError
 
 
 def require(name: str) -> str:
-    """Return `name` ("cpu" or "cuda") if torch can compute there.
+    """Return `name` ("cpu" or "cuda") if torch can compute there, and ready the CPU for it.
 
     Raises:
         InputError: It is cuda and there is no usable GPU; a run on the CPU instead would be
@@ -21,4 +24,21 @@ def require(name: str) -> str:
             f"none (torch {torch.__version__})",
             "set compute.device to cpu and compute.precision to float32, or check nvidia-smi",
         )
+    if name == "cpu":
+        _keep_memory()
     return name
+
+
+def _keep_memory() -> None:
+    """Let glibc keep what is freed, up to 2 GiB, instead of handing it back to the system.
+
+    A training step on the CPU frees and takes the same hundreds of megabytes as the one before,
+    and each page that comes back from the system costs a fault: a twelfth of a fine-tuning run.
+    No number changes; the peak of memory grows by a tenth.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mmap_threshold, trim_threshold = -3, -1  # from <malloc.h>
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 1 << 30)
+    libc.mallopt(trim_threshold, (1 << 31) - 1)
