@@ -1,0 +1,119 @@
+"""The same code on a GPU and in bfloat16: close to float32 on the CPU, and as sturdy.
+
+Without a GPU bfloat16 is tried on the CPU, and what needs a GPU is skipped and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from test_transfer import RECIPE, Encoder, split
+from tiny_models import CONFIG, PAPER
+
+from convirt import devices, transfer
+from convirt.pair_encoder import PairEncoder
+from convirt.training import Result, TrainConfig, pretrain, resumed_step
+
+GPU = pytest.param(
+    "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+)
+STEPS = replace(CONFIG, eval_every=5, evaluations=10)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.write_bert(tmp_path_factory.mktemp("weights") / "bert")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deterministic() -> Iterator[None]:
+    """As the stage sets it."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def run(
+    bert: Path, config: TrainConfig, device: str, scratch: Path | None = None, stop: int = 0
+) -> tuple[PairEncoder, Result | None]:
+    """A pretraining of 50 steps; it dies after `stop` of them, if that is not 0."""
+    model = tiny_models.pair_encoder(bert)
+    # dropout draws from a generator of the device: without it the devices can be compared
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+    def report(status: dict[str, float]) -> None:
+        if status["step"] == stop:
+            raise KeyboardInterrupt
+
+    data = tiny_models.corpus(model.tokenizer)
+    try:
+        return model, pretrain(model, data, PAPER, config, scratch, report, device)
+    except KeyboardInterrupt:
+        return model, None
+
+
+def curve(result: Result | None) -> np.ndarray:
+    """Training and validation losses, (evaluations, 2)."""
+    assert result is not None
+    return np.array([[row["train_loss"], row["val_loss"]] for row in result.history])
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_bfloat16_follows_float32(bert: Path, device: str, cache: bool) -> None:
+    config = replace(STEPS, cache_frozen=cache)
+    exact = curve(run(bert, config, "cpu")[1])
+    model, result = run(bert, replace(config, precision="bfloat16"), device)
+    assert abs(curve(result) - exact).max() < 0.1  # 8 bits of mantissa over 50 steps
+    assert not np.array_equal(curve(result), exact)
+    assert all(value.dtype != torch.bfloat16 for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize("device", [GPU])
+def test_gpu_follows_the_cpu_in_float32(bert: Path, device: str) -> None:
+    assert abs(curve(run(bert, STEPS, device)[1]) - curve(run(bert, STEPS, "cpu")[1])).max() < 0.01
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_killed_and_resumed_is_the_same_run(
+    bert: Path, tmp_path: Path, device: str, precision: str
+) -> None:
+    config = replace(STEPS, precision=precision)
+    whole, result = run(bert, config, device)
+    run(bert, config, device, tmp_path, stop=31)
+    assert resumed_step(tmp_path) == 30
+    again, resumed = run(bert, config, device, tmp_path)
+    assert np.array_equal(curve(resumed), curve(result))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("protocol", ["finetune", "linear"])
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_transfer_in_bfloat16(device: str, protocol: str) -> None:
+    losses = []
+    for bfloat16, where in ((False, "cpu"), (True, device)):
+        recipe = replace(RECIPE, protocol=protocol, device=where, bfloat16=bfloat16, dropout=0.0)
+        images = replace(split(48, 0), device=where)
+        classifier = transfer.Classifier(Encoder(), 6, 1, recipe).to(where)
+        outcome = transfer.transfer(classifier, images, images, recipe)
+        losses.append([-score.minus_loss for score in outcome.history])
+        logits = transfer.predict(classifier, images)
+        assert logits.dtype == torch.float32 and logits.device.type == "cpu"
+    assert losses[0] != losses[1]
+    assert np.allclose(*losses, atol=0.02)
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_device_that_is_there(device: str) -> None:
+    assert devices.require(device) == device
