@@ -528,6 +528,49 @@ def command(page: str, number: int, **environment: str) -> str:
     return done.stdout
 
 
+def test_roco_command(tmp_path: Path) -> None:
+    lines = {
+        "train": ['ROCO_00001\t Axial "MRI", coronal view.', "ROCO_00002\t Dead link here."],
+        "validation": ["ROCO_00003\t A film of the chest."],
+        "test": ["ROCO_00004\t Ultrasound of the liver.", ""],
+    }
+    number = 0
+    for part, captions in lines.items():
+        folder = tmp_path / "data" / part / "radiology"
+        raw.write(folder / "captions.txt", "\n".join(captions))
+        articles = ["ROCO_ID,PMC_ID,CC"]
+        for line in filter(None, captions):
+            number += 1
+            name = line.split("\t")[0]
+            article = 7 if number != 4 else 8
+            articles.append(f"{name},PMC{article}_Fig{number}_HTML.jpg,CC BY")
+            if "Dead" not in line:
+                raw.save(folder / f"images/{name}.jpg", number, "RGB")
+        raw.write(folder / "licences.txt", "\n".join(articles) + "\n")
+    assert "1 captions without" in command("roco.md", 0, ROCO=str(tmp_path))
+    tables = registry.read("pairs", tmp_path, Split(0, val=1), {})
+    assert sorted(tables.images["patient"]) == ["PMC7", "PMC7", "PMC8"]
+    assert texts(tables)["data/train/radiology/images/ROCO_00001.jpg"] == (
+        'Axial "MRI", coronal view.'
+    )
+    assert tables.images.set_index("patient")["split"]["PMC8"] == "val"
+
+
+def test_rocov2_command(tmp_path: Path) -> None:
+    licences = ["ID,PMCID,Attribution,Link"]
+    for part in ("train", "valid", "test"):
+        name = f"ROCOv2_2023_{part}_00000"
+        rows = [f'{name}1,"CT, axial, with contrast"', f"{name}2,Gone"]
+        raw.write(tmp_path / f"{part}_captions.csv", "\n".join(["\ufeffID,Caption", *rows]) + "\n")
+        raw.save(tmp_path / part / f"{name}1.jpg", 1, "RGB")
+        licences += [f"{name}{i},PMC12,CC BY [X et al.],https://x/PMC13" for i in (1, 2)]
+    raw.write(tmp_path / "license_information.csv", "\n".join(licences) + "\n")
+    assert "3 captions without" in command("roco.md", 1, ROCO=str(tmp_path))
+    tables = registry.read("pairs", tmp_path, Split(0), {})
+    assert set(tables.images["patient"]) == {"PMC12"}
+    assert texts(tables)["train/ROCOv2_2023_train_000001.jpg"] == "CT, axial, with contrast"
+
+
 def test_profile_reads_what_the_page_prepares(tmp_path: Path) -> None:
     films = tmp_path / "chest_xray"
     names = ["NORMAL/IM-0115-0001", "NORMAL/NORMAL2-IM-0005-0001-0002", "NORMAL/IM-0115-0002"]
@@ -555,7 +598,7 @@ def test_profile_reads_what_the_page_prepares(tmp_path: Path) -> None:
     assert patients["test/PNEUMONIA/person1_bacteria_2.jpeg"] == "person1_bacteria"
 
 
-@pytest.mark.parametrize("page", ["open-i.md"])
+@pytest.mark.parametrize("page", ["open-i.md", "roco.md"])
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / "docs/datasets" / page
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
