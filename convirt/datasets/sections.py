@@ -1,83 +1,99 @@
 """Finding the findings and the impression in a radiology report.
 
 MIMIC-CXR's reports are plain text: every line starts with one space, a blank line is a lone space,
-section heads are capitals with a colon, removed names are ``___``, and an addendum stands above
-the report, divided from it by a line of underscores.
+section heads are capitals with a colon, removed names are ``___``, and an addendum or a wet read
+stands above the report, divided from it by a line of underscores.
 """
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
-IMPRESSION, FINDINGS, OTHER = "impression", "findings", "other"
+from convirt.datasets import heads
+from convirt.datasets.heads import FINDINGS, IMPRESSION, OTHER
 
-_DIVIDER = re.compile(r"^\s*_{8,}\s*$")
-# Capitals at the start of a line, then a colon and white space: "PA AND LATERAL VIEWS OF CHEST:".
-_HEAD = re.compile(r"^\s*([A-Z][A-Z0-9 ()/,.&'\"_-]{0,79}?)\s*:(?=\s|$)")
-# The two that matter are known in any case; other heads in lower case are ordinary text.
-_KNOWN = re.compile(
-    r"^\s*((?:final |preliminary )?(?:findings?|impressions?|conclusions?)"
-    r"(?:\s*(?:and|/|&)\s*(?:findings?|impressions?))?)\s*:",
-    re.IGNORECASE,
+_MAIN = (
+    r"(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)"
+    r"(?:[ \t]*(?:AND|/|&)[ \t]*(?:FINDINGS?|IMPRESSIONS?))?"
 )
-# Heads that end the findings. Any other head inside them ("HEART:", "LINES AND TUBES:") is a
-# subheading of a structured report and stays.
-_ADMINISTRATIVE = re.compile(
-    r"\b(?:EXAM|EXAMS|EXAMINATIONS?|STUDY|STUDIES|PROCEDURES?|TECHNIQUES?|COMPARISONS?|INDICATIONS?"
-    r"|NDICATION|HISTORY|CLINICAL|REASON|INFORMATION|REPORT|NOTIFICATIONS?|RECOMMENDATIONS?"
-    r"|RECOMMEND|ADDENDUM|ADDENDA|DATE|TIME|COMMENTS?|WET READ|DOSE|SIGNED|DICTATED|ATTENDING"
-    r"|RADIOLOGISTS?|PHYSICIAN|ACCESSION|PATIENT|PRIOR|DIAGNOSIS|CONTRAST)\b"
-)
-# "CHEST, TWO VIEWS:" or "PORTABLE AP CHEST RADIOGRAPH:" with a text after it heads the findings.
-_VIEW = re.compile(
-    r"\b(?:CHEST|PORTABLE|UPRIGHT|SUPINE|ERECT|AP|PA|LATERAL|FRONTAL|VIEWS?|RADIOGRAPHS?"
-    r"|X-?RAYS?|FILMS?|RIBS?|ABDOMEN)\b"
+# Where one block of a report ends and the next begins: a line of underscores, or a title.
+_RULE = r"_{8,}|(?:(?:FINAL|PRELIMINARY|INTERIM|PROVISIONAL)[ \t]+)?(?:REPORT|ADDENDUM)"
+# The line marks of a report, each at the start of a line and in this order:
+# - the two sections that matter, known in any case: "Findings:" (others in lower case are text);
+# - the same in capitals without a colon, "IMPRESSION" alone on its line or "IMPRESSION;";
+# - capitals, then a colon and white space: "PA AND LATERAL VIEWS, ___ AT 8:45 A.M.:".
+_MARK = re.compile(
+    rf"^[^\S\n]*(?:(?P<rule>{_RULE})[^\S\n]*$"
+    rf"|(?P<main>(?i:(?:FINAL[ \t]+|PRELIMINARY[ \t]+)?{_MAIN}))[^\S\n]*:"
+    rf"|(?P<bare>{_MAIN})[^\S\n]*(?:;|$)"
+    r"|(?P<head>[A-Z](?:[A-Z0-9 \t()/,.&'\"_#+*?@\[\]-]|:(?=\d)){0,79}?)[^\S\n]*:(?=\s|$))",
+    re.MULTILINE,
 )
 
 
-def sections(report: str) -> list[tuple[str, str]]:
-    """Cut a report at its heads.
+class Section(NamedTuple):
+    """One section: its name (see `heads`) and its text, without leading and trailing blanks."""
+
+    name: str
+    text: str
+
+
+class _Part(NamedTuple):
+    """What stands between two marks.
+
+    Attributes:
+        head: The head, None before the first and after a rule.
+        text: The lines from there to the next mark.
+    """
+
+    head: str | None
+    text: str
+
+
+def sections(report: str) -> list[Section]:
+    """Cut a report into its sections.
+
+    A head inside the findings or the impression that opens no known section ("HEART:", "LINES AND
+    TUBES:") is a subheading: it begins a paragraph and stays in the text, as in the report.
 
     Args:
         report: Text as distributed.
 
     Returns:
-        (kind, text) in order; kind is "impression", "findings" or "other". The text before the
-        first head is "other". Lines keep their breaks, without leading and trailing blanks, so a
-        paragraph ends in an empty line.
+        Sections in order; what stands before the first head of a block is OTHER. Lines keep their
+        breaks, without leading and trailing blanks, so a paragraph ends in an empty line.
     """
-    found: list[tuple[str, list[str]]] = [(OTHER, [])]
+    found: list[tuple[str, list[str]]] = []
     named = False  # whether this block of the report has a head that says "findings"
-    for line in report.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
-        if _DIVIDER.match(line):
-            found.append((OTHER, []))
+    for head, text in _parts(report):
+        if head is None:
+            found.append((OTHER, [text]))
             named = False
             continue
-        match = _KNOWN.match(line) or _HEAD.match(line)
-        kind = _kind(match.group(1), found[-1][0], named) if match else None
-        if match is None or kind is None:
-            # A subheading begins a paragraph, so that no sentence runs across it.
-            found[-1][1].extend(["", line.strip()] if match else [line.strip()])
+        name = heads.name(head)
+        if name in (heads.VIEWS, heads.UNKNOWN) and found[-1][0] in (FINDINGS, IMPRESSION):
+            found[-1][1].append(f"\n{head}:{text}")
             continue
-        named = named or (kind == FINDINGS and "FINDING" in match.group(1).upper())
-        found.append((kind, [line[match.end() :].strip()]))
-    return [(kind, "\n".join(lines).strip()) for kind, lines in found]
+        named = named or name == FINDINGS
+        if name == heads.VIEWS:
+            name = OTHER if named else FINDINGS
+        found.append((name or OTHER, [text]))
+    return [Section(name, _tidy("".join(texts))) for name, texts in found]
 
 
-def _kind(head: str, current: str, named: bool) -> str | None:
-    """What a head opens; None if it is a subheading of the section that it stands in."""
-    head = head.upper()
-    if "IMPRESSION" in head or "CONCLUSION" in head:
-        return IMPRESSION  # also "FINDINGS AND IMPRESSION"
-    if "FINDING" in head:
-        return FINDINGS
-    if _ADMINISTRATIVE.search(head):
-        return OTHER
-    if current in (FINDINGS, IMPRESSION):
-        return None
-    if _VIEW.search(head) and not named:
-        return FINDINGS
-    return OTHER
+def headed(report: str, name: str) -> str:
+    """The text under the last head of that name, up to the next head of any kind; "" if none.
+
+    Args:
+        report: Text as distributed.
+        name: A name of `heads`, or the words of a head that is none of these ("note").
+    """
+    last = ""
+    for head, text in _parts(report):
+        if head is not None and name in (heads.name(head), head.lower()):
+            last = _tidy(text)
+    return last
 
 
 def findings_and_impression(report: str) -> str:
@@ -92,8 +108,45 @@ def findings_and_impression(report: str) -> str:
     Returns:
         The text, "" if the report has neither section.
     """
-    last: dict[str, str] = {}
-    for kind, text in sections(report):
-        if text:
-            last[kind] = text
-    return "\n\n".join(last[kind] for kind in (FINDINGS, IMPRESSION) if kind in last)
+    last = {name: text for name, text in sections(report) if text}
+    return "\n\n".join(last[name] for name in (FINDINGS, IMPRESSION) if name in last)
+
+
+def last_paragraph(report: str) -> str:
+    """What follows the first blank line of the last section; else what stands as a comparison.
+
+    Where a report has neither findings nor impression, the reading often stands there. These are
+    the fallbacks of MIMIC-CXR's authors (MIT-LCP/mimic-cxr, txt/create_section_files.py).
+
+    Args:
+        report: Text as distributed.
+
+    Returns:
+        The text, "" if there is none.
+    """
+    found = [section for section in sections(report) if section.text]
+    if not found:
+        return ""
+    _, _, text = found[-1].text.partition("\n\n")
+    compared = [section.text for section in found if section.name == heads.COMPARISON]
+    return text.strip() or (compared[-1] if compared else "")
+
+
+def _parts(report: str) -> list[_Part]:
+    """Cut at every mark; the first part has no head."""
+    report = unify_lines(report)
+    parts, head, start = [], None, 0
+    for mark in _MARK.finditer(report):
+        parts.append(_Part(head, report[start : mark.start()]))
+        head = mark["main"] or mark["bare"] or mark["head"]
+        start = mark.end()
+    return [*parts, _Part(head, report[start:])]
+
+
+def unify_lines(report: str) -> str:
+    """Line ends as one character each, whatever the system that wrote them."""
+    return report.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _tidy(text: str) -> str:
+    return "\n".join(line.strip() for line in text.split("\n")).strip()
