@@ -18,6 +18,15 @@ from convirt.datasets.sentences import has_word, pieces, split, tokens
         ("1. No effusion. 2. Edema.", ["No effusion.", "Edema."]),
         ("1. One\n 2. Two\n 3. Three", ["One", "Two", "Three"]),  # no full stops
         ("1) One\n2) Two", ["One", "Two"]),
+        ("1. One 2. Two", ["One", "Two"]),  # on one line
+        ("(1) One\n(2) Two (3) Three", ["One", "Two", "Three"]),
+        ("1.One. 2.Two\n3.Three", ["One.", "Two", "Three"]),
+        ("1. See image 3. Stable", ["See image 3.", "Stable"]),  # no 2 before it
+        ("Lungs: clear\n Heart and aorta: normal", ["Lungs: clear", "Heart and aorta: normal"]),
+        ("No change in the\n lungs: still clear", ["No change in the lungs: still clear"]),
+        ("A .5 cm nodule, and 2.5 cm.", ["A .5 cm nodule, and 2.5 cm."]),
+        ("A St. Jude pacemaker. Clear.", ["A St. Jude pacemaker.", "Clear."]),
+        ("Told ___, R.N. by phone. So.", ["Told ___, R.N. by phone.", "So."]),
         ("A 1.5 cm nodule at T12. Stable.", ["A 1.5 cm nodule at T12.", "Stable."]),
         ("Torn 3. 2 cm decimal.", ["Torn 3. 2 cm decimal."]),
         ("Discussed with Dr. ___ by phone. Clear.", ["Discussed with Dr. ___ by phone.", "Clear."]),
@@ -44,12 +53,14 @@ def test_tokens_count_words_and_marks_as_the_paper_does() -> None:
     assert tokens("No change.") == ["No", "change", "."]
     assert tokens("___ x-ray") == ["___", "x", "-", "ray"]
     assert tokens(" \n ") == []
+    assert tokens("a b c d", 3) == ["a", "b", "c"]
 
 
 REPORTS = st.text() | st.lists(
     st.sampled_from(
         ["Dr.", "1.", "2)", "-", "___", "3.5 cm", "No edema.", "vs.", "p.m.", "\n", "\n \n", "T12.",
-         "lungs", "J.", "no.", "(a.", "?", "..", "seen.The"]
+         "lungs", "J.", "no.", "(a.", "?", "..", "seen.The", "(3)",
+         "1.No", "3. Two", "\n Heart: big"]
     ),
     max_size=30,
 ).map(" ".join)  # fmt: skip

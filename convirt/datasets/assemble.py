@@ -159,10 +159,9 @@ def _problem(text: str) -> str:
     """Why a report cannot be used, or ""."""
     if text in NO_TEXT:
         return text
-    count = len(sentences.tokens(text))
-    if count == 0 or not sentences.has_word(text):
+    if not sentences.has_word(text):
         return EMPTY_REPORT
-    return SHORT_REPORT if count < MIN_TOKENS else ""
+    return SHORT_REPORT if len(sentences.tokens(text, MIN_TOKENS)) < MIN_TOKENS else ""
 
 
 def _divide(images: pd.DataFrame, split: Split, source: Path, by_study: bool) -> pd.Series:

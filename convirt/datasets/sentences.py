@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 # "Dr. Smith", "vs. the prior", "e.g. edema": a full stop after these never ends a sentence.
 _NEVER = {"dr", "drs", "mr", "mrs", "ms", "prof", "vs", "cf", "approx", "ca", "resp"}
-_NEVER |= {"fig", "figs", "eg", "e.g", "ie", "i.e", "incl", "dept"}
+_NEVER |= {"fig", "figs", "eg", "e.g", "ie", "i.e", "incl", "dept", "st"}
 # "3 p.m. Findings were" ends one, "3 p.m. by phone" does not.
-_BEFORE_CAPITAL = {"a.m", "p.m", "am", "pm", "etc", "m.d", "md", "st", "inc", "jr", "sr"}
-_BEFORE_CAPITAL |= {"al", "hr", "hrs", "min"}
+_BEFORE_CAPITAL = {"am", "pm", "etc", "md", "inc", "jr", "sr", "al", "hr", "hrs", "min"}
+# "3 p.m.", "___, R.N.", "M.D.": letters with stops between them are abbreviations as well.
+_INITIALS = re.compile(r"(?:[a-z]\.)+[a-z]$")
 _TITLES = {"dr", "drs", "mr", "mrs", "ms", "prof"}
 
 # A stop, its closing marks, and white space; or a stop glued to the next word ("seen.The").
 _STOP = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|(?<=[a-z]{2})\.(?=[A-Z][a-z])")
 _PARAGRAPH = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
-# A wrapped line that opens with "2." or "- " is the next item, whatever ended the line before.
-_ITEM_LINE = re.compile(r"\n[ \t]*(?=(?:\d{1,2}[.)]|[-*•])[ \t]+\S)")
-_ITEM_MARK = re.compile(r"^(?:(?:\d{1,2}[.)]|[-*•])(?:\s+|$))+")
+# A wrapped line that opens with "2.", "2.Edema", "(2)", "- " or "Heart: " is the next item,
+# whatever ended the line before.
+_ITEM_LINE = re.compile(
+    r"\n[ \t]*(?=(?:\(?\d{1,2}[.)]|[-*•])[ \t]+\S|\d{1,2}[.)][A-Z][a-z]"
+    r"|[A-Z][a-z]+(?:[ /,&-]+[A-Za-z]+){0,4}:\s)"
+)
+_ITEM_MARK = re.compile(r"^(?:(?:\(?\d{1,2}[.)]|[-*•])(?:\s+|$)|\d{1,2}[.)](?=[A-Z][a-z]))+")
+# "1. No effusion 2. Edema": items of one line without full stops.
+_FIRST_ITEM = re.compile(r"\(?(\d{1,2})[.)]\s")
+_NEXT_ITEM = re.compile(r"(?<=\s)\(?(\d{1,2})[.)]\s+(?=[A-Z])")
 _BARE_NUMBER = re.compile(r"^\(?\d{1,2}$")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
-def tokens(text: str) -> list[str]:
-    """Words and single punctuation marks, the unit of the paper's "less than 3 tokens"."""
-    return _TOKEN.findall(text)
+def tokens(text: str, limit: int | None = None) -> list[str]:
+    """Words and single punctuation marks, the unit of the paper's "less than 3 tokens".
+
+    Args:
+        text: Any text.
+        limit: Look no further than that many tokens.
+    """
+    return [match.group() for match in islice(_TOKEN.finditer(text), limit)]
 
 
 def has_word(text: str) -> bool:
@@ -61,8 +75,22 @@ def pieces(text: str) -> list[str]:
     found: list[str] = []
     for paragraph in _PARAGRAPH.split(text.replace("\r\n", "\n").replace("\r", "\n")):
         for item in _ITEM_LINE.split(paragraph):
-            found += _cut(" ".join(item.split()))
+            for line in _items(" ".join(item.split())):
+                found += _cut(line)
     return found
+
+
+def _items(line: str) -> list[str]:
+    """Cut "1. No effusion 2. Edema" before each number that follows on the one before."""
+    first = _FIRST_ITEM.match(line)
+    if first is None:
+        return [line]
+    found, start, number = [], 0, int(first[1])
+    for mark in _NEXT_ITEM.finditer(line):
+        if int(mark[1]) == number + 1:
+            found.append(line[start : mark.start()])
+            start, number = mark.start(), number + 1
+    return [*found, line[start:]]
 
 
 def _cut(line: str) -> list[str]:
@@ -88,7 +116,7 @@ def _ends(line: str, start: int, stop: re.Match[str]) -> bool:
     word = words[-1].lstrip("([\"'").lower()
     if word in _NEVER:
         return False
-    if word in _BEFORE_CAPITAL:
+    if word in _BEFORE_CAPITAL or _INITIALS.match(word):
         return after[0].isupper()
     if word == "no":
         return not after[0].isdigit()  # "No. 2 of 3"
