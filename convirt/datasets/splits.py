@@ -135,14 +135,14 @@ def _check_size(name: str, size: float) -> None:
 def _one_split_a_patient(patients: pd.Series, given: pd.Series, source: Path) -> None:
     """Refuse a patient whom the layout puts in two splits."""
     named = given != ""
-    splits = given[named].groupby(patients[named]).unique()
-    torn = splits[splits.map(len) > 1]
-    if len(torn):
-        patient = torn.index[0]
+    pairs = pd.DataFrame({"patient": patients[named], "split": given[named]}).drop_duplicates()
+    torn = sorted(set(pairs.loc[pairs["patient"].duplicated(), "patient"]))
+    if torn:
+        splits = sorted(pairs.loc[pairs["patient"] == torn[0], "split"])
         raise InputError(
             source,
             "each patient in one split only, or the test result is inflated",
-            f"patient `{patient}` in {' and '.join(sorted(torn.iloc[0]))}"
+            f"patient `{torn[0]}` in {' and '.join(splits)}"
             + (f", and {len(torn) - 1} more patients" if len(torn) > 1 else ""),
             "move all rows of a patient to one split, or leave the split column empty",
         )
