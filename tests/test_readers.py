@@ -11,14 +11,10 @@ import raw
 from convirt.datasets import registry
 from convirt.datasets.splits import Split
 from convirt.datasets.tables import (
-    EMPTY_REPORT,
     IMAGE_COLUMNS,
     LISTED_TWICE,
-    NO_REPORT,
     NO_SECTION,
     ON_EXCLUDE_LIST,
-    SHORT_REPORT,
-    VIEW_NOT_CHOSEN,
     Tables,
 )
 from convirt.errors import InputError
@@ -48,77 +44,6 @@ def row(tables: Tables, image: str) -> pd.Series:
     found = tables.images[tables.images["image"].str.endswith(image)]
     assert len(found) == 1
     return found.iloc[0]
-
-
-# ------------------------------------------------------------------------------ MIMIC-CXR
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("packed", [True, False])
-def test_mimic(tmp_path: Path, zipped: bool, packed: bool) -> None:
-    tables = read("mimic-cxr", raw.mimic(tmp_path, zipped=zipped, packed=packed), Split(0, 1))
-    assert len(tables.images) == 6
-    first = row(tables, "s50414267/aa-01.jpg")
-    assert first["image"] == "files/p10/p10000032/s50414267/aa-01.jpg"
-    assert (first["study"], first["patient"], first["view"]) == ("s50414267", "p10000032", "PA")
-    assert row(tables, "cc-01.jpg")["view"] == ""
-    assert Path(first["path"]).is_file()
-    assert tables.reports is not None
-    assert len(tables.reports) == 5
-    text = tables.reports.set_index("study")["text"]["s50414267"]
-    assert text.startswith("The heart is mildly enlarged.")
-    assert "INDICATION" not in text
-    assert tables.funnel.paper["studies"] == 217000
-    assert (tables.images.groupby("split")["study"].nunique()["val"]) == 1
-
-
-def test_mimic_drops_by_reason(tmp_path: Path) -> None:
-    texts = {
-        "50414267": " EXAMINATION:  CHEST\n \n Nothing else.\n",
-        "53911762": "",
-        "57375967": " IMPRESSION:  Normal\n",
-    }
-    root = raw.mimic(tmp_path, reports=texts, zipped=False)
-    (root / "files/p12/p12000935/s50578979.txt").unlink()
-    funnel = read("mimic-cxr", root).funnel.to_dict()
-    assert funnel["studies"] == {
-        "in": 5,
-        "dropped": {EMPTY_REPORT: 1, NO_SECTION: 1, NO_REPORT: 1, SHORT_REPORT: 1},
-        "kept": 1,
-    }
-    assert funnel["images"]["dropped"][NO_SECTION] == 2
-
-
-def test_mimic_views(tmp_path: Path) -> None:
-    tables = read("mimic-cxr", raw.mimic(tmp_path), views=["PA", "AP"])
-    assert set(tables.images["view"]) == {"PA", "AP"}
-    assert tables.funnel.to_dict()["images"]["dropped"] == {VIEW_NOT_CHOSEN: 2}
-    assert tables.funnel.to_dict()["studies"]["dropped"] == {VIEW_NOT_CHOSEN: 1}
-    assert tables.funnel.dropped_share == 0  # a choice is no loss
-    assert set(read("mimic-cxr", tmp_path, views=[""]).images["view"]) == {""}
-
-
-def test_mimic_official_split(tmp_path: Path) -> None:
-    tables = read("mimic-cxr", raw.mimic(tmp_path), official_split=True)
-    assert row(tables, "aa-02.jpg")["split"] == "train"
-    assert row(tables, "bb-01.jpg")["split"] == "val"
-    assert row(tables, "cc-01.jpg")["split"] == "test"
-
-
-def test_mimic_dicom_tree_with_reports_elsewhere(tmp_path: Path) -> None:
-    raw.mimic(tmp_path / "images", suffix=".dcm")
-    (tmp_path / "images/mimic-cxr-reports.zip").rename(tmp_path / "reports.zip")
-    tables = read("mimic-cxr", tmp_path / "images", reports=str(tmp_path / "reports.zip"))
-    assert row(tables, "aa-01.dcm")["study"] == "s50414267"
-
-
-def test_mimic_images_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw.mimic(tmp_path / "a")
-    (tmp_path / "b").mkdir()
-    (tmp_path / "a/files").rename(tmp_path / "b/files")
-    monkeypatch.setenv("FILMS", str(tmp_path / "b"))
-    tables = read("mimic-cxr", tmp_path / "a", images="$FILMS")
-    assert all(Path(path).is_file() for path in tables.images["path"])
 
 
 # ------------------------------------------------------------------------------ CheXpert

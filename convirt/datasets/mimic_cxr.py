@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import archives, inputs, sections
+from convirt.datasets import archives, mimic_lists, mimic_reports
 from convirt.datasets.assemble import assemble
 from convirt.datasets.options import parse
 from convirt.datasets.options import path as option_path
 from convirt.datasets.splits import Split
-from convirt.datasets.tables import NO_REPORT, NO_SECTION, Tables
+from convirt.datasets.tables import Tables
 from convirt.errors import InputError
 
 # Section 4.1 and appendix A; a pair is a study.
 PAPER = {"studies": 217000, "images_per_study": 1.7, "sentences_per_study": 6.0, "val": 5000}
-_DICOM_ID = re.compile(r"[0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True)
@@ -28,26 +25,30 @@ class Options:
     """Switches of this reader.
 
     Attributes:
-        reports: `mimic-cxr-reports.zip`, or the folder that holds `files/p10/...`, when it is not
-            in the root (the JPG download holds no reports).
+        reports: `mimic-cxr-reports.zip`, or the folder that holds `files/p10/...`, when it is
+            neither in the root (the JPG download holds no reports) nor in `mimic-cxr/<version>`
+            beside `mimic-cxr-jpg/<version>`.
         images: Folder or zip file that holds `files/`, when it is not the root.
         views: ViewPosition values to keep ("" = unknown); empty keeps all, as the paper does.
         official_split: Use the split list of the JPG download instead of drawing.
+        last_paragraph: Keep studies whose report has neither findings nor impression by its last
+            paragraph; the paper drops them.
     """
 
     reports: str = ""
     images: str = ""
     views: tuple[str, ...] = ()
     official_split: bool = False
+    last_paragraph: bool = False
 
 
 def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     """Read the official tree.
 
     Args:
-        root: Holds `mimic-cxr-2.0.0-metadata.csv[.gz]` and `files/p10/p.../s.../<dicom_id>.jpg`
-            (or .dcm), or files.zip with that, and the reports unless `options.reports` says where
-            they are.
+        root: Holds `mimic-cxr-2.0.0-metadata.csv[.gz]` (or, for MIMIC-CXR without its JPG twin,
+            `cxr-record-list.csv[.gz]`) and `files/p10/p.../s.../<dicom_id>.jpg` (or .dcm), or
+            files.zip with that, and the reports unless `options.reports` says where they are.
         split: Validation and test studies, drawn by patient.
         options: See Options.
 
@@ -58,121 +59,55 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         InputError: A list or the reports are missing, or a row is wrong.
     """
     chosen = parse(Options, options, "mimic-cxr")
-    source = _list_file(root, "metadata")
-    rows = inputs.read_csv(source, ["dicom_id", "subject_id", "study_id", "ViewPosition"])
-    _check_ids(rows, source)
-    home = option_path(chosen.images, "what holds files/") if chosen.images else _home(root)
-    suffix = _suffix(home, rows)
+    listed = mimic_lists.read(root)
+    rows, source = listed.rows, listed.source
+    if chosen.views and not listed.views:
+        raise InputError(
+            source,
+            "a list that tells the view of each image, to choose by `views`",
+            "none in this one",
+            f"download mimic-cxr-2.0.0-metadata.csv.gz of MIMIC-CXR-JPG into {root},"
+            " or remove options.views",
+        )
+    home = _home(root, chosen.images)
+    # Ids hold no dots or slashes (checked), so no path can leave the folder.
     folders = (
-        "files/p" + rows["subject_id"].str[:2] + "/p" + rows["subject_id"]
-        + "/s" + rows["study_id"] + "/"
-    )  # fmt: skip
-    relative = folders + rows["dicom_id"] + suffix
+        "files/p" + rows["subject_id"].str[:2] + "/p" + rows["subject_id"] + "/s" + rows["study_id"]
+    )
+    stems = folders + "/" + rows["dicom_id"]
+    names = stems + _suffix(home, stems.tolist(), ".jpg" if listed.views else ".dcm")
     images = pd.DataFrame(
         {
-            "image": relative,
-            "path": [str(inputs.inside(home, name, source)) for name in relative],
+            "image": names,
+            "path": str(home) + "/" + names,
             "study": "s" + rows["study_id"],
             "patient": "p" + rows["subject_id"],
-            "view": rows["ViewPosition"].str.strip(),
+            "view": rows["view"],
         }
     )
     if chosen.official_split:
-        images["split"] = _official_split(root, rows)
-    reports = _reports(root, chosen.reports, folders.str.rstrip("/").unique())
+        images["split"] = mimic_lists.official_split(root, rows["dicom_id"])
+    reports = mimic_reports.read(
+        root, chosen.reports, folders.unique().tolist(), chosen.last_paragraph
+    )
     tables = assemble(images, split, source, reports=reports, views=chosen.views)
     tables.funnel.paper = dict(PAPER)
     return tables
 
 
-def _home(root: Path) -> Path:
-    """What holds `files/`: the root, or files.zip in it, for clusters that count files."""
-    packed = root / "files.zip"
-    return packed if packed.is_file() and not (root / "files").is_dir() else root
-
-
-def _list_file(root: Path, name: str) -> Path:
-    """A list of the JPG download; release 2.1.0 still calls its files 2.0.0."""
-    names = [
-        f"mimic-cxr-{version}-{name}.csv{gz}"
-        for version in ("2.0.0", "2.1.0")
-        for gz in ("", ".gz")
-    ]
-    return inputs.first_file(root, names, "set the root to the MIMIC-CXR-JPG download")
-
-
-def _check_ids(rows: pd.DataFrame, source: Path) -> None:
-    """Ids become paths, so they may hold nothing but digits (and hex groups)."""
-    for column, pattern in (
-        ("subject_id", r"\d{2,}"),
-        ("study_id", r"\d+"),
-        ("dicom_id", _DICOM_ID),
-    ):
-        bad = rows.loc[~rows[column].str.fullmatch(pattern), column]
-        if len(bad):
-            raise InputError(
-                source, f"bare ids in `{column}`", f"`{bad.iloc[0]}`", "restore the official list"
-            )
-
-
-def _suffix(home: Path, rows: pd.DataFrame) -> str:
-    """.jpg, unless the first study at hand holds DICOM files (MIMIC-CXR instead of -JPG)."""
-    for subject, study, image in rows[["subject_id", "study_id", "dicom_id"]].head(100).to_numpy():
-        stem = home / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}" / image
-        for suffix in (".jpg", ".dcm"):
-            if archives.is_file(stem.with_suffix(suffix)):
-                return suffix
-    return ".jpg"
-
-
-def _official_split(root: Path, rows: pd.DataFrame) -> pd.Series:
-    """The split of each row of the metadata."""
-    source = _list_file(root, "split")
-    listed = inputs.read_csv(source, ["dicom_id", "split"])
-    official = rows["dicom_id"].map(dict(zip(listed["dicom_id"], listed["split"], strict=True)))
-    if official.isna().any():
-        missing = rows.loc[official.isna(), "dicom_id"]
-        raise InputError(
-            source,
-            "a split for every image of the metadata",
-            f"none for `{missing.iloc[0]}` ({len(missing)} images)",
-            "restore the official list, or set official_split: false",
-        )
-    return official
-
-
-def _reports(root: Path, option: str, studies: Iterable[str]) -> dict[str, str]:
-    """Study ("s50414267") -> findings and impression, or why there is none.
-
-    Args:
-        root: Looked in when `option` is empty.
-        option: Zip file or folder.
-        studies: Folders "files/p10/p10000032/s50414267"; the report lies beside: "....txt".
-    """
+def _home(root: Path, option: str) -> Path:
+    """What holds `files/` of the images, absolute: the working folder may change later."""
     if option:
-        place = option_path(option, "the reports: mimic-cxr-reports.zip or its folder")
-    else:
-        places = [root / "mimic-cxr-reports.zip", root / "mimic-cxr-reports"]
-        place = next((place for place in places if place.exists()), root)
-    reports = {}
-    for study in studies:
-        path = inputs.inside(place, f"{study}.txt", place)
-        reports[path.stem] = _report(path) if archives.is_file(path) else NO_REPORT
-    if reports and all(text == NO_REPORT for text in reports.values()):
-        raise InputError(
-            place,
-            "reports such as files/p10/p10000032/s50414267.txt, in a zip file or a folder",
-            "no report of any study",
-            "download mimic-cxr-reports.zip of MIMIC-CXR (MIMIC-CXR-JPG holds none) into the root,"
-            " or set options.reports",
-        )
-    return reports
+        return mimic_reports.holds_files(option_path(option, "what holds files/")).absolute()
+    packed = root / "files.zip"  # for clusters that count files
+    home = packed if packed.is_file() and not (root / "files").is_dir() else root
+    return home.absolute()
 
 
-def _report(path: Path) -> str:
-    """Findings and impression, "" for an empty file, or that it has neither."""
-    try:
-        report = archives.read_bytes(path).decode("utf-8", errors="replace")
-    except archives.MemberError as error:
-        raise InputError(path, "a readable report", str(error), "download it again") from error
-    return sections.findings_and_impression(report) or (NO_SECTION if report.strip() else "")
+def _suffix(home: Path, stems: list[str], default: str) -> str:
+    """.jpg or .dcm, as the first image at hand has it (MIMIC-CXR-JPG or MIMIC-CXR)."""
+    for stem in mimic_reports.spread(stems, 500):
+        for suffix in (".jpg", ".dcm"):
+            if archives.is_file(home / (stem + suffix)):
+                return suffix
+    return default
