@@ -60,6 +60,8 @@ def main(
             count = funnel.to_dict()[what]
             lost = ", ".join(f"{n} {reason}" for reason, n in count["dropped"].items())
             stage.say(f"{what}: {count['in']} in, {count['kept']} kept" + f"; {lost}" * bool(lost))
+        for note in funnel.notes:
+            stage.say(f"note: {note}", style="yellow")
 
 
 def _root(text: str) -> Path:

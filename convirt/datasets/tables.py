@@ -79,6 +79,7 @@ class Funnel:
         converted: What had to be done to kept images ("16 bit", "RGB", ...) -> how many.
         split: Split -> sort of item -> how many the store holds.
         paper: Counts that the paper states for this set, for comparison.
+        notes: Sentences that a user should read: what is doubtful about this set, and what to do.
     """
 
     studies: Count = field(default_factory=Count)
@@ -87,6 +88,7 @@ class Funnel:
     converted: dict[str, int] = field(default_factory=dict)
     split: dict[str, dict[str, int]] = field(default_factory=dict)
     paper: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def dropped_share(self) -> float:
@@ -105,6 +107,8 @@ class Funnel:
         }
         if self.paper:
             value["paper"] = self.paper
+        if self.notes:
+            value["notes"] = self.notes
         return value
 
 
