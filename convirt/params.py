@@ -123,6 +123,7 @@ class Source(_Strict):
     val: Holdout
     test: Holdout
     options: dict[str, JsonValue]
+    split_file: str = ""
 
 
 class Datasets(_Strict):
