@@ -34,11 +34,12 @@ def main(
     """
     with Stage(__file__, reads=READS, names={"name": name}, params=params) as stage:
         from convirt import packing
-        from convirt.datasets import registry
+        from convirt.datasets import registry, split_lists
         from convirt.datasets.splits import Split
 
         source, datasets = stage.params.datasets.sources[name], stage.params.datasets
-        split = Split(stage.params.seed, source.val, source.test)
+        listed = split_lists.read(source.split_file) if source.split_file else None
+        split = Split(stage.params.seed, source.val, source.test, listed)
         tables = registry.read(source.reader, _root(source.root), split, dict(source.options))
         with stage.progress(f"pack {name}", total=len(tables.images), unit="images") as progress:
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from convirt.datasets import sentences
+from convirt.datasets import sentences, split_lists
 from convirt.datasets.splits import Split, assign
 from convirt.datasets.tables import (
     EMPTY_REPORT,
@@ -55,7 +55,7 @@ def assemble(
 
     Raises:
         InputError: Duplicate image ids, a study of two patients, a view that no image has, a
-            patient in two splits, nothing left.
+            patient in two splits, a split list of another set, nothing left.
     """
     images = images.copy()
     for column in ("view", "split"):
@@ -77,7 +77,11 @@ def assemble(
         reasons = {**funnel.images.to_dict()["dropped"]} or "an empty list"
         raise InputError(source, "at least one usable image", str(reasons), "check the root")
 
-    images["split"] = _divide(images, split, source, by_study=reports is not None)
+    if split.listed is not None:
+        images = split_lists.apply(images, split, split.listed, source, funnel)
+        texts = None if texts is None else texts[texts["study"].isin(images["study"])]
+    else:
+        images["split"] = _divide(images, split, source, by_study=reports is not None)
     images = images.sort_values("image", kind="stable", ignore_index=True)
     extra = [name for name in RETRIEVAL_COLUMNS if name in images]
     images = images[[*IMAGE_COLUMNS, *extra, *labels]]

@@ -1,7 +1,8 @@
-"""Train, validation and test: drawn by patient from a seed, or as the layout gives them."""
+"""Train, validation and test: drawn by patient from a seed, listed, or as the layout gives them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,29 @@ ALIASES = {
 
 
 @dataclass(frozen=True)
+class Listed:
+    """A split that was drawn once and is kept as a list of ids; see `split_lists`.
+
+    Attributes:
+        source: The list, for error messages.
+        parts: Image id -> "val" or "test", for what was drawn; all other images stay.
+        people: Image id -> patient, for the same images.
+        images: How many images it was drawn from.
+        digest: sha256 of their ids, as `split_lists.digest` takes it.
+        val: Size that was asked for.
+        test: Likewise.
+    """
+
+    source: Path
+    parts: Mapping[str, str]
+    people: Mapping[str, str]
+    images: int
+    digest: str
+    val: float
+    test: float
+
+
+@dataclass(frozen=True)
 class Split:
     """How to divide a set.
 
@@ -29,11 +53,13 @@ class Split:
         seed: Of the draw.
         val: Validation share (< 1) or count (>= 1) of units: studies of a pair set, else images.
         test: Likewise; 0 where the layout brings its own test set.
+        listed: Take this split in place of drawing one.
     """
 
     seed: int
     val: float = 0
     test: float = 0
+    listed: Listed | None = None
 
 
 def assign(table: pd.DataFrame, split: Split, source: Path) -> pd.Series:
@@ -54,7 +80,7 @@ def assign(table: pd.DataFrame, split: Split, source: Path) -> pd.Series:
         InputError: One patient in two given splits, an unknown split name, a size that cannot be
             drawn, or a size asked for although the layout brings that split.
     """
-    given = _given(table, source)
+    given = given_splits(table, source)
     for name, size in (("val", split.val), ("test", split.test)):
         _check_size(name, size)
         if size and (given == name).any():
@@ -64,7 +90,7 @@ def assign(table: pd.DataFrame, split: Split, source: Path) -> pd.Series:
                 f"{name}: {size}",
                 f"set datasets.sources.<name>.{name} to 0",
             )
-    _one_split_a_patient(table["patient"], given, source)
+    one_split_a_patient(table["patient"], given, source)
 
     result = given.where(given != "", "train")
     pool = table["patient"][result == "train"].value_counts().sort_index()
@@ -107,7 +133,7 @@ def _take(counts: np.ndarray, count: int) -> np.ndarray:
     return chosen
 
 
-def _given(table: pd.DataFrame, source: Path) -> pd.Series:
+def given_splits(table: pd.DataFrame, source: Path) -> pd.Series:
     """The layout's own split names in our words."""
     given = table["given"].astype(str).str.strip().str.lower()
     unknown = sorted(set(given) - set(ALIASES) - {""})
@@ -132,7 +158,7 @@ def _check_size(name: str, size: float) -> None:
         )
 
 
-def _one_split_a_patient(patients: pd.Series, given: pd.Series, source: Path) -> None:
+def one_split_a_patient(patients: pd.Series, given: pd.Series, source: Path) -> None:
     """Refuse a patient whom the layout puts in two splits."""
     named = given != ""
     pairs = pd.DataFrame({"patient": patients[named], "split": given[named]}).drop_duplicates()

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 VIEW_NOT_CHOSEN = "view not chosen"
 ON_EXCLUDE_LIST = "on the exclude list"
 LISTED_TWICE = "listed twice"
-CHOICES = frozenset({VIEW_NOT_CHOSEN, ON_EXCLUDE_LIST, LISTED_TWICE})
+PERSON_HELD_OUT = "patient is in val or test"
+CHOICES = frozenset({VIEW_NOT_CHOSEN, ON_EXCLUDE_LIST, LISTED_TWICE, PERSON_HELD_OUT})
 
 # Properties of a report.
 NO_REPORT = "report missing"
