@@ -1,23 +1,34 @@
-"""RSNA Pneumonia Detection Challenge 2018, stage 2: DICOM files and one row a box."""
+"""RSNA Pneumonia Detection Challenge 2018: one row a box, DICOM or converted films, one class."""
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import inputs
+from convirt.datasets import archives, inputs
 from convirt.datasets.assemble import assemble
 from convirt.datasets.options import parse
 from convirt.datasets.options import path as option_path
-from convirt.datasets.splits import Split
+from convirt.datasets.splits import Split, assign
 from convirt.datasets.tables import Tables
 from convirt.errors import InputError
 
 LABELS = ("pneumonia",)
 PAPER = {"train": 25184, "val": 1500, "test": 3000}
+FOLDER = "rsna-pneumonia-detection-challenge"
+STAGES = ("stage_2", "stage_1")  # the later release first
+SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")  # the first that is there counts
+MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
+# Of a film by film split of the 26,684 labelled films into 22,184, 1,500 and 3,000; people by the
+# pixel matches with ChestX-ray14 that mlmed/torchxrayvision publishes. docs/datasets/rsna.md
+KNOWN_LEAK = 0.70
+# Films of the challenge are named by random UUIDs (version 4); made-up ones are not.
+_UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 
 
 @dataclass(frozen=True)
@@ -25,27 +36,34 @@ class Options:
     """Switches of this reader.
 
     Attributes:
-        patients: CSV with the columns patientId and patient. The challenge's "patientId" is one
-            an IMAGE; the 26,684 labelled films are of far fewer people, and without such a map
-            most test films have a train film of the same person.
+        images: Folder or zip of the films, if they lie elsewhere (converted ones, say).
+        patients: Who is on which film: RSNA's mapping to ChestX-ray14 (JSON), or a CSV with the
+            columns patientId and patient. The challenge's "patientId" is one an IMAGE; the 26,684
+            labelled films are of some 11,400 people. Empty looks for RSNA's file in the root.
     """
 
+    images: str = ""
     patients: str = ""
 
 
 def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
-    """Read the labelled part of stage 2.
+    """Read the labelled part of stage 2, or of stage 1 where stage 2 is not there.
+
+    Pneumonia is what has a box (Target 1); all other films are negative, be they normal or not.
 
     Args:
-        root: Holds stage_2_train_labels.csv and stage_2_train_images/<patientId>.dcm.
-        split: Validation and test images; there is no official division of the labelled part.
+        root: Holds stage_2_train_labels.csv and stage_2_train_images/<patientId>.dcm (or .png,
+            .jpg): the folder or zip file rsna-pneumonia-detection-challenge, or what holds it.
+        split: Validation and test images, whole people at a time where they are known; there is
+            no official division of the labelled part.
         options: See Options.
 
     Raises:
-        InputError: The list is missing, or one image has two targets.
+        InputError: The list is missing, one image has two targets, or a film has no patient in
+            the mapping.
     """
     chosen = parse(Options, options, "rsna")
-    source = root / "stage_2_train_labels.csv"
+    root, source = _labels(root)
     boxes = inputs.read_csv(source, ["patientId", "Target"])
     boxes["pneumonia"] = inputs.binary(boxes["Target"], "Target", source, {})
     # One row a box: an image with three boxes has three rows, all with Target 1.
@@ -55,28 +73,86 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         raise InputError(
             source, "one Target an image", f"both for `{torn.iloc[0]}`", "restore the official list"
         )
-    relative = "stage_2_train_images/" + rows["patientId"] + ".dcm"
+    ids, stage = rows["patientId"], source.name.split("_train")[0]
+    paths, notes = _films(ids, _folder(root, stage, chosen.images), source)
     images = pd.DataFrame(
         {
-            "image": rows["patientId"],
-            "path": [str(inputs.inside(root, name, source)) for name in relative],
-            "study": rows["patientId"],
-            "patient": rows["patientId"],
+            "image": ids,
+            "path": paths,
+            "study": ids,
+            "patient": ids,
             "pneumonia": rows["max"],
         }
     )
-    if chosen.patients:
-        images["patient"] = _people(images["image"], chosen.patients)
+    if stage == "stage_1":
+        notes.append("Stage 1 of the challenge was read; the paper's counts are those of stage 2.")
+    mapping = _mapping(root, chosen.patients)
+    if mapping is not None:
+        images["patient"] = _people(ids, mapping)
     tables = assemble(images, split, source, labels=LABELS)
-    tables.funnel.paper = dict(PAPER)
+    notes += _doubts(tables.images, split, mapping, source)
+    tables.funnel.paper, tables.funnel.notes = dict(PAPER), notes
     return tables
 
 
-def _people(ids: pd.Series, option: str) -> pd.Series:
+def _labels(root: Path) -> tuple[Path, Path]:
+    """The folder (or archive) of the set, and its list of labels."""
+    homes = [root, root / FOLDER, root / f"{FOLDER}.zip", root / f"{FOLDER}.zip" / FOLDER]
+    for home in homes:
+        for stage in STAGES:
+            name = f"{stage}_train_labels.csv"
+            for source in (home / name, home / f"{name}.zip" / name):
+                if archives.is_file(source):
+                    return home, source
+    return root, root / "stage_2_train_labels.csv"  # `read_csv` tells what is there instead
+
+
+def _folder(root: Path, stage: str, option: str) -> Path:
+    """Where the films lie: Kaggle also hands out an archive of them alone."""
+    if option:
+        return option_path(option, "the folder of the films")
+    name = f"{stage}_train_images"
+    zipped = root / f"{name}.zip"
+    places = [root / name, zipped / name, zipped]
+    return next((place for place in places if archives.is_dir(place)), places[0])
+
+
+def _films(ids: pd.Series, folder: Path, source: Path) -> tuple[list[str], list[str]]:
+    """The file of each film, and what there is to say about it."""
+    there: dict[str, dict[str, str]] = {suffix: {} for suffix in SUFFIXES}
+    for name in archives.names(folder):
+        suffix = Path(name).suffix
+        if suffix.lower() in there:
+            there[suffix.lower()][name.removesuffix(suffix)] = name
+    files = ids.map(lambda film: f"{film}.dcm")  # what a missing one should be called
+    found = pd.Series("", index=ids.index)
+    for suffix in reversed(SUFFIXES):
+        held = ids.map(there[suffix])
+        files, found = files.where(held.isna(), held), found.where(held.isna(), suffix)
+    notes = [
+        f"{count} of {len(ids)} films are read from {suffix} files in place of DICOM, so their "
+        "grey values are those of whoever converted them."
+        for suffix, count in found[~found.isin(["", ".dcm"])].value_counts().items()
+    ]
+    return [str(inputs.inside(folder, name, source)) for name in files], notes
+
+
+def _mapping(root: Path, option: str) -> Path | None:
+    """The file that says who is on which film."""
+    if option:
+        return option_path(option, f"{MAPPING}, or a CSV of patientId,patient")
+    places = [root / MAPPING, root.parent / MAPPING] if root.suffix == ".zip" else [root / MAPPING]
+    return next((place for place in places if archives.is_file(place)), None)
+
+
+def _people(ids: pd.Series, source: Path) -> pd.Series:
     """The person behind each film."""
-    source = option_path(option, "a CSV of patientId,patient")
-    rows = inputs.read_csv(source, ["patientId", "patient"])
-    people = ids.map(dict(zip(rows["patientId"], rows["patient"], strict=True)))
+    if source.suffix == ".json":
+        mapping = _nih_patients(source)
+    else:
+        rows = inputs.read_csv(source, ["patientId", "patient"])
+        mapping = dict(zip(rows["patientId"], rows["patient"], strict=True))
+    people = ids.map(mapping)
     if people.isna().any():
         raise InputError(
             source,
@@ -85,3 +161,59 @@ def _people(ids: pd.Series, option: str) -> pd.Series:
             "complete the list",
         )
     return people
+
+
+def _nih_patients(source: Path) -> dict[str, str]:
+    """RSNA's mapping: "subset_img_id" is the challenge's film, "img_id" that of ChestX-ray14.
+
+    An image of ChestX-ray14 is called "00000013_005.png": patient 13, sixth film.
+    """
+    try:
+        rows = json.loads(archives.read_bytes(source).decode("utf-8-sig"))
+        pairs = [(row["subset_img_id"], row["img_id"]) for row in rows]
+        matches = [(str(film), re.match(r"(\d+)_", image)) for film, image in pairs]
+    except (
+        archives.MemberError, ValueError, KeyError, TypeError, RecursionError
+    ) as error:  # fmt: skip
+        found = " ".join(f"{type(error).__name__}: {error}".split())
+        expected = "RSNA's list of objects with subset_img_id and img_id"
+        raise InputError(source, expected, found, "download it again from rsna.org") from error
+    people: dict[str, str] = {}
+    for (_, image), (film, match) in zip(pairs, matches, strict=True):
+        if match is None or people.setdefault(film, match[1]) != match[1]:
+            raise InputError(
+                source,
+                "an img_id such as 00000013_005.png, of one patient a subset_img_id",
+                f"`{image}` for `{film}`",
+                "download it again from rsna.org",
+            )
+    return people
+
+
+def _doubts(images: pd.DataFrame, split: Split, mapping: Path | None, source: Path) -> list[str]:
+    """What a user should know about people in two parts of the split."""
+    films, people = len(images), images["patient"].nunique()
+    if mapping is not None:
+        told = f"{films} films are of {people} people by {mapping.name}; none is in two parts."
+        if split.listed is None and (images["split"] == "test").any():
+            apart = images[["image"]].rename(columns={"image": "patient"}).assign(given="")
+            leak = _leak(images["patient"], assign(apart, split, source))
+            told += (
+                f" Had films been drawn, {leak:.0%} of the test films would have had a train "
+                "film of the same person."
+            )
+        return [told]
+    if split.listed is not None or not images["image"].str.fullmatch(_UUID4).all():
+        return []
+    return [
+        "The challenge's patientId is one a film, so people can be in train and in test: in a "
+        f"draw by film of the 26,684 labelled films, {KNOWN_LEAK:.0%} of the test films have a "
+        "train film of the same person (pixel matches of mlmed/torchxrayvision). Put RSNA's "
+        f"{MAPPING} into the root, or set split_file: splits/rsna.csv."
+    ]
+
+
+def _leak(people: pd.Series, split: pd.Series) -> float:
+    """The share of test images whose person has a train image."""
+    test = people[split == "test"]
+    return float(test.isin(set(people[split == "train"])).mean())
