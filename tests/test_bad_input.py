@@ -268,25 +268,6 @@ def test_own_retrieval_lists_are_checked(tmp_path: Path) -> None:
     assert "duplicate" in refused("retrieval", tmp_path).found
 
 
-def test_rsna_contradictions(tmp_path: Path) -> None:
-    raw.rsna(tmp_path)
-    raw.write(tmp_path / "people.csv", "patientId,patient\nid-00,a\n")
-    assert "7 missing" in refused("rsna", tmp_path, patients=str(tmp_path / "people.csv")).found
-    labels = tmp_path / "stage_2_train_labels.csv"
-    labels.write_text(labels.read_text() + "id-01,,,,,0\n")
-    assert "`id-01`" in refused("rsna", tmp_path).found
-
-
-def test_covidx_of_another_version(tmp_path: Path) -> None:
-    raw.covidx(tmp_path / "a", train=["1 a.png positive ricord"])
-    error = refused("covidx", tmp_path / "a")
-    assert "line 1" in error.found
-    assert "COVIDx4" in error.hint
-    raw.covidx(tmp_path / "b", train=["1 a.png normal", "2 a.png pneumonia"])
-    assert "two for `train/a.png`" in refused("covidx", tmp_path / "b").found
-    assert "COVIDx9" in refused("covidx", tmp_path / "b", version="COVIDx9").expected
-
-
 def test_mura_contradictions(tmp_path: Path) -> None:
     raw.mura(tmp_path / "a")
     studies = tmp_path / "a/MURA-v1.1/train_labeled_studies.csv"

@@ -12,7 +12,6 @@ from convirt.datasets import registry
 from convirt.datasets.splits import Split
 from convirt.datasets.tables import (
     IMAGE_COLUMNS,
-    LISTED_TWICE,
     NO_SECTION,
     ON_EXCLUDE_LIST,
     Tables,
@@ -106,40 +105,6 @@ def test_chexpert_8x200(tmp_path: Path) -> None:
         ["There is edema.", "Edema"],
         ["A rib is broken, badly.", "Fracture"],
     ]
-
-
-# ------------------------------------------------------------------------------ RSNA
-
-
-def test_rsna_collapses_boxes(tmp_path: Path) -> None:
-    tables = read("rsna", raw.rsna(tmp_path), Split(0, 2, 3))
-    assert tables.images["split"].value_counts().to_dict() == {"train": 3, "test": 3, "val": 2}
-    assert list(tables.images["pneumonia"]) == [0, 1, 1, 0, 1, 1, 0, 1]
-    assert all(Path(path).is_file() for path in tables.images["path"])
-
-
-def test_rsna_people(tmp_path: Path) -> None:
-    raw.rsna(tmp_path)
-    lines = ["patientId,patient"] + [f"id-{i:02d},person{i // 2}" for i in range(8)]
-    raw.write(tmp_path / "people.csv", "\n".join(lines))
-    tables = read("rsna", tmp_path, Split(0, 2, 2), patients=str(tmp_path / "people.csv"))
-    assert tables.images["patient"].nunique() == 4
-
-
-# ------------------------------------------------------------------------------ COVIDx
-
-
-@pytest.mark.parametrize(("data", "lists"), [("data/", "labels/"), ("", "")])
-def test_covidx(tmp_path: Path, data: str, lists: str) -> None:
-    tables = read("covidx", raw.covidx(tmp_path, data=data, lists=lists), Split(0, 1))
-    assert tables.labels == ("normal", "pneumonia", "COVID-19")
-    spaced = row(tables, "train/COVID(1).png")
-    assert spaced["patient"] == "COVID 1"
-    assert list(spaced[list(tables.labels)]) == [0, 0, 1]
-    assert row(tables, "test/t1.png")["split"] == "test"
-    assert tables.funnel.to_dict()["images"] == {"in": 9, "dropped": {LISTED_TWICE: 1}, "kept": 8}
-    assert (tables.images[list(tables.labels)].sum(axis=1) == 1).all()
-    assert all(Path(path).is_file() for path in tables.images["path"])
 
 
 # ------------------------------------------------------------------------------ MURA
