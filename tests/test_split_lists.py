@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import raw
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -19,7 +20,10 @@ from convirt.datasets import registry, split_lists
 from convirt.datasets.splits import Listed, Split
 from convirt.datasets.tables import PERSON_HELD_OUT, Funnel, Tables
 from convirt.errors import InputError
+from convirt.params import read_yaml
 from stages import preprocess, splits
+
+COMMITTED = sorted((ROOT / "splits").glob("*.csv"))
 
 
 def keep(tables: Tables, split: Split, path: Path) -> str:
@@ -45,6 +49,47 @@ def listed(parts: dict[str, str], people: dict[str, str], ids: Any, **fields: An
     """A list that was drawn from `ids`."""
     base = Listed(Path("splits/s.csv"), parts, people, len(ids), split_lists.digest(ids), 1, 1)
     return replace(base, **fields)
+
+
+# ------------------------------------------------------------------------------ the committed lists
+def test_lists_are_found() -> None:
+    assert [path.stem for path in COMMITTED] == ["covidx", "mura", "rsna"]
+    heads = [path.stem for path in (ROOT / "splits").glob("*.json")]
+    assert sorted(heads) == [path.stem for path in COMMITTED]
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_no_patient_is_in_two_splits(path: Path) -> None:
+    listed = split_lists.read(str(path))
+    rows = pd.DataFrame({"part": listed.parts, "patient": listed.people})
+    assert rows.groupby("patient")["part"].nunique().max() == 1
+    head = json.loads(path.with_suffix(".json").read_text())
+    for part, found in rows.groupby("part"):
+        assert len(found) == head["splits"][part]["images"] == head[part]
+        assert found["patient"].nunique() == head["splits"][part]["patients"]
+    assert sum(part["images"] for part in head["splits"].values()) == listed.images
+    assert list(listed.parts) == sorted(listed.parts)
+
+
+def test_committed_counts_are_those_of_the_paper() -> None:
+    def sizes(name: str) -> list[int]:
+        head = json.loads((ROOT / f"splits/{name}.json").read_text())
+        return [head["splits"][part]["images"] for part in ("train", "val", "test")]
+
+    assert sizes("rsna") == [22184, 1500, 3000]  # the paper's 25,184 hold those 3,000
+    assert sizes("covidx") == [13597, 300, 300]  # one file is listed twice
+    assert sizes("mura") == [33078, 3730, 3197]
+
+
+def test_the_paper_profile_uses_them() -> None:
+    sources = read_yaml(ROOT / "profiles/paper.yaml")["datasets"]["sources"]
+    used = {name: source for name, source in sources.items() if source["split_file"]}
+    assert sorted(used) == [path.stem for path in COMMITTED]
+    for source in used.values():
+        path, at, pin = source["split_file"].partition("@")
+        assert at
+        found = split_lists.read(f"{ROOT / path}@{pin}")
+        assert (found.val, found.test) == (source["val"], source["test"])
 
 
 # ------------------------------------------------------------------------------ draw, write, read
@@ -293,3 +338,16 @@ def test_preprocessing_takes_the_list(run: Callable[..., Any], tmp_path: Path) -
     refused = run(app=preprocess.app, split_file=reference, val=3)
     assert refused.exit_code == 1
     assert "val: 2" in refused.output
+
+
+def test_preprocessing_tells_its_notes(run: Callable[..., Any], tmp_path: Path) -> None:
+    names = [f"{i:08x}-14fd-4e49-80ba-63a80b6bddd6" for i in range(6)]
+    lines = ["patientId,Target", *(f"{name},0" for name in names)]
+    raw.write(tmp_path / "set/stage_2_train_labels.csv", "\n".join(lines))
+    for i, name in enumerate(names):
+        raw.dicom(tmp_path / f"set/stage_2_train_images/{name}.dcm", raw.film(i))
+    done = run(app=preprocess.app, reader="rsna", root="set", val=1)
+    assert done.exit_code == 0, done.output
+    assert "note: The challenge's patientId is one a film" in done.output
+    funnel = json.loads((tmp_path / "metrics/funnel/bone.json").read_text())
+    assert "patientId is one a film" in funnel["notes"][0]
