@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 from demo_sets import reports, rows, unpack, write, write_all
 
-from convirt.datasets import archives
-from convirt.datasets import chexpert as official
+from convirt.datasets import archives, chexpert_files
 from convirt.datasets.layouts import chexpert, mimic_report
 from convirt.datasets.splits import Split
 from convirt.datasets.tables import NO_SECTION, Tables
@@ -86,7 +85,7 @@ def test_reader_keeps_the_retrieval_films_out_of_chexpert(sets: Path) -> None:
     tables = read("chexpert", root, Split(0, val=10), exclude=str(root / "convirt"))
     found = sizes(tables.images)
     assert (found["train"] + found["val"], found["test"]) == (50, 16)
-    valid = rows(official.home(root, "valid.csv") / "valid.csv")
+    valid = rows(chexpert_files.find(root, "valid.csv").file("valid.csv"))
     test = tables.images[tables.images["split"] == "test"]
     for label in chexpert.LABELS:
         assert test[label].sum() == sum(float(row[label]) for row in valid), label

@@ -13,7 +13,6 @@ from convirt.datasets.splits import Split
 from convirt.datasets.tables import (
     IMAGE_COLUMNS,
     NO_SECTION,
-    ON_EXCLUDE_LIST,
     Tables,
 )
 from convirt.errors import InputError
@@ -43,68 +42,6 @@ def row(tables: Tables, image: str) -> pd.Series:
     found = tables.images[tables.images["image"].str.endswith(image)]
     assert len(found) == 1
     return found.iloc[0]
-
-
-# ------------------------------------------------------------------------------ CheXpert
-
-
-@pytest.mark.parametrize("nested", [True, False])
-def test_chexpert(tmp_path: Path, nested: bool) -> None:
-    tables = read("chexpert", raw.chexpert(tmp_path, nested=nested), Split(0, 2))
-    assert len(tables.labels) == 14
-    first = row(tables, "train/patient00001/study1/view1_frontal.jpg")
-    assert first["image"] == "train/patient00001/study1/view1_frontal.jpg"
-    assert (first["study"], first["patient"]) == ("patient00001/study1", "patient00001")
-    assert (first["view"], row(tables, "view2_lateral.jpg")["view"]) == ("AP", "LATERAL")
-    assert all(Path(path).is_file() for path in tables.images["path"])
-    # blank is negative; uncertain is positive for atelectasis and effusion alone
-    wanted = {"Edema": 1, "Cardiomegaly": 0, "Consolidation": 0, "Atelectasis": 1}
-    wanted |= {"Pleural Effusion": 1, "Pneumothorax": 0, "No Finding": 0}
-    assert {name: first[name] for name in wanted} == wanted
-    assert tables.images["split"].value_counts().to_dict()["test"] == 2
-
-
-def test_chexpert_uncertain(tmp_path: Path) -> None:
-    raw.chexpert(tmp_path)
-    image, uncertain = (
-        "train/patient00001/study1/view1_frontal.jpg",
-        ["Cardiomegaly", "Atelectasis"],
-    )
-    ones = row(read("chexpert", tmp_path, uncertain="ones"), image)
-    zeros = row(read("chexpert", tmp_path, uncertain="zeros"), image)
-    assert list(ones[uncertain]) == [1, 1]
-    assert list(zeros[uncertain]) == [0, 0]
-    assert zeros["Edema"] == 1
-
-
-def test_chexpert_without_the_retrieval_images(tmp_path: Path) -> None:
-    raw.chexpert(tmp_path)
-    raw.retrieval_lists(tmp_path / "convirt")
-    tables = read("chexpert", tmp_path, exclude=str(tmp_path / "convirt"))
-    gone = {f"train/patient0000{i}/study1/view1_frontal.jpg" for i in (1, 2, 3)}
-    assert not gone & set(tables.images["image"])
-    assert len(tables.images) == 9 - 3
-    assert tables.funnel.to_dict()["images"]["dropped"] == {ON_EXCLUDE_LIST: 3}
-    assert tables.funnel.dropped_share == 0
-
-
-def test_chexpert_8x200(tmp_path: Path) -> None:
-    raw.chexpert(tmp_path / "chexpert", nested=True)
-    root = raw.retrieval_lists(tmp_path / "convirt")
-    tables = read("chexpert-8x200", root, images=str(tmp_path / "chexpert"))
-    assert tables.kind == "retrieval"
-    found = tables.images[["role", "label", "patient"]].to_numpy().tolist()
-    assert found == [
-        ["query", "Edema", "patient00001"],
-        ["candidate", "Fracture", "patient00002"],
-        ["candidate", "Edema", "patient00003"],
-    ]
-    assert all(Path(path).is_file() for path in tables.images["path"])
-    assert tables.queries is not None
-    assert tables.queries.to_numpy().tolist() == [
-        ["There is edema.", "Edema"],
-        ["A rib is broken, badly.", "Fracture"],
-    ]
 
 
 # ------------------------------------------------------------------------------ MURA

@@ -1,20 +1,24 @@
-"""CheXpert v1.0 and v1.0-small: train.csv to learn from, expert-labelled valid.csv to test on."""
+"""CheXpert v1.0: train.csv to learn from; to test on, valid.csv or the set released in 2022.
+
+Which downloads are known: see `chexpert_files`. docs/datasets/chexpert.md has the counts, the
+choices that the paper leaves open, and what others chose.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import archives, inputs
+from convirt.datasets import chexpert_files, inputs
 from convirt.datasets.assemble import assemble
+from convirt.datasets.chexpert_files import Download
 from convirt.datasets.options import parse
 from convirt.datasets.options import path as option_path
-from convirt.datasets.splits import Split
-from convirt.datasets.tables import ON_EXCLUDE_LIST, Funnel, Tables
+from convirt.datasets.splits import Split, assign
+from convirt.datasets.tables import ON_EXCLUDE_LIST, UNCERTAIN, Funnel, Tables
 from convirt.errors import InputError
 
 LABELS = (
@@ -33,11 +37,18 @@ LABELS = (
     "Fracture",
     "Support Devices",
 )
+COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 # The usual reading of "uncertain" (-1) in the five labels of the competition. The paper states
 # none; all other labels take 0.
 UNCERTAIN_AS_ONE = ("Atelectasis", "Edema", "Pleural Effusion")
 PAPER = {"train": 218414, "val": 5000, "test": 234}
-FOLDERS = ("CheXpert-v1.0-small", "CheXpert-v1.0")
+KEEP_ALL = "none"  # `exclude`, where nothing is to be left out
+SHARED = "validation images whose patient is in train too"
+_CHOICES = {
+    "uncertain": ("usual", "ones", "zeros", "drop"),
+    "test_set": ("valid", "test"),
+    "validation": ("patient", "image"),
+}
 
 
 @dataclass(frozen=True)
@@ -45,95 +56,135 @@ class Options:
     """Switches of this reader.
 
     Attributes:
-        uncertain: What -1 means: "usual" (1 for Atelectasis, Edema and Pleural Effusion, else 0),
-            "ones" or "zeros".
-        exclude: Folder of the 8x200 retrieval lists; their images leave the train set. Empty
-            keeps all.
-        views: Values of AP/PA to keep, "LATERAL" for the others; empty keeps all.
+        uncertain: What -1 means in train.csv: "usual" (1 for Atelectasis, Edema and Pleural
+            Effusion, else 0), "ones", "zeros", or "drop": an image uncertain in one of the five
+            competition labels is left out, and -1 is 0 in the others.
+        exclude: Folder of the 8x200 retrieval lists; their images leave the train set. "none"
+            keeps all. There is no default: a forgotten list would put them into it unseen.
+        test_set: "valid" (234 images, as in the paper) or "test" (668 images, released in 2022).
+        test_root: The download that holds the test set, where it is another one; "" = the root.
+        validation: How validation images are drawn: whole patients ("patient"), or images
+            whatever their patient ("image", as in the paper: most have a patient in train).
+        views: Values of AP/PA to keep, "LATERAL" for the others, "" where the list has no such
+            column; empty keeps all.
     """
 
     uncertain: str = "usual"
     exclude: str = ""
+    test_set: str = "valid"
+    test_root: str = ""
+    validation: str = "patient"
     views: tuple[str, ...] = ()
 
 
 def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
-    """Read train.csv and valid.csv.
-
-    Blank means not mentioned and is read as negative, -1 (uncertain) as `options.uncertain` says.
+    """Read train.csv and the expert-labelled lists.
 
     Args:
-        root: Holds train.csv, valid.csv, train/ and valid/, or the folder CheXpert-v1.0-small
-            (or CheXpert-v1.0) with them, unpacked or as the zip file CheXpert-v1.0-small.zip.
-        split: Validation images are drawn by patient from train.csv; valid.csv is the test set,
-            as in the paper, so `split.test` must be 0.
-        options: See Options.
+        root: What `chexpert_files.find` knows, unpacked or zipped.
+        split: Validation images are drawn from train.csv. The test set is the layout's own, so
+            `split.test` must be 0. With `test_set: test` and `split.val` 0, valid.csv is the
+            validation set.
+        options: See Options; `exclude` is required.
 
     Raises:
-        InputError: A list is missing or wrong.
+        InputError: A list is missing or wrong, or an option is.
     """
     chosen = parse(Options, options, "chexpert")
-    if chosen.uncertain not in ("usual", "ones", "zeros"):
-        raise InputError(
-            "params.yaml",
-            "options.uncertain: usual, ones or zeros",
-            f"`{chosen.uncertain}`",
-            "correct it",
-        )
-    root = home(root, "train.csv")
-    parts = []
-    for name, split_name in (("train", "train"), ("valid", "test")):
-        source = root / f"{name}.csv"
-        rows = inputs.read_csv(source, ["Path", "Frontal/Lateral", "AP/PA", *LABELS])
-        images = locate(rows["Path"], root, source)
-        frontal = rows["Frontal/Lateral"].str.strip().str.lower() == "frontal"
-        images["view"] = rows["AP/PA"].str.strip().where(frontal, "LATERAL")
-        images["split"] = split_name
-        for label in LABELS:
-            one = chosen.uncertain == "ones" or (
-                chosen.uncertain == "usual" and label in UNCERTAIN_AS_ONE
-            )
-            also = {"": 0.0, "-1.0": float(one), "-1": float(one)}
-            images[label] = inputs.binary(rows[label], label, source, also)
-        parts.append(images)
-    images = pd.concat(parts, ignore_index=True)
-
-    funnel = Funnel(paper=dict(PAPER))
-    funnel.images.found, funnel.studies.found = len(images), images["study"].nunique()
-    if chosen.exclude:
-        images = _exclude(images, Path(chosen.exclude), funnel)
-    return assemble(
-        images, split, root / "train.csv", labels=LABELS, views=chosen.views, funnel=funnel
-    )
-
-
-def home(root: Path, name: str) -> Path:
-    """What holds `name`: the root itself, or the download's own folder in it, zipped or not."""
-    folders = [root, *(place / f for f in FOLDERS for place in (root, root / f"{f}.zip"))]
-    return next((folder for folder in folders if archives.exists(folder / name)), root)
-
-
-def locate(paths: pd.Series, root: Path, source: Path) -> pd.DataFrame:
-    """Turn "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg" into a row.
-
-    The first component names the download and is replaced by the real root.
-
-    Returns:
-        image ("train/patient00001/study1/view1_frontal.jpg"), path, study and patient.
-    """
-    rows: list[Sequence[str]] = []
-    for text in paths:
-        parts = PurePosixPath(text).parts
-        if len(parts) != 5:
+    for name, known in _CHOICES.items():
+        if getattr(chosen, name) not in known:
             raise InputError(
-                source,
-                "paths such as CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg",
-                f"`{text}`",
-                "restore the official list",
+                "params.yaml",
+                f"options.{name}: {', '.join(known)}",
+                f"`{getattr(chosen, name)}`",
+                f"correct datasets.sources.<name>.options.{name}",
             )
-        inside = inputs.inside(root, "/".join(parts[1:]), source)
-        rows.append(("/".join(parts[1:]), str(inside), f"{parts[2]}/{parts[3]}", parts[2]))
-    return pd.DataFrame(rows, columns=["image", "path", "study", "patient"], dtype=str)
+    download = chexpert_files.find(root, "train.csv")
+    source = download.file("train.csv")
+    funnel = Funnel(paper=dict(PAPER))
+    rows = inputs.read_csv(source, ["Path", "Frontal/Lateral", "AP/PA", *LABELS])
+    train = _images(rows, download, source, _meanings(chosen.uncertain)).assign(split="train")
+    parts = [train, *_expert_parts(root, chosen, split)]
+    images = pd.concat(parts, ignore_index=True)
+    funnel.images.found, funnel.studies.found = len(images), images["study"].nunique()
+    images = _exclude(images, chosen.exclude, funnel)
+    if chosen.uncertain == "drop":
+        unsure = rows[list(COMPETITION)].apply(lambda cells: cells.str.strip()).isin(["-1", "-1.0"])
+        out = images["image"].isin(set(train.loc[unsure.any(axis=1), "image"]))
+        images = _leave_out(images, out & (images["split"] == "train"), UNCERTAIN, funnel)
+    by_image = chosen.validation == "image"
+    tables = assemble(
+        images,
+        replace(split, val=0) if by_image else split,
+        source,
+        labels=LABELS,
+        views=chosen.views,
+        funnel=funnel,
+    )
+    return _draw_images(tables, split, source) if by_image else tables
+
+
+def _expert_parts(root: Path, chosen: Options, split: Split) -> list[pd.DataFrame]:
+    """The images labelled by radiologists, each list with its split.
+
+    Nothing is blank or uncertain in these lists. CheXlocalize calls them val_labels.csv and
+    test_labels.csv, the latter without views; the labels of the test set also exist alone, one
+    row a study (groundtruth.csv).
+    """
+    if chosen.test_root:
+        root = option_path(chosen.test_root, "the download that holds the test set")
+    wanted = [(("valid.csv", "val_labels.csv"), "test")]
+    if chosen.test_set == "test":
+        wanted = [(("test_labels.csv", "groundtruth.csv"), "test")]
+        if not split.val:
+            wanted.append((("valid.csv", "val_labels.csv"), "val"))
+    parts = []
+    for names, split_name in wanted:
+        download = chexpert_files.find(root, *names)
+        source = download.file(*names)
+        by_study = source.name == "groundtruth.csv"
+        rows = inputs.read_csv(source, ["Study" if by_study else "Path", *LABELS])
+        if by_study:
+            rows["Path"] = [chexpert_files.films_of(s, download, source) for s in rows["Study"]]
+            rows = rows.explode("Path", ignore_index=True)
+        parts.append(_images(rows, download, source, {}).assign(split=split_name))
+    return parts
+
+
+def _images(
+    rows: pd.DataFrame, download: Download, source: Path, also: dict[str, dict[str, float]]
+) -> pd.DataFrame:
+    """The images of a list with view and labels; `also`: label -> further cells -> value."""
+    images = chexpert_files.locate(rows["Path"], download, source)
+    frontal = images["image"].str.contains("_frontal.", regex=False)
+    if "Frontal/Lateral" in rows:
+        frontal = rows["Frontal/Lateral"].str.strip().str.lower() == "frontal"
+    view = rows["AP/PA"].str.strip() if "AP/PA" in rows else pd.Series("", rows.index, dtype=str)
+    images["view"] = view.where(frontal, "LATERAL")
+    for label in LABELS:
+        images[label] = inputs.binary(rows[label], label, source, also.get(label, {}))
+    return images
+
+
+def _meanings(uncertain: str) -> dict[str, dict[str, float]]:
+    """What blank (not mentioned: negative) and -1 mean in each column of train.csv."""
+    meanings = {}
+    for label in LABELS:
+        one = uncertain == "ones" or (uncertain == "usual" and label in UNCERTAIN_AS_ONE)
+        meanings[label] = {"": 0.0, "-1.0": float(one), "-1": float(one)}
+    return meanings
+
+
+def _draw_images(tables: Tables, split: Split, source: Path) -> Tables:
+    """Draw the validation images from the train images, whoever their patients are."""
+    images = tables.images
+    given = images["split"].replace("train", "")
+    units = pd.DataFrame({"patient": images["image"], "given": given})  # each image a patient
+    images["split"] = assign(units, split, source)
+    train = set(images.loc[images["split"] == "train", "patient"])
+    shared = (images["split"] == "val") & images["patient"].isin(train)
+    tables.funnel.note(SHARED, int(shared.sum()))
+    return tables
 
 
 def listed(folder: Path) -> set[str]:
@@ -141,22 +192,37 @@ def listed(folder: Path) -> set[str]:
     names: set[str] = set()
     for name in ("query.csv", "candidate.csv"):
         rows = inputs.read_csv(folder / "image-retrieval" / name, ["Path"])
-        names |= {"/".join(PurePosixPath(path).parts[1:]) for path in rows["Path"]}
+        names |= {"/".join(PurePosixPath(path.strip()).parts[-4:]) for path in rows["Path"]}
     return names
 
 
-def _exclude(images: pd.DataFrame, folder: Path, funnel: Funnel) -> pd.DataFrame:
+def _exclude(images: pd.DataFrame, exclude: str, funnel: Funnel) -> pd.DataFrame:
     """Take the retrieval images out of the train set, so that nothing is retrieved by heart."""
-    folder = option_path(str(folder), "the folder of the 8x200 lists (image-retrieval/...)")
+    if exclude == KEEP_ALL:
+        return images
+    if not exclude:
+        raise InputError(
+            "params.yaml",
+            f"options.exclude: the folder of the 8x200 retrieval lists, or {KEEP_ALL}",
+            "nothing: their 1,680 images would be trained on",
+            "git clone https://github.com/yuhaozhang/convirt, and name that folder in "
+            f"datasets.sources.<name>.options.exclude; {KEEP_ALL} keeps the images",
+        )
+    folder = option_path(exclude, "the folder of the 8x200 lists (image-retrieval/...)")
     out = images["image"].isin(listed(folder)) & (images["split"] == "train")
     if not out.any():
         raise InputError(
             folder,
             "retrieval lists that name images of train.csv",
             "no image in common",
-            "check datasets.sources.<name>.options.exclude, or set it to ''",
+            f"check datasets.sources.<name>.options.exclude, or set it to {KEEP_ALL}",
         )
+    return _leave_out(images, out, ON_EXCLUDE_LIST, funnel)
+
+
+def _leave_out(images: pd.DataFrame, out: pd.Series, reason: str, funnel: Funnel) -> pd.DataFrame:
+    """Drop images by choice, and count the studies that lose their last one."""
     kept = images[~out]
-    funnel.images.drop(ON_EXCLUDE_LIST, images.loc[out, "image"])
-    funnel.studies.drop(ON_EXCLUDE_LIST, sorted(set(images["study"]) - set(kept["study"])))
+    funnel.images.drop(reason, images.loc[out, "image"])
+    funnel.studies.drop(reason, sorted(set(images["study"]) - set(kept["study"])))
     return kept

@@ -1,4 +1,8 @@
-"""The paper's retrieval sets CheXpert 8x200: image queries, text queries, candidates."""
+"""The paper's retrieval sets CheXpert 8x200: image queries, text queries, candidates.
+
+The lists are those of github.com/yuhaozhang/convirt; the films are CheXpert's. A few patients have
+a query and a candidate: the paper kept them, so they stay, and the funnel tells how many they are.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,13 @@ from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import chexpert, inputs
+from convirt.datasets import archives, chexpert, chexpert_files, inputs
 from convirt.datasets.assemble import assemble
+from convirt.datasets.chexpert_files import Download
 from convirt.datasets.options import parse
 from convirt.datasets.options import path as option_path
 from convirt.datasets.splits import Split
-from convirt.datasets.tables import Tables
+from convirt.datasets.tables import Funnel, Tables
 from convirt.errors import InputError
 
 CLASSES = (
@@ -28,6 +33,9 @@ CLASSES = (
 )
 # Section 4.2 and the released lists: 5 texts a class, although their README says 10.
 PAPER = {"image_queries": 80, "text_queries": 40, "candidates": 1600}
+SHARED_PATIENTS = "patients with a query and a candidate"
+SHARED_QUERIES = "image queries whose patient has a candidate"
+SHARED_CLASS = "image queries whose patient has a candidate of the same class"
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Options:
     """Switches of this reader.
 
     Attributes:
-        images: The CheXpert download that holds train/.
+        images: The CheXpert download that holds train/, or its batches.
     """
 
     images: str = ""
@@ -53,7 +61,8 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         Tables of images with role and label, and text queries.
 
     Raises:
-        InputError: A list is missing, a class unknown, or a candidate has not exactly one label.
+        InputError: A list is missing, a class unknown, a candidate has not exactly one label, or
+            the two folders list different candidates.
     """
     chosen = parse(Options, options, "chexpert-8x200")
     if not chosen.images:
@@ -63,18 +72,22 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
             "nothing",
             "set datasets.sources.<name>.options.images",
         )
-    home = chexpert.home(option_path(chosen.images, "the CheXpert download"), "train")
+    home = option_path(chosen.images, "the CheXpert download")
+    download = chexpert_files.find(home, "train", "train.csv")
     folder = root / "image-retrieval"
     queries = _queries(folder / "query.csv", "Path")
-    located = chexpert.locate(queries["Path"], home, folder / "query.csv")
+    located = chexpert_files.locate(queries["Path"], download, folder / "query.csv")
     located["label"], located["role"] = queries["Variable"].to_numpy(), "query"
-    images = pd.concat([located, _candidates(folder / "candidate.csv", home)], ignore_index=True)
+    candidates = _candidates(folder / "candidate.csv", download)
+    _same_candidates(candidates, root / "text-retrieval" / "candidate.csv", download)
+    images = pd.concat([located, candidates], ignore_index=True)
     images["split"] = "test"
 
     texts = _queries(root / "text-retrieval" / "query.csv", "Text")
     texts = texts.rename(columns={"Text": "text", "Variable": "label"})[["text", "label"]]
     tables = assemble(images, Split(split.seed), folder / "candidate.csv", queries=texts)
     tables.funnel.paper = dict(PAPER)
+    _note_shared(located, candidates, tables.funnel)
     return tables
 
 
@@ -88,21 +101,47 @@ def _queries(source: Path, column: str) -> pd.DataFrame:
     return rows
 
 
-def _candidates(source: Path, home: Path) -> pd.DataFrame:
-    """The candidates; the class is the one label that is 1."""
-    rows = inputs.read_csv(source, ["Path", *CLASSES])
-    images = chexpert.locate(rows["Path"], home, source)
+def _candidates(source: Path, download: Download) -> pd.DataFrame:
+    """The candidates; the class is the one label that is 1, of CheXpert's fourteen."""
+    rows = inputs.read_csv(source, ["Path", *chexpert.LABELS])
+    images = chexpert_files.locate(rows["Path"], download, source)
     present = pd.DataFrame(
-        {name: inputs.binary(rows[name], name, source, {"": 0.0}) for name in CLASSES}
+        {name: inputs.binary(rows[name], name, source, {"": 0.0}) for name in chexpert.LABELS}
     )
-    wrong = present.sum(axis=1) != 1
+    wrong = (present.sum(axis=1) != 1) | (present[list(CLASSES)].sum(axis=1) != 1)
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
+        shown = [name for name in chexpert.LABELS if present[name].iloc[row]]
         raise InputError(
             source,
-            "exactly one of the eight classes a candidate",
-            f"{int(present.sum(axis=1).iloc[row])} for `{rows['Path'].iloc[row]}`",
+            "exactly one label a candidate, and one of the eight classes",
+            f"{len(shown)} for `{rows['Path'].iloc[row]}`" + f" ({', '.join(shown)})" * bool(shown),
             "restore the official list",
         )
     images["label"], images["role"] = present.idxmax(axis=1).to_numpy(), "candidate"
     return images
+
+
+def _same_candidates(candidates: pd.DataFrame, source: Path, download: Download) -> None:
+    """Both folders bring the candidates; one list is searched, so the other must be the same."""
+    if not archives.is_file(source):
+        return
+    rows = inputs.read_csv(source, ["Path"])
+    other = set(chexpert_files.locate(rows["Path"], download, source)["image"])
+    if other != set(candidates["image"]):
+        raise InputError(
+            source,
+            "the candidates of image-retrieval/candidate.csv",
+            f"{len(other ^ set(candidates['image']))} images that only one of the two lists has",
+            "restore the official lists",
+        )
+
+
+def _note_shared(queries: pd.DataFrame, candidates: pd.DataFrame, funnel: Funnel) -> None:
+    """Tell how many queries meet another film of their own patient among the candidates."""
+    own = queries["patient"].isin(set(candidates["patient"]))
+    pairs = set(zip(candidates["patient"], candidates["label"], strict=True))
+    classes = [pair in pairs for pair in zip(queries["patient"], queries["label"], strict=True)]
+    funnel.note(SHARED_PATIENTS, int(queries.loc[own, "patient"].nunique()))
+    funnel.note(SHARED_QUERIES, int(own.sum()))
+    funnel.note(SHARED_CLASS, sum(classes))

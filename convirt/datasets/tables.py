@@ -17,7 +17,8 @@ VIEW_NOT_CHOSEN = "view not chosen"
 ON_EXCLUDE_LIST = "on the exclude list"
 LISTED_TWICE = "listed twice"
 PERSON_HELD_OUT = "patient is in val or test"
-CHOICES = frozenset({VIEW_NOT_CHOSEN, ON_EXCLUDE_LIST, LISTED_TWICE, PERSON_HELD_OUT})
+UNCERTAIN = "uncertain label"
+CHOICES = frozenset({VIEW_NOT_CHOSEN, ON_EXCLUDE_LIST, LISTED_TWICE, PERSON_HELD_OUT, UNCERTAIN})
 
 # Properties of a report.
 NO_REPORT = "report missing"
@@ -80,7 +81,8 @@ class Funnel:
         converted: What had to be done to kept images ("16 bit", "RGB", ...) -> how many.
         split: Split -> sort of item -> how many the store holds.
         paper: Counts that the paper states for this set, for comparison.
-        notes: Sentences that a user should read: what is doubtful about this set, and what to do.
+        notes: Sentences that a user should read: what is doubtful about this set, and what to do;
+            nothing was dropped for it.
     """
 
     studies: Count = field(default_factory=Count)
@@ -90,6 +92,11 @@ class Funnel:
     split: dict[str, dict[str, int]] = field(default_factory=dict)
     paper: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def note(self, what: str, number: int) -> None:
+        """Put a count among the notes; zero leaves no trace."""
+        if number:
+            self.notes.append(f"{number} {what}")
 
     @property
     def dropped_share(self) -> float:
