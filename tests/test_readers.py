@@ -44,22 +44,6 @@ def row(tables: Tables, image: str) -> pd.Series:
     return found.iloc[0]
 
 
-# ------------------------------------------------------------------------------ MURA
-
-
-@pytest.mark.parametrize(("nested", "header"), [(True, False), (False, True)])
-def test_mura(tmp_path: Path, nested: bool, header: bool) -> None:
-    tables = read("mura", raw.mura(tmp_path, nested, header), Split(0, 1))
-    assert len(tables.images) == 6
-    wrist = row(tables, "train/XR_WRIST/patient00001/study1_negative/image1.png")
-    shoulder = row(tables, "study1_positive/image2.png")
-    assert (wrist["abnormal"], shoulder["abnormal"]) == (0, 1)
-    assert wrist["patient"] == shoulder["patient"] == "patient00001"
-    assert wrist["study"] != shoulder["study"]
-    assert wrist["view"] == "WRIST"
-    assert row(tables, "patient11185/study1_positive/image1.png")["split"] == "test"
-
-
 # ------------------------------------------------------------------------------ bring your own
 
 

@@ -1,7 +1,11 @@
-"""MURA v1.1: limb radiographs, normal or abnormal; the label is of the study."""
+"""MURA v1.1: limb radiographs, normal or abnormal; the label is of the study.
+
+docs/datasets/mura.md has the counts and the two ways of scoring, a patient or a study at a time.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,12 +16,21 @@ from convirt.datasets import archives, inputs
 from convirt.datasets.assemble import assemble
 from convirt.datasets.options import parse
 from convirt.datasets.splits import Split
-from convirt.datasets.tables import Tables
+from convirt.datasets.tables import LEFTOVER, Funnel, Tables
 from convirt.errors import InputError
 
 LABELS = ("abnormal",)
 PAPER = {"train": 33078, "val": 3730, "test": 3197}
 FOLDER = "MURA-v1.1"
+# Beside each file, macOS's archiver leaves one of its own that no decoder opens; lists that were
+# made by globbing name them.
+_LEFTOVER = "._"
+_STUDY = (
+    r"(?:[^/]+/)?(train|valid)/XR_([A-Z]+)/(patient[0-9]{5})"
+    r"/(study[0-9]{1,3}_(?:positive|negative))"
+)
+_STUDY_PATH = re.compile(f"{_STUDY}/?")
+_IMAGE_PATH = re.compile(_STUDY + r"/((?:\._)?image[0-9]{1,3}\.(?:png|jpg|jpeg))")
 
 
 @dataclass(frozen=True)
@@ -47,8 +60,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     parts = []
     for name, split_name in (("train", "train"), ("valid", "test")):
         source = root / f"{name}_image_paths.csv"
-        paths = inputs.read_csv(source, [], names=["path"])["path"].str.strip()
-        images = _locate(paths[paths.str.contains("/")], root, source)
+        images = _locate(_column(source, ["path"])["path"], root, source)
         labels = _labels(root / f"{name}_labeled_studies.csv")
         images["abnormal"] = images["study"].map(labels)
         unknown = images.loc[images["abnormal"].isna(), "study"]
@@ -62,9 +74,19 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         images["split"] = split_name
         parts.append(images)
     images = pd.concat(parts, ignore_index=True)
-    tables = assemble(images, split, root / "train_image_paths.csv", labels=LABELS)
-    tables.funnel.paper = dict(PAPER)
-    return tables
+    funnel = Funnel(paper=dict(PAPER))
+    funnel.images.found, funnel.studies.found = len(images), images["study"].nunique()
+    left = images["image"].map(lambda image: PurePosixPath(image).name).str.startswith(_LEFTOVER)
+    funnel.images.drop(LEFTOVER, images.loc[left, "image"])
+    kept = images[~left]
+    funnel.studies.drop(LEFTOVER, sorted(set(images["study"]) - set(kept["study"])))
+    return assemble(kept, split, root / "train_image_paths.csv", labels=LABELS, funnel=funnel)
+
+
+def _column(source: Path, names: list[str]) -> pd.DataFrame:
+    """A list without a header, path first; the header that some copies have is left out."""
+    rows = inputs.read_csv(source, [], names=names)
+    return rows[1:] if len(rows) and "/" not in rows["path"].iloc[0] else rows
 
 
 def _locate(paths: pd.Series, root: Path, source: Path) -> pd.DataFrame:
@@ -74,27 +96,39 @@ def _locate(paths: pd.Series, root: Path, source: Path) -> pd.DataFrame:
     """
     rows = []
     for text in paths:
-        parts = PurePosixPath(text).parts
-        if len(parts) != 6:
+        match = _IMAGE_PATH.fullmatch(text.strip())
+        if match is None:
             raise InputError(
                 source,
-                "paths such as MURA-v1.1/train/XR_WRIST/patient00001/study1_positive/image1.png",
+                "paths that stay inside the download, such as "
+                "MURA-v1.1/train/XR_WRIST/patient00001/study1_positive/image1.png",
                 f"`{text}`",
                 "restore the official list",
             )
-        name = "/".join(parts[1:])
-        path = str(inputs.inside(root, name, source))
-        rows.append((name, path, "/".join(parts[1:5]), parts[3], parts[2].removeprefix("XR_")))
+        part, limb, patient, number, file = match.groups()
+        study = f"{part}/XR_{limb}/{patient}/{number}"
+        path = str(inputs.inside(root, f"{study}/{file}", source))
+        rows.append((f"{study}/{file}", path, study, patient, limb))
     return pd.DataFrame(rows, columns=["image", "path", "study", "patient", "view"], dtype=str)
 
 
 def _labels(source: Path) -> dict[str, float]:
     """Study "train/XR_WRIST/patient00001/study1_positive" -> 1.0 if abnormal."""
-    rows = inputs.read_csv(source, [], names=["path", "label"])
-    rows = rows[rows["path"].str.contains("/")].reset_index(drop=True)  # a header, in some copies
+    rows = _column(source, ["path", "label"]).reset_index(drop=True)
     labels = inputs.binary(rows["label"], "label", source, {})
-    studies = ["/".join(PurePosixPath(path).parts[1:]) for path in rows["path"]]
-    for study, label in zip(studies, labels, strict=True):
+    studies = {}
+    for path, label in zip(rows["path"], labels, strict=True):
+        match = _STUDY_PATH.fullmatch(path.strip())
+        if match is None:
+            raise InputError(
+                source,
+                "studies that stay inside the download, such as "
+                "MURA-v1.1/train/XR_WRIST/patient00001/study1_positive/",
+                f"`{path}`",
+                "restore the official list",
+            )
+        part, limb, patient, number = match.groups()
+        study = f"{part}/XR_{limb}/{patient}/{number}"
         if not study.endswith("_positive" if label else "_negative"):
             raise InputError(
                 source,
@@ -102,4 +136,5 @@ def _labels(source: Path) -> dict[str, float]:
                 f"{label:.0f} for `{study}`",
                 "restore the official list",
             )
-    return dict(zip(studies, labels, strict=True))
+        studies[study] = float(label)
+    return studies

@@ -18,7 +18,10 @@ ON_EXCLUDE_LIST = "on the exclude list"
 LISTED_TWICE = "listed twice"
 PERSON_HELD_OUT = "patient is in val or test"
 UNCERTAIN = "uncertain label"
-CHOICES = frozenset({VIEW_NOT_CHOSEN, ON_EXCLUDE_LIST, LISTED_TWICE, PERSON_HELD_OUT, UNCERTAIN})
+LEFTOVER = "no image, a leftover of macOS"
+CHOICES = frozenset(
+    {VIEW_NOT_CHOSEN, ON_EXCLUDE_LIST, LISTED_TWICE, PERSON_HELD_OUT, UNCERTAIN, LEFTOVER}
+)
 
 # Properties of a report.
 NO_REPORT = "report missing"
