@@ -34,7 +34,7 @@ def check_task(
         labels: The task's labels.
         kind: "multiclass" needs exactly one label an image (and a unit).
         metric: A name of `metrics.METRICS`.
-        unit: "image" or "patient".
+        unit: "image", "study" or "patient".
         where: What errors name.
 
     Raises:

@@ -2,7 +2,8 @@
 
 The one table that goes in is a run's raw test predictions: one row an image and a repeat, with
 the columns `repeat, image, patient, unit, y_<label>..., p_<label>...`. Scores are averaged over
-the images of a unit (an image or a patient) before any metric is taken (ConVIRT, section 4.2).
+the images of a unit (an image, a study or a patient) before any metric is taken. ConVIRT scores
+MURA by patient (section 4.2), MURA itself by study.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ METRICS: dict[str, Metric] = {"auroc": mean_auroc, "accuracy": accuracy}
 
 @dataclass(frozen=True)
 class Units:
-    """What is scored: U units, each an image or a patient, made up of n images.
+    """What is scored: U units, each an image, a study or a patient, made up of n images.
 
     Attributes:
         of_image: The unit of each image, (n,).

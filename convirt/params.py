@@ -212,7 +212,7 @@ class Task(_Strict):
     kind: Literal["binary", "multilabel", "multiclass"]
     labels: Labels
     metric: Literal["auroc", "accuracy"]
-    unit: Literal["image", "patient"]
+    unit: Literal["image", "study", "patient"]
     lr: Positive
 
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import raw
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bad_input import refused, replace
 from test_readers import read, row
 
+from convirt import labelled, metrics
 from convirt.datasets import registry
 from convirt.datasets.splits import Split
 from convirt.datasets.tables import LEFTOVER
 from convirt.errors import InputError
+from convirt.params import Task
+from stages import finetune
 
 TRAIN = "MURA-v1.1/train_image_paths.csv"
 
@@ -83,6 +88,51 @@ def test_a_patient_of_both_parts(tmp_path: Path) -> None:
     for name in ("image_paths", "labeled_studies"):
         replace(root / f"MURA-v1.1/valid_{name}.csv", "patient11185", "patient00003")
     assert "`patient00003`" in refused("mura", root).found
+
+
+# ------------------------------------------------------------------------------ scores
+
+
+@pytest.mark.parametrize(
+    ("unit", "truth", "scores"),
+    [
+        ("image", [1, 1, 1, 0, 0], [0.1, 0.3, 0.9, 0.5, 0.8]),
+        ("study", [1, 1, 0, 0], [0.2, 0.9, 0.5, 0.8]),  # the official score
+        ("patient", [1, 1, 0], [0.4, 0.9, 0.5]),  # the paper's
+    ],
+)
+def test_scores_are_averaged_by_unit(
+    tmp_path: Path, unit: str, truth: list[int], scores: list[float]
+) -> None:
+    """The first patient has a normal wrist and an abnormal shoulder on two films."""
+    films = {
+        "XR_SHOULDER/patient00001/study1_positive/image1.png": 0.1,
+        "XR_SHOULDER/patient00001/study1_positive/image2.png": 0.3,
+        "XR_HAND/patient00003/study1_positive/image1.png": 0.9,
+        "XR_WRIST/patient00001/study1_negative/image1.png": 0.8,
+        "XR_HAND/patient00002/study1_negative/image1.png": 0.5,
+    }
+    records = read("mura", raw.mura(tmp_path)).images
+    records["split"] = records["split"].map({"train": "test", "test": "train"})
+    images = labelled.split_of(
+        np.zeros((6, 2, 2), np.uint8),
+        records,
+        ["abnormal"],
+        unit,
+        "test",
+        torch.Tensor.float,
+        "cpu",
+    )
+    order = records.loc[records["split"] == "test", "image"].str.removeprefix("train/")
+    p = np.array([[films[name]] for name in order])
+    found = sorted(zip(images.units.y[:, 0], images.units.average(p)[:, 0].round(6), strict=True))
+    assert found == sorted(zip(truth, scores, strict=True))
+    task = {"corpus": "bone", "kind": "binary", "labels": ("abnormal",), "metric": "auroc"}
+    spec = Task.model_validate({**task, "unit": unit, "lr": 0.1})
+    table = finetune._predictions(records, spec, [torch.logit(torch.from_numpy(p))])
+    wins = [(a > b) + (a == b) / 2 for y, a in found if y for z, b in found if not z]
+    value = metrics.estimate(table, "auroc", 5, 0).value
+    assert value == pytest.approx(sum(wins) / len(wins))
 
 
 # ------------------------------------------------------------------------------ properties

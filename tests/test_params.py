@@ -99,7 +99,7 @@ def test_every_spelling_of_a_number_is_a_float(text: str, tmp_path: Path) -> Non
         ("matrix.protocol", ["full"], "'finetune' or 'linear'"),
         ("tasks.rsna.kind", "regression", "'multiclass'"),
         ("tasks.rsna.metric", "auc", "'auroc' or 'accuracy'"),
-        ("tasks.rsna.unit", "study", "'image' or 'patient'"),
+        ("tasks.rsna.unit", "film", "'image', 'study' or 'patient'"),
         ("tasks.rsna.labels", ["a", "b"], "one label"),
         ("tasks.covidx.labels", ["a"], "two classes"),
         ("tasks.chexpert.metric", "accuracy", "auroc"),
