@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro table test check format coverage gate bench use deps readme lock clean
+.PHONY: help setup repro table test check format coverage gate bench use doctor deps readme lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ bench: setup  ## measure speeds as ratios against named alternatives
 
 use: setup  ## take over a profile: make use PROFILE=profiles/paper.yaml
 	python -m stages.profile $(PROFILE)
+
+doctor: setup  ## what data, weights and hardware are there, and what is missing?
+	@python -m stages.doctor --params $(or $(PROFILE),params.yaml)
 
 deps: setup  ## rewrite the code dependencies in dvc.yaml from what the stages import
 	python -m stages.deps --write

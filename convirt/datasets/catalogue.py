@@ -1,0 +1,290 @@
+"""Official facts about each set: where it comes from, which lists it has, how long they are.
+
+Names and numbers only; `docs/datasets/` tells the rest. A test holds the table of
+`docs/datasets/README.md` against this module, and the lists against what the readers open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+OPEN, REGISTRATION, CREDENTIALED, YOURS = "open", "registration", "credentialed", "yours"
+
+
+@dataclass(frozen=True)
+class ListFile:
+    """A list of the layout.
+
+    Attributes:
+        names: The file, relative to what holds the set; further names are other spellings of it.
+            `{version}` is filled from the reader's options.
+        rows: Official number of rows, header excluded; 0 where there is none.
+        columns: Columns that must be there.
+        header: Whether there is a header; without one the columns are those of `columns`.
+        when: Option that has to be set for the list to be read; "" for always.
+        version: Of the lists that `rows` holds for, where there are several; "" for all.
+    """
+
+    names: tuple[str, ...]
+    rows: int = 0
+    columns: tuple[str, ...] = ()
+    header: bool = True
+    when: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A flat folder of the layout, which is cheap to count.
+
+    Attributes:
+        name: Relative to what holds the set.
+        suffix: Of the files that count.
+        files: Official number of them.
+    """
+
+    name: str
+    suffix: str
+    files: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is officially known of the sets that one reader reads.
+
+    Attributes:
+        title: Name of the set.
+        kind: What it feeds: "pairs", "labels" or "retrieval".
+        access: OPEN, REGISTRATION (an account, terms to accept), CREDENTIALED (training and a
+            signed agreement) or YOURS.
+        page: Official page.
+        size: Of the download.
+        images: Official number of images that come into the store.
+        holds: What `root` has to hold.
+        steps: How to get it into `{root}`.
+        reports: How to get the reports alone, where they are another download.
+        homes: Where the lists may lie, relative to the root.
+        lists: What the reader opens.
+        folders: What else can be counted.
+        quick: Whether the reader takes seconds for the whole set.
+        paths: Options that name a file or folder -> the reader whose facts say where that
+            comes from, "" for none.
+    """
+
+    title: str
+    kind: str
+    access: str
+    page: str
+    size: str
+    images: int
+    holds: str
+    steps: tuple[str, ...]
+    lists: tuple[ListFile, ...]
+    reports: tuple[str, ...] = ()
+    homes: tuple[str, ...] = ("",)
+    folders: tuple[Folder, ...] = ()
+    quick: bool = True
+    paths: Mapping[str, str] = field(default_factory=dict)
+
+
+def _mimic_list(name: str) -> tuple[str, ...]:
+    """Users unpack the lists, or do not; release 2.1.0 still calls them 2.0.0."""
+    stems = [f"mimic-cxr-{version}-{name}.csv" for version in ("2.0.0", "2.1.0")]
+    return tuple(f"{stem}{ending}" for stem in stems for ending in (".gz", ""))
+
+
+def _covidx_list(part: str) -> tuple[str, ...]:
+    """At the root, or where the repository of the lists has them."""
+    return tuple(f"{folder}{part}_{{version}}.txt" for folder in ("", "labels/"))
+
+
+def _packed(*folders: str) -> tuple[str, ...]:
+    """The root itself, the download's own folder in it, or its zip file."""
+    return ("", *(f"{zipped}{name}" for name in folders for zipped in ("", f"{name}.zip/")))
+
+
+_YOUR_STEPS = ("write the list as docs/your-data.md shows, into {root}",)
+
+FACTS: Mapping[str, Facts] = {
+    "mimic-cxr": Facts(
+        title="MIMIC-CXR-JPG and the reports of MIMIC-CXR",
+        kind="pairs",
+        access=CREDENTIALED,
+        page="https://physionet.org/content/mimic-cxr-jpg/2.1.0/",
+        size="567 GB as one zip file",
+        images=377_110,
+        holds="mimic-cxr-2.0.0-metadata.csv[.gz], files/p10/..., mimic-cxr-reports.zip",
+        steps=(
+            "get access: https://physionet.org/content/mimic-cxr-jpg/2.1.0/ (an account, CITI"
+            " training, the data use agreement)",
+            "wget -r -N -c -np -nH --cut-dirs=3 -P {root} --user YOU --ask-password"
+            " https://physionet.org/files/mimic-cxr-jpg/2.1.0/",
+            "wget -N -c -P {root} --user YOU --ask-password"
+            " https://physionet.org/files/mimic-cxr/2.1.0/mimic-cxr-reports.zip",
+        ),
+        reports=(
+            "wget -N -c -P {root} --user YOU --ask-password"
+            " https://physionet.org/files/mimic-cxr/2.1.0/mimic-cxr-reports.zip",
+            "or set options.reports of this source in params.yaml",
+        ),
+        lists=(
+            ListFile(
+                _mimic_list("metadata"),
+                377_110,
+                ("dicom_id", "subject_id", "study_id", "ViewPosition"),
+            ),
+            ListFile(_mimic_list("split"), 377_110, ("dicom_id", "split"), when="official_split"),
+        ),
+        quick=False,
+        paths={"reports": "", "images": ""},
+    ),
+    "open-i": Facts(
+        title="Open-i, the chest films and reports of Indiana University",
+        kind="pairs",
+        access=OPEN,
+        page="https://openi.nlm.nih.gov/faq",
+        size="1.3 GB of PNG, 1 MB of reports",
+        images=7_470,
+        holds="ecgen-radiology/ (or NLMCXR_reports.tgz), NLMCXR_png/",
+        steps=(
+            "mkdir -p {root}/NLMCXR_png",
+            "curl -L https://openi.nlm.nih.gov/imgs/collections/NLMCXR_reports.tgz | tar -xz -C"
+            " {root}",
+            "curl -L https://openi.nlm.nih.gov/imgs/collections/NLMCXR_png.tgz | tar -xz -C"
+            " {root}/NLMCXR_png",
+        ),
+        lists=(),
+        folders=(Folder("ecgen-radiology", ".xml", 3_955), Folder("NLMCXR_png", ".png", 7_470)),
+        paths={"reports": "", "images": ""},
+    ),
+    "chexpert": Facts(
+        title="CheXpert v1.0 (or v1.0-small)",
+        kind="labels",
+        access=REGISTRATION,
+        page="https://stanfordaimi.azurewebsites.net/datasets/8cbd9ed4-2eb9-4565-affc-111cf4f7ebe2",
+        size="439 GB, the small one 11 GB",
+        images=223_648,
+        holds="train.csv, valid.csv, train/, valid/",
+        steps=(
+            "register and download:"
+            " https://stanfordaimi.azurewebsites.net/datasets/8cbd9ed4-2eb9-4565-affc-111cf4f7ebe2",
+            "put CheXpert-v1.0-small.zip, or what it holds, into {root}",
+        ),
+        lists=tuple(
+            ListFile((f"{part}.csv",), rows, ("Path", "Frontal/Lateral", "AP/PA"))
+            for part, rows in (("train", 223_414), ("valid", 234))
+        ),
+        homes=_packed("CheXpert-v1.0-small", "CheXpert-v1.0"),
+        paths={"exclude": "chexpert-8x200"},
+    ),
+    "chexpert-8x200": Facts(
+        title="CheXpert 8x200, the retrieval lists of the paper",
+        kind="retrieval",
+        access=OPEN,
+        page="https://github.com/yuhaozhang/convirt",
+        size="under 1 MB; the images are CheXpert's",
+        images=1_680,
+        holds="image-retrieval/, text-retrieval/",
+        steps=("git clone https://github.com/yuhaozhang/convirt {root}",),
+        lists=(
+            ListFile(("image-retrieval/candidate.csv",), 1_600, ("Path",)),
+            ListFile(("image-retrieval/query.csv",), 80, ("Variable", "Path")),
+            ListFile(("text-retrieval/query.csv",), 40, ("Variable", "Text")),
+        ),
+        paths={"images": "chexpert"},
+    ),
+    "rsna": Facts(
+        title="RSNA Pneumonia Detection Challenge 2018, stage 2",
+        kind="labels",
+        access=REGISTRATION,
+        page="https://www.kaggle.com/c/rsna-pneumonia-detection-challenge",
+        size="4 GB",
+        images=26_684,
+        holds="stage_2_train_labels.csv, stage_2_train_images/",
+        steps=(
+            "accept the rules: https://www.kaggle.com/c/rsna-pneumonia-detection-challenge/rules",
+            "kaggle competitions download -c rsna-pneumonia-detection-challenge -p {root}",
+            "unzip -d {root} {root}/rsna-pneumonia-detection-challenge.zip",
+        ),
+        lists=(ListFile(("stage_2_train_labels.csv",), 30_227, ("patientId", "Target")),),
+        folders=(Folder("stage_2_train_images", ".dcm", 26_684),),
+        paths={"patients": ""},
+    ),
+    "covidx": Facts(
+        title="COVIDx4",
+        kind="labels",
+        access=REGISTRATION,
+        page="https://github.com/lindawangg/COVID-Net/blob/master/docs/COVIDx.md",
+        size="no download of its own: put together from five public sets",
+        images=14_198,
+        holds="labels/train_COVIDx4.txt, labels/test_COVIDx4.txt, data/train/, data/test/",
+        steps=(
+            "git clone https://github.com/lindawangg/COVID-Net {root}",
+            "follow {root}/docs/COVIDx.md to fill {root}/data/train and {root}/data/test",
+        ),
+        lists=(
+            ListFile(_covidx_list("train"), 13_898, version="COVIDx4"),
+            ListFile(_covidx_list("test"), 300, version="COVIDx4"),
+        ),
+    ),
+    "mura": Facts(
+        title="MURA v1.1",
+        kind="labels",
+        access=REGISTRATION,
+        page="https://stanfordmlgroup.github.io/competitions/mura/",
+        size="3 GB",
+        images=40_005,
+        holds="MURA-v1.1.zip, MURA-v1.1/, or train_image_paths.csv, ..., train/, valid/",
+        steps=(
+            "register and download: https://stanfordmlgroup.github.io/competitions/mura/",
+            "put MURA-v1.1.zip, or what it holds, into {root}",
+        ),
+        lists=(
+            ListFile(("train_image_paths.csv",), 36_808, ("path",), header=False),
+            ListFile(("valid_image_paths.csv",), 3_197, ("path",), header=False),
+            ListFile(("train_labeled_studies.csv",), 13_457, ("path", "label"), header=False),
+            ListFile(("valid_labeled_studies.csv",), 1_199, ("path", "label"), header=False),
+        ),
+        homes=_packed("MURA-v1.1"),
+    ),
+    "pairs": Facts(
+        title="your own images with reports",
+        kind="pairs",
+        access=YOURS,
+        page="docs/your-data.md",
+        size="yours",
+        images=0,
+        holds="pairs.csv",
+        steps=_YOUR_STEPS,
+        lists=(ListFile(("{file}",), 0, ("image", "text", "patient")),),
+        quick=False,
+    ),
+    "labels": Facts(
+        title="your own images with labels",
+        kind="labels",
+        access=YOURS,
+        page="docs/your-data.md",
+        size="yours",
+        images=0,
+        holds="labels.csv",
+        steps=_YOUR_STEPS,
+        lists=(ListFile(("{file}",), 0, ("image", "patient")),),
+        quick=False,
+    ),
+    "retrieval": Facts(
+        title="your own queries and candidates",
+        kind="retrieval",
+        access=YOURS,
+        page="docs/your-data.md",
+        size="yours",
+        images=0,
+        holds="queries.csv, candidates.csv",
+        steps=_YOUR_STEPS,
+        lists=(
+            ListFile(("candidates.csv",), 0, ("image", "label")),
+            ListFile(("queries.csv",), 0, ("label",)),
+        ),
+        quick=False,
+    ),
+}

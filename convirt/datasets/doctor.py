@@ -1,0 +1,189 @@
+"""What is there of a data set, what is missing, where it comes from: without opening an image.
+
+The reader itself has the last word where its lists are short. Of a larger set only the lists are
+read, and the files that they name are looked for by a sample.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from convirt.datasets import presence, registry
+from convirt.datasets.catalogue import YOURS, Facts
+from convirt.datasets.listings import NAMED, Lists
+from convirt.datasets.places import find_path, options_of, refuse, steps_into
+from convirt.datasets.presence import Files
+from convirt.datasets.request import Request
+from convirt.datasets.tables import SPLITS, Tables
+from convirt.diagnosis import Diagnosis
+from convirt.errors import InputError
+
+SAMPLE = 200  # files looked for, of each sort
+READ_WHOLE = 20_000  # rows up to which the reader itself is run: seconds, not minutes
+
+
+def diagnose(request: Request, full: bool = False) -> Diagnosis:
+    """Look at one set.
+
+    Args:
+        request: What to look at.
+        full: Run the reader whatever the size of the set, and look for every file.
+    """
+    found = Diagnosis(request.name, f"reader {request.reader}")
+    facts = request.facts
+    if request.reader not in registry.READERS:
+        known = ", ".join(registry.READERS)
+        near = difflib.get_close_matches(request.reader, registry.READERS, n=1)
+        text = f"no reader `{request.reader}`; there are {known}"
+        key = f"datasets.sources.{request.name}.reader"
+        found.add("stop", text, f"set {key} to {near[0] if near else 'one of these'}")
+        return found
+    if facts and not request.made_up:
+        found.images = facts.images  # until it is counted
+    root = find_path(found, request, request.root, "root", steps_into(facts, request.root))
+    options = options_of(found, request)
+    if root is None or options is None:
+        return found
+    if request.made_up or facts is None:
+        found.add("ok", f"{'made-up, ' * request.made_up}in {root}")
+    elif facts.access == YOURS:
+        found.add("ok", f"{facts.title}, in {root}")
+    else:
+        found.add("ok", f"{facts.title}, in {root}; from {facts.page} ({facts.access})")
+    _look(found, request, root, options, full)
+    return found
+
+
+# ------------------------------------------------------------------------------ lists and files
+
+
+def _look(
+    found: Diagnosis, request: Request, root: Path, options: dict[str, Any], full: bool
+) -> None:
+    facts = request.facts
+    lists = Lists(facts, root, options) if facts else None
+    if lists and lists.problems:
+        for problem in lists.problems:
+            refuse(found, problem)
+        return
+    files: list[Files] = []
+    named = NAMED.get(request.reader)
+    if lists and lists.whole and lists.home and named:
+        files = named(lists.home, lists.rows, options)
+    strange = bool(facts and facts.quick) and any(not _any(sort) for sort in files)
+    tables = None
+    if full or strange or lists is None or not files or lists.size <= READ_WHOLE:
+        tables = _run_reader(found, request, root, lists)
+    if tables is not None:
+        images = Files("images", Path(), tables.images["path"].tolist())
+        files = [images, *(sort for sort in files if sort.what != "images")]
+    if facts and lists:
+        _tell(found, lists, official=not request.made_up)
+        _count_folders(found, facts, lists.home or root, official=not request.made_up)
+    for sort in files:
+        _look_for(found, sort, full, request.max_dropped, steps_into(facts, root, sort.what))
+        if sort.what == "images":
+            found.images = len(sort.names)
+    _fits(found, request, tables)
+
+
+def _any(files: Files) -> bool:
+    """Whether any of some files is there; else the layout may be one that only the reader knows."""
+    return any(map(presence.there, presence.probes(files)))
+
+
+def _run_reader(
+    found: Diagnosis, request: Request, root: Path, lists: Lists | None
+) -> Tables | None:
+    """What the reader makes of the set; None, and a note, if it refuses."""
+    try:
+        tables = registry.read(request.reader, root, request.split, dict(request.options))
+    except InputError as error:
+        if lists and lists.lacking:
+            steps = steps_into(lists.facts, root)
+            found.add("stop", f"{' and '.join(lists.lacking)} not in {root}", *steps)
+        else:
+            refuse(found, error)
+        return None
+    except Exception as error:  # a fault of the reader: the other sets are still to be looked at
+        text = f"the reader `{request.reader}` failed: {type(error).__name__}: {error}"
+        found.add("stop", text, f"python -m stages.preprocess {request.name}")
+        return None
+    sizes = tables.images["split"].value_counts()
+    text = ", ".join(f"{sizes.get(name, 0):,} {name}" for name in SPLITS)
+    found.add("ok", f"read: {len(tables.images):,} images, {text}")
+    dropped = tables.funnel.images.dropped.items()
+    reasons = ", ".join(f"{len(ids):,} {reason}" for reason, ids in sorted(dropped))
+    if tables.funnel.dropped_share > request.max_dropped:
+        text = f"left out: {reasons}; datasets.max_dropped is {request.max_dropped:.1%}"
+        found.add("stop", text, "complete the set, or raise datasets.max_dropped")
+    elif reasons:
+        found.add("ok", f"left out: {reasons}")
+    return tables
+
+
+def _tell(found: Diagnosis, lists: Lists, official: bool) -> None:
+    """Note how long the lists are, against the official lengths."""
+    for name, table in lists.rows.items():
+        wanted = lists.official[name] if official else 0
+        _count(found, f"{name}: {len(table):,} rows", len(table), wanted, lists.facts)
+
+
+def _count_folders(found: Diagnosis, facts: Facts, home: Path, official: bool) -> None:
+    for folder in facts.folders:
+        count = sum(name.endswith(folder.suffix) for name in presence.names(home / folder.name))
+        if count:  # none at all: the files may lie elsewhere, which the sample tells
+            text = f"{folder.name}/: {count:,} {folder.suffix} files"
+            _count(found, text, count, folder.files if official else 0, facts)
+
+
+def _count(found: Diagnosis, text: str, count: int, official: int, facts: Facts) -> None:
+    if not official:
+        found.add("ok", text)
+    elif count == official:
+        found.add("ok", f"{text}, the official number")
+    else:
+        hint = f"another release, or not whole? compare with {facts.page}"
+        found.add("check", f"{text}, officially {official:,}", hint)
+
+
+def _look_for(
+    found: Diagnosis, files: Files, full: bool, max_dropped: float, steps: tuple[str, ...]
+) -> None:
+    """Look for the files, by a sample unless `full`."""
+    total = len(files.names)
+    looked = presence.spread(total, total if full else SAMPLE)
+    missing = presence.absent_of_all(files) if full else presence.absent(files, looked)
+    scope = f"all {total:,}" if len(looked) == total else f"a sample of {len(looked)} of {total:,}"
+    text = f"{files.what}: looked for {scope}"
+    if not missing:
+        found.add("ok", f"{text}, none is missing")
+        return
+    share = len(missing) / len(looked)
+    text += f", {len(missing):,} missing ({share:.1%}), such as {missing[0]}"
+    if share > max_dropped:
+        found.add("stop", f"{text}; datasets.max_dropped is {max_dropped:.1%}", *steps)
+    else:
+        found.add("check", f"{text}; they will be dropped and counted", *steps)
+
+
+def _fits(found: Diagnosis, request: Request, tables: Tables | None) -> None:
+    """Whether the set is of the kind, and has the labels and splits, that its uses need."""
+    facts = request.facts
+    kind = tables.kind if tables else facts.kind if facts else ""
+    labels = tables.labels if tables else getattr(request.module, "LABELS", None)
+    for use in request.uses:
+        if kind and use.kind != kind:
+            text = f"{use.key} needs a set of {use.kind}; this one holds {kind}"
+            found.add("stop", text, f"name another set in {use.key}")
+            continue
+        if labels is not None and (lacking := sorted(set(use.labels) - set(labels))):
+            text = f"{use.key}.labels has {', '.join(lacking)}; the set has {', '.join(labels)}"
+            found.add("stop", text, f"correct {use.key}.labels")
+        splits = {"pairs": ("train", "val"), "labels": SPLITS}.get(use.kind, ())
+        for name in splits if tables else ():
+            if not (tables and (tables.images["split"] == name).any()):
+                text = f"{use.key} needs {name} images; there is none"
+                found.add("stop", text, f"set datasets.sources.{request.name}.{name}")

@@ -1,0 +1,99 @@
+"""Whether files that a list names are there, by few looks at the disk."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from convirt.datasets import archives
+from convirt.errors import InputError
+
+PROBES = 20  # looks that tell one layout from another
+
+
+class Files(NamedTuple):
+    """Files of one sort.
+
+    Attributes:
+        what: "images" or "reports".
+        home: What the names are relative to.
+        names: Relative paths.
+    """
+
+    what: str
+    home: Path
+    names: Sequence[str]
+
+    def path(self, index: int) -> Path:
+        """One of them."""
+        return self.home / self.names[index]
+
+
+def expanded(text: str) -> tuple[Path, list[str]]:
+    """A path with environment variables and ~ filled in, and the variables that are not set."""
+    path = os.path.expandvars(text)
+    unset = sorted({match[1] for match in re.finditer(r"\$\{?(\w+)", path)})
+    return Path(path).expanduser(), unset
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything at `path`; a damaged archive is something."""
+    try:
+        return archives.exists(path)
+    except InputError:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def there(path: Path) -> bool:
+    """Whether a file exists; a name that no disk can hold (too long, with a NUL) does not."""
+    try:
+        return archives.is_file(path)
+    except (OSError, ValueError):
+        return False
+
+
+def names(folder: Path) -> list[str]:
+    """The names in a folder; none if it does not exist or cannot be listed."""
+    try:
+        return archives.names(folder)
+    except (OSError, ValueError):
+        return []
+
+
+def spread(count: int, at_most: int) -> Sequence[int]:
+    """At most `at_most` of `count` indices, the first and the last among them, evenly spaced."""
+    if count <= at_most:
+        return range(count)
+    return sorted({i * (count - 1) // (at_most - 1) for i in range(at_most)})
+
+
+def likeliest(candidates: Sequence[Files]) -> Files:
+    """The candidate of which most files exist, by a few looks; the first of equals."""
+    return max(candidates, key=lambda files: sum(map(there, probes(files))))
+
+
+def probes(files: Files) -> list[Path]:
+    """A few of the files, spread over all."""
+    return [files.path(index) for index in spread(len(files.names), PROBES)]
+
+
+def absent(files: Files, indices: Iterable[int]) -> list[Path]:
+    """Those of the files that do not exist, by one look at each."""
+    return [path for path in map(files.path, indices) if not there(path)]
+
+
+def absent_of_all(files: Files) -> list[Path]:
+    """Those of all the files that do not exist, by listing each folder once."""
+    missing: list[Path] = []
+    listed: dict[Path, frozenset[str]] = {}
+    for path in map(files.path, range(len(files.names))):
+        if path.parent not in listed:
+            listed[path.parent] = frozenset(names(path.parent))
+        if path.name not in listed[path.parent]:
+            missing.append(path)
+    return missing

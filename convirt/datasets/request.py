@@ -1,0 +1,65 @@
+"""A data set as the parameters describe it: what the doctor is asked to look at."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from convirt.datasets import catalogue, registry
+from convirt.datasets.catalogue import Facts
+from convirt.datasets.splits import Split
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a set is used for.
+
+    Attributes:
+        key: The parameter that names it, such as "tasks.rsna".
+        kind: "pairs", "labels" or "retrieval".
+        labels: Label columns that have to be there.
+    """
+
+    key: str
+    kind: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A data set as the parameters describe it.
+
+    Attributes:
+        name: Of the source.
+        reader: Which layout.
+        root: As written, with variables.
+        split: Seed and sizes.
+        options: The reader's switches.
+        uses: What names the set.
+        made_up: Drawn by the pipeline, so that no official count holds.
+        maker: A path as written -> the command that makes it, "" if nothing makes it although it
+            is a path of the pipeline, None for a path of the user.
+        max_dropped: Share of the images that may be missing.
+    """
+
+    name: str
+    reader: str
+    root: str
+    split: Split = field(default_factory=lambda: Split(0))
+    options: Mapping[str, Any] = field(default_factory=dict)
+    uses: tuple[Use, ...] = ()
+    made_up: bool = False
+    maker: Callable[[str], str | None] = lambda text: None
+    max_dropped: float = 0.0
+
+    @property
+    def facts(self) -> Facts | None:
+        """What is officially known of its layout."""
+        return catalogue.FACTS.get(self.reader)
+
+    @property
+    def module(self) -> Any:
+        """The reader's module."""
+        return sys.modules[registry.READERS[self.reader].__module__]

@@ -1,0 +1,140 @@
+"""What a run needs besides its data: weights, a GPU, room on the disk. Nothing is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+from convirt.diagnosis import Diagnosis
+from convirt.errors import InputError
+
+GB = 1e9
+
+
+def image_weights(architecture: str, weights: str) -> Diagnosis:
+    """Whether the initial image weights are at hand: a package, a file, or timm's hub cache."""
+    found = Diagnosis("model.image.weights", weights)
+    source, _, name = weights.partition(":")
+    if weights == "random":
+        found.add("ok", "random, nothing to get")
+    elif source == "package":
+        _package(found, name)
+    elif source == "file":
+        _path(found, Path(name), Path(name).is_file(), "a state dict")
+    elif source == "timm" and name.partition(".")[0] != architecture:
+        text = f"weights of another architecture than model.image.architecture, {architecture}"
+        command = f"python -c \"import timm; print(timm.list_pretrained('{architecture}*'))\""
+        found.add("stop", text, command)
+    elif source == "timm":
+        command = f"python -c \"import timm; timm.create_model('{name}', pretrained=True)\""
+        _hub(found, f"timm/{name}", command)
+    else:
+        expected = "random, package:<module>, file:<path> or timm:<tag>"
+        found.add("stop", f"not {expected}", "correct model.image.weights")
+    return found
+
+
+def text_weights(weights: str) -> Diagnosis:
+    """Whether the initial text weights are at hand: a package, a folder, or the hub cache."""
+    found = Diagnosis("model.text.weights", weights)
+    source, _, name = weights.partition(":")
+    if source == "package":
+        _package(found, name)
+    elif source == "file":
+        there = (Path(name) / "config.json").is_file()
+        _path(found, Path(name), there, "a folder with config.json")
+    elif (Path(weights) / "config.json").is_file():
+        found.add("ok", "a folder")
+    else:
+        command = (
+            f"python -c \"import transformers as t; t.AutoModel.from_pretrained('{weights}')\""
+        )
+        _hub(found, weights, command)
+    return found
+
+
+def device(name: str) -> Diagnosis:
+    """Whether torch can compute on `name`."""
+    found = Diagnosis("compute.device", name)
+    if name == "cpu":
+        found.add("ok", "no GPU asked for")
+        return found
+    from convirt import devices  # imports torch, which takes seconds
+
+    try:
+        devices.require(name)
+    except InputError as error:
+        found.add("stop", f"expected {error.expected}; found {error.found}", error.hint)
+        return found
+    found.add("ok", "torch can use a GPU")
+    return found
+
+
+def disk(folder: Path, images: int, size: int) -> Diagnosis:
+    """Whether the stores that are still to be made fit on the disk of `folder`.
+
+    Args:
+        folder: Where the stores will lie; it need not exist yet.
+        images: How many images they will hold.
+        size: Pixels of a stored image's side; one byte each.
+    """
+    need = images * size**2
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(place).free
+    found = Diagnosis("disk", str(place))
+    text = f"stores to be made: about {need / GB:,.1f} GB ({images:,} images of {size} x {size})"
+    text += f"; {free / GB:,.1f} GB free"
+    smaller = "lower datasets.image_size, or work on a larger disk"
+    if need > free:
+        found.add("stop", text, smaller)
+    elif 2 * need > free:
+        text += ". DVC keeps a second copy in its cache where the disk cannot share blocks"
+        found.add("check", text, "dvc config cache.type reflink,hardlink,symlink,copy", smaller)
+    else:
+        found.add("ok", text)
+    return found
+
+
+def _package(found: Diagnosis, module: str) -> None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # a parent is missing; no name at all
+        spec = None
+    if spec is None:
+        hint = "pip install -r requirements.txt"
+        found.add("stop", f"the package {module or '(no name)'} is not installed", hint)
+    else:
+        found.add("ok", "an installed package")
+
+
+def _path(found: Diagnosis, path: Path, there: bool, what: str) -> None:
+    if there:
+        found.add("ok", f"{what} on disk")
+    else:
+        found.add("stop", f"{path}: no {what} there", f"put it there, or correct {found.subject}")
+
+
+def _hub(found: Diagnosis, repository: str, command: str) -> None:
+    """Weights of the model hub: in the local cache, or to be downloaded by the run."""
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = [
+            try_to_load_from_cache(repository, name)
+            for name in ("model.safetensors", "pytorch_model.bin")
+        ]
+    except HFValidationError:
+        hint = f"correct {found.subject}"
+        found.add("stop", f"{repository} is no name of the model hub, and no folder", hint)
+        return
+    if any(isinstance(path, str) for path in cached):
+        found.add("ok", f"{repository}, in the cache of the model hub")
+    elif constants.HF_HUB_OFFLINE:
+        text = f"{repository} is not in the cache of the model hub, and HF_HUB_OFFLINE is set"
+        hint = f"or set {found.subject} to file:<path> of a downloaded copy"
+        found.add("stop", text, f"with a network: HF_HUB_OFFLINE=0 {command}", hint)
+    else:
+        text = f"{repository} is not in the cache: the run will download it from huggingface.co"
+        found.add("check", text, f"to get it now: {command}")

@@ -1,0 +1,197 @@
+"""Before a run: what is there, what is missing, where it comes from, what to type next."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from convirt.diagnosis import Diagnosis
+from convirt.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from convirt.datasets.request import Request, Use
+    from convirt.params import Params
+
+PARAMS: Path = typer.Option("params.yaml", help="The parameter file, or a profile.")
+FULL: bool = typer.Option(False, "--full", help="Run every reader, look for every file (minutes).")
+DEMO = Path("data/demo")
+STORES = Path("data/stores")
+COLOURS = {"ok": "green", "later": "cyan", "check": "yellow", "stop": "bold red"}
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(params: Path = PARAMS, full: bool = FULL) -> None:
+    """Tell of each set of datasets.sources, of the weights, the GPU and the disk what is there.
+
+    Reads PARAMS, the lists of the sets and the names of their files; no image is opened. A large
+    set's files are looked for by a sample, unless --full. Writes nothing. Exit code 1 if a run
+    could not start.
+    """
+    from rich.console import Console
+
+    from convirt.params import load
+
+    console = Console(highlight=False)
+    try:
+        values = load(params)
+    except InputError as error:
+        console.print(str(error), markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    with console.status("looking ...") if console.is_terminal else nullcontext():
+        found = list(examine(values, full=full, profile=is_profile(params)))
+    show(found, console)
+    levels = [one.level for one in found]
+    if "stop" in levels:
+        count = levels.count("stop")
+        text = f"A run could not start: {count} of {len(levels)} items say stop."
+    elif is_profile(params):
+        text = f"A run could start; next: make use PROFILE={params}"
+    else:
+        text = "A run could start; next: make repro"
+    console.print(text, markup=False, soft_wrap=True)
+    if "stop" in levels:
+        raise typer.Exit(1)
+
+
+def is_profile(params: Path) -> bool:
+    """Whether `make use` has still to put the file in the place of params.yaml."""
+    return params.resolve().parent.name == "profiles"
+
+
+# ------------------------------------------------------------------------------ looking
+def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]:
+    """One diagnosis a set, then the weights, the device and the disk.
+
+    Args:
+        params: All of the parameters.
+        full: Look for every file.
+        profile: Variables in `depends` are still to be filled by `make use`.
+    """
+    from convirt import preflight
+    from convirt.datasets.doctor import diagnose
+
+    images = 0
+    for request in requests(params):
+        found = diagnose(request, full=full)
+        _depends(found, request, params, profile)
+        yield found
+        if not (STORES / request.name / "store.json").is_file():
+            images += found.images or sum(params.demo.sets.get(request.name, {}).values())
+    model = params.model
+    yield preflight.image_weights(model.image.architecture, model.image.weights)
+    yield preflight.text_weights(model.text.weights)
+    yield preflight.device(params.compute.device)
+    yield preflight.disk(STORES, images, params.datasets.image_size)
+
+
+def requests(params: Params) -> Iterator[Request]:
+    """What the parameters say of each set."""
+    from convirt.datasets.request import Request
+    from convirt.datasets.splits import Split
+
+    def maker(text: str) -> str | None:
+        return made_by(text, params.demo.sets)
+
+    for name, source in params.datasets.sources.items():
+        yield Request(
+            name=name,
+            reader=source.reader,
+            root=source.root,
+            split=Split(params.seed, source.val, source.test),
+            options=dict(source.options),
+            uses=tuple(uses(params, name)),
+            made_up=maker(source.root) is not None,
+            maker=maker,
+            max_dropped=params.datasets.max_dropped,
+        )
+
+
+def made_by(text: str, sets: Iterable[str]) -> str | None:
+    """The command that draws a path, "" if none does although it lies in data/demo, else None."""
+    path = Path(os.path.normpath(text))
+    if not path.is_relative_to(DEMO) or path == DEMO:
+        return None
+    name = path.relative_to(DEMO).parts[0]
+    return f"dvc repro demo@{name}" if name in sets else ""
+
+
+def uses(params: Params, name: str) -> Iterator[Use]:
+    """What names a set: corpora, tasks of the matrix, the retrieval."""
+    from convirt.datasets.request import Use
+
+    for corpus, value in params.corpora.items():
+        if value.dataset == name:
+            yield Use(f"corpora.{corpus}", "pairs")
+    if name in params.matrix.task:
+        yield Use(f"tasks.{name}", "labels", params.tasks[name].labels)
+    if params.retrieval.dataset == name:
+        yield Use("retrieval", "retrieval")
+
+
+def _depends(found: Diagnosis, request: Request, params: Params, profile: bool) -> None:
+    """Whether the path is there that DVC hashes; it takes variables literally."""
+    from convirt.datasets.presence import exists, expanded
+
+    text = params.datasets.sources[request.name].depends
+    key = f"datasets.sources.{request.name}.depends"
+    path, unset = expanded(text)
+    if not profile and "$" in text:
+        hint = f"write the path itself, or start from a profile: {_USE}"
+        found.add("stop", f"depends is {text}, and DVC fills in no variables", hint)
+    elif unset or exists(path) or found.level in ("later", "stop"):
+        return  # told of the root, or nothing to tell
+    elif request.maker(text):
+        found.add("later", f"depends {path} is not there yet; `dvc repro` makes it")
+    else:
+        found.add("stop", f"depends {path} is not there, so `dvc repro` stops", f"correct {key}")
+
+
+_USE = "make use PROFILE=profiles/paper.yaml"
+
+
+# ------------------------------------------------------------------------------ telling
+def show(found: list[Diagnosis], console: Console) -> None:
+    """Print a table on a terminal, plain lines elsewhere."""
+    if not console.is_terminal:
+        for one in found:
+            console.print(f"{one.level:5}  {_title(one)}", markup=False, soft_wrap=True)
+            for line in _lines(one):
+                console.print(f"       {line}", markup=False, soft_wrap=True)
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_lines=False)
+    for name in ("", "what", "found"):
+        table.add_column(name, overflow="fold")
+    for one in found:
+        level = Text(one.level, style=COLOURS[one.level])
+        table.add_row(level, Text(_title(one, "\n")), Text("\n".join(_lines(one))))
+        table.add_section()
+    console.print(table)
+
+
+def _title(one: Diagnosis, between: str = " ") -> str:
+    return one.subject + (f"{between}({one.about})" if one.about else "")
+
+
+def _lines(one: Diagnosis) -> Iterator[str]:
+    """The notes with what to do next; a mark where one is worse than ok."""
+    for note in one.notes:
+        yield note.text if note.level == "ok" else f"{note.level}: {note.text}"
+        for step in note.steps:
+            yield f"  next: {step}"
+
+
+if __name__ == "__main__":
+    app()
