@@ -21,6 +21,7 @@ from convirt.files import sha256
 
 PACKAGES = ("convirt", "stages")  # what counts as this project's code
 DISTRIBUTIONS = (
+    "imagecodecs",
     "numpy",
     "pandas",
     "pillow",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import re
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +20,12 @@ from convirt.datasets import archives
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-# The largest radiographs have some 30 million pixels; a small file that claims more is a bomb.
-MAX_PIXELS = 200_000_000
+# The largest radiographs have some 30 million pixels; a small file that claims more is a bomb. At
+# this size a decoder with its copies in float32 still stays under 1 GiB.
+MAX_PIXELS = 64_000_000
+# A large JPEG is decoded at 1/2, 1/4 or 1/8, which is the mean of 2, 4 or 8 pixels squared, if that
+# leaves this many times the side that is needed: filtered once more, it hardly differs (docs).
+REDUCED = 1.25
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 # Depths at which detectors deliver; a 12-bit picture in a 16-bit file must not turn out black.
 _DEPTHS = (8, 10, 12, 14, 16)
@@ -51,7 +59,7 @@ def decode(path: Path, side: int = 0) -> Picture:
         path: A file, or a member of a zip archive: JPEG, PNG (8 or 16 bit, with or without colours
             or alpha), TIFF, BMP, WebP or DICOM. The content decides, not the name.
         side: Pixels of the larger side that will be needed; a JPEG much larger than that is
-            decoded at a fraction of its size, still at least twice `side`. 0 decodes in full.
+            decoded at a fraction of its size, still REDUCED times `side`. 0 decodes in full.
 
     Raises:
         BadImageError: The file is missing, unreadable, truncated, of zero size, of one value, or a
@@ -89,7 +97,7 @@ def _raster(file: BinaryIO, side: int) -> Picture:
             )
             if side:
                 # Colour JPEGs are stored as brightness and colour: the draft takes the former.
-                scale = 2 * side / max(image.size)
+                scale = REDUCED * side / max(image.size)
                 image.draft("L", (round(image.width * scale), round(image.height * scale)))
             image.load()
             return Picture(_grey(image), name)
@@ -128,41 +136,90 @@ def to_eight_bits(values: np.ndarray) -> np.ndarray:
     Returns:
         (height, width) uint8; values that fit 8 bits are unchanged.
     """
-    values = np.nan_to_num(values.astype(np.float32)).clip(0)
+    values = np.nan_to_num(values.astype(np.float32), copy=False)  # one copy: films are large
+    np.maximum(values, 0, out=values)
     brightest = float(values.max(initial=0))
     top = next((2**bits - 1 for bits in _DEPTHS if brightest <= 2**bits - 1), brightest)
-    return _rounded(values * (255 / top))
+    values *= 255 / top
+    return _rounded(values)
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
-    return np.asarray(np.rint(values), dtype=np.uint8)
+    """To the nearest whole number, in place, as uint8."""
+    np.rint(values, out=values)
+    return values.astype(np.uint8)
+
+
+# Which of pydicom's plugins decodes what, so that the bytes do not depend on what is installed.
+_PLUGINS = {
+    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
+    "1.2.840.10008.1.2.4.51": "imagecodecs",  # JPEG extended, 12 bits
+    "1.2.840.10008.1.2.4.57": "imagecodecs",  # JPEG lossless
+    "1.2.840.10008.1.2.4.70": "imagecodecs",  # JPEG lossless, first-order prediction
+    "1.2.840.10008.1.2.4.80": "imagecodecs",  # JPEG-LS, lossless and near-lossless
+    "1.2.840.10008.1.2.4.81": "imagecodecs",
+    "1.2.840.10008.1.2.4.90": "pillow",  # JPEG 2000, lossless and lossy
+    "1.2.840.10008.1.2.4.91": "pillow",
+    "1.2.840.10008.1.2.5": "pydicom",  # RLE
+}
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
 def _dicom(file: BinaryIO) -> Picture:
     """Read a DICOM file: rescale, window, scale to 8 bits, then turn MONOCHROME1 around."""
     import pydicom
 
+    from convirt.datasets import dicom_jpeg
+
     try:
+        _check_deflated(file)
         dataset = pydicom.dcmread(file)
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
         rows, columns = int(dataset.Rows), int(dataset.Columns)
         if rows == 0 or columns == 0:
             raise BadImageError(EMPTY)
         _check_pixels(columns, rows * frames)
+        if "BitsStored" not in dataset:  # some published files lack it, and HighBit
+            dataset.BitsStored = int(dataset.get("HighBit", dataset.BitsAllocated - 1)) + 1
+        plugin = _PLUGINS.get(str(dataset.file_meta.TransferSyntaxUID), "")
+        if plugin == dicom_jpeg.LABEL:
+            dicom_jpeg.register()
+        dataset.pixel_array_options(decoding_plugin=plugin)
         stored = dataset.pixel_array
         if stored.ndim == 3 and stored.shape[-1] in (3, 4) and frames == 1:
-            return Picture(_grey(Image.fromarray(stored[..., :3].astype(np.uint8))), "RGB")
-        grey = str(dataset.PhotometricInterpretation).startswith("MONOCHROME")
-        if stored.ndim != 2 or not grey:
+            colours = stored[..., :3]
+            if colours.dtype != np.uint8:
+                colours = to_eight_bits(colours)
+            return Picture(_grey(Image.fromarray(colours)), "RGB")
+        kind = str(dataset.PhotometricInterpretation)
+        if stored.ndim != 2 or not kind.startswith("MONOCHROME"):
             raise BadImageError(UNREADABLE)  # several frames, or a palette: no radiograph
-        pixels = _windowed(stored.astype(np.float32), dataset)
+        pixels = _windowed(stored, dataset)
+        if kind == "MONOCHROME1":
+            return Picture(255 - pixels, kind)
+        return Picture(pixels, "" if int(dataset.BitsStored) <= 8 else "16 bit")
     except BadImageError:
         raise
     except Exception as error:  # a broken header can fail anywhere
         raise BadImageError(_fault(error)) from error
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        return Picture(255 - pixels, "MONOCHROME1")
-    return Picture(pixels, "" if int(dataset.get("BitsStored", 8)) <= 8 else "16 bit")
+
+
+def _check_deflated(file: BinaryIO) -> None:
+    """Refuse a deflated data set that would fill the memory: pydicom inflates it in one go."""
+    head = file.read(2048)
+    if _DEFLATED in head:
+        # the data set follows the file meta information, whose length is its first element
+        length = re.match(rb"\x02\0\0\0UL\x04\0(....)", head[132:], re.DOTALL)
+        if length is None:
+            raise BadImageError(UNREADABLE)
+        file.seek(144 + int.from_bytes(length[1], "little"))
+        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        size = 0
+        while block := inflate.unconsumed_tail or file.read(1 << 16):
+            size += len(inflate.decompress(block, 1 << 20))
+            if size > archives.MAX_BYTES:
+                raise BadImageError(TOO_LARGE)
+    file.seek(0)
 
 
 def _windowed(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
@@ -171,26 +228,34 @@ def _windowed(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     The window is the linear one of DICOM PS3.3 C.11.2.1.2.1; it applies to rescaled values. A
     first of several windows is taken.
     """
+    values = stored.astype(np.float32)
     slope = float(dataset.get("RescaleSlope", 1) or 1)
     intercept = float(dataset.get("RescaleIntercept", 0) or 0)
     centre, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
     if centre is None or width is None or width < 1:
         # Rescaling is affine, so without a window only its sign can matter; a shift that makes
         # all values non-negative keeps signed data whole.
-        values = stored * np.sign(slope)
-        return to_eight_bits(values - min(float(values.min()), 0.0))
-    values = stored * slope + intercept
-    share = (values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5
-    return _rounded(share.clip(0, 1) * 255)
+        values *= np.sign(slope)
+        values -= min(float(values.min()), 0.0)
+        return to_eight_bits(values)
+    values *= slope
+    values += intercept
+    values -= centre - 0.5
+    values /= max(width - 1, 1e-6)
+    values += 0.5
+    np.clip(np.nan_to_num(values, copy=False), 0, 1, out=values)
+    values *= 255
+    return _rounded(values)
 
 
 def _first(value: object) -> float | None:
-    """The first of several window values, None if there is none."""
+    """The first of several window values, None if there is none or it is no number."""
     if value is None or value == "":
         return None
     if isinstance(value, Sequence) or hasattr(value, "__getitem__"):
-        return float(value[0])
-    return float(value)  # type: ignore[arg-type]
+        value = value[0]
+    number = float(value)  # type: ignore[arg-type]
+    return number if math.isfinite(number) else None
 
 
 def _check_pixels(width: int, height: int) -> None:
@@ -200,7 +265,10 @@ def _check_pixels(width: int, height: int) -> None:
 
 def _fault(error: Exception) -> str:
     """Tell a cut-off file from one that never was an image; not every failure is the file's."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
+    if isinstance(error, MemoryError):
+        raise error
+    # a header may send the reader to a place before the start or beyond all files
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.EOVERFLOW):
         raise error
     text = str(error).lower()
     cut = ("truncated", "unexpected end", "broken data stream", "less than expected", "not enough")
