@@ -1,30 +1,27 @@
-"""Packing a set into a store: decode in parallel, count what is lost, write all or nothing."""
+"""Packing a set into a store: count what is lost, write all or nothing."""
 
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import shutil
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from convirt import files
+from convirt import files, pieces
 from convirt.datasets import sentences, squares
+from convirt.datasets.squares import Packed
 from convirt.datasets.tables import CHOICES, RETRIEVAL_COLUMNS, SPLITS, Funnel, Tables
 from convirt.errors import InputError
+from convirt.pieces import Piece, Share
 from convirt.store import FORMAT
 
-CHUNK = 64  # images a job; the bytes do not depend on it
-ALONE = 4.0  # seconds of work before other processes are started: they take as long to import
 NO_IMAGE = "no usable image"
 NO_WORD = "sentence without a word"
 _BOX = ("top", "left", "height", "width")
@@ -39,7 +36,7 @@ def build(
     progress: Callable[[int], None] | None = None,
     confirm: Callable[[], None] | None = None,
 ) -> Funnel:
-    """Decode every image and write the store.
+    """Decode every image and write the store, in one go and without a resume state.
 
     The bytes are the same for any number of workers. Never more than a few jobs of images are in
     memory. Nothing appears at `out` before all is written.
@@ -60,13 +57,64 @@ def build(
         InputError: More was dropped than `max_dropped`, or nothing is left.
         OSError: The disk is full.
     """
-    funnel = tables.funnel
-    _check_dropped(tables, max_dropped)  # what the reader dropped already may be too much
+    check_dropped(tables, max_dropped)
+    with _beside(out) as folder:
+        piece = start(tables, folder, Share(), pieces.belongs(tables.images, size, {}), out)
+        pieces.decode(piece, tables.images, workers, progress)
+        return merge(tables, [piece], out, max_dropped, confirm)
+
+
+def start(
+    tables: Tables, folder: Path, share: Share, to: pieces.Belongs, out: Path | None = None
+) -> Piece:
+    """Begin or resume a piece, if there is room on the disk for it and for the store at `out`.
+
+    Raises:
+        InputError: The folder holds a piece of something else.
+        OSError: There is no room: better now than after hours.
+    """
+    piece = pieces.start(folder, tables.images, share, to)
+    row = piece.size * piece.size
+    needed = {folder: (piece.count - piece.done) * row}
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        needed[out.parent] = len(tables.images) * row
+    _check_room(needed)
+    return piece
+
+
+def merge(
+    tables: Tables,
+    parts: Sequence[Piece],
+    out: Path,
+    max_dropped: float = 0.0,
+    confirm: Callable[[], None] | None = None,
+) -> Funnel:
+    """Write the store from pieces that hold all images, a block at a time.
+
+    Args:
+        tables: What a reader returned.
+        parts: Finished pieces in order; they stay as they are.
+        out: Folder of the store, replaced if it exists.
+        max_dropped: Share of the wanted images that may be lost.
+        confirm: Called before the store takes its place; may raise to prevent that.
+
+    Returns:
+        The funnel, complete.
+
+    Raises:
+        InputError: More was dropped than `max_dropped`, nothing is left, or a piece is damaged.
+        OSError: The disk is full.
+    """
+    funnel, size = tables.funnel, parts[0].size
+    records = _records(tables, list(chain.from_iterable(p.results for p in parts)), funnel)
+    check_dropped(tables, max_dropped)
     with files.fresh_directory(out) as folder:
-        packed = _write_images(tables.images, folder / "images.npy", size, workers, progress)
-        records = _records(tables, packed, funnel)
-        _check_dropped(tables, max_dropped)
-        squares.compact(folder / "images.npy", [not p.reason for p in packed], size)
+        _check_room({folder: len(records) * size * size})
+        with (folder / "images.npy").open("wb") as rows:
+            rows.write(squares.header(len(records), size))
+            for part in parts:
+                part.append_kept(rows)
         files.write_parquet(folder / "records.parquet", records)
         said = _write_text(tables, records, folder, funnel)
         files.write_parquet(folder / "dropped.parquet", _dropped(funnel))
@@ -87,64 +135,30 @@ def build(
     return funnel
 
 
-def _write_images(
-    table: pd.DataFrame,
-    path: Path,
-    size: int,
-    workers: int,
-    progress: Callable[[int], None] | None,
-) -> list[squares.Packed]:
-    """Write an array with one row for every image of `table`, dropped ones included."""
-    needed = len(table) * size * size
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:  # better now than after an hour
-        text = f"{os.strerror(errno.ENOSPC)} ({needed >> 20} MiB needed, {free >> 20} MiB free)"
-        raise OSError(errno.ENOSPC, text, str(path))
-    offset = squares.create(path, len(table), size)
-    names = table["path"].tolist()
-    jobs = [
-        (names[first : first + CHUNK], first, size, path, offset)
-        for first in range(0, len(names), CHUNK)
-    ]
-    packed: list[squares.Packed] = []
-    for results in _run(jobs, workers):
-        packed += results
-        if progress is not None:
-            progress(len(results))
-    return packed
-
-
-def _run(jobs: list[tuple[Any, ...]], workers: int) -> Iterator[list[squares.Packed]]:
-    """Do the jobs, here or in other processes; results come in the order of the jobs."""
-    start, done = time.monotonic(), 0
-    while done < len(jobs) and (workers <= 1 or time.monotonic() - start < ALONE):
-        yield squares.pack(*jobs[done])
-        done += 1
-    if done == len(jobs):
-        return
-    # Spawned, not forked: the caller may run threads (a progress bar), and forks copy their locks.
-    context = multiprocessing.get_context("spawn")
-    count = min(workers, len(jobs) - done)
-    pool = ProcessPoolExecutor(count, context, initializer=_end_with_parent)
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A folder beside `out`, deleted at the end; `files` sweeps it up if the process is killed."""
+    folder = out.with_name(f".{out.name}.pieces.{os.getpid()}.tmp")
+    files.remove(folder)
     try:
-        yield from pool.map(squares.pack, *zip(*jobs[done:], strict=True))
+        yield folder
     finally:
-        pool.shutdown(cancel_futures=True)
+        files.remove(folder)
 
 
-def _end_with_parent() -> None:
-    """Let a worker end when its parent is killed, so that none goes on writing alone."""
-    parent = multiprocessing.parent_process()
+def _check_room(needed: Mapping[Path, int]) -> None:
+    """Raise the disk's own error unless `needed` bytes are free where each folder lies."""
+    wanted: Counter[int] = Counter()
+    for folder, count in needed.items():
+        wanted[folder.stat().st_dev] += count
+    for folder in needed:
+        count, free = wanted[folder.stat().st_dev], shutil.disk_usage(folder).free
+        if free < count:
+            text = f"{os.strerror(errno.ENOSPC)} ({count >> 20} MiB needed, {free >> 20} MiB free)"
+            raise OSError(errno.ENOSPC, text, str(folder))
 
-    def wait() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _records(tables: Tables, packed: list[squares.Packed], funnel: Funnel) -> pd.DataFrame:
+def _records(tables: Tables, packed: list[Packed], funnel: Funnel) -> pd.DataFrame:
     """The table of the kept images; counts the others in the funnel."""
     table = tables.images
     reasons = np.array([p.reason for p in packed], dtype=object)
@@ -176,7 +190,8 @@ def _write_text(
     if tables.reports is None:
         return None
     alive = set(records["study"])
-    rows: list[tuple[str, str]] = []
+    owners: list[str] = []  # two flat lists: the paper's set has 1.5 million sentences
+    said: list[str] = []
     for study, text in zip(tables.reports["study"], tables.reports["text"], strict=True):
         found = sentences.pieces(text)
         funnel.sentences.found += len(found)
@@ -185,8 +200,9 @@ def _write_text(
             continue
         spoken = [piece for piece in found if sentences.has_word(piece)]
         funnel.sentences.drop(NO_WORD, [study] * (len(found) - len(spoken)))
-        rows += [(study, sentence) for sentence in spoken]
-    table = pd.DataFrame(rows, columns=["study", "sentence"], dtype=str)
+        owners += [study] * len(spoken)
+        said += spoken
+    table = pd.DataFrame({"study": owners, "sentence": said}, dtype=str)
     files.write_parquet(folder / "sentences.parquet", table)
     return table
 
@@ -217,7 +233,7 @@ def _dropped(funnel: Funnel) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["what", "id", "reason"], dtype=str)
 
 
-def _check_dropped(tables: Tables, max_dropped: float) -> None:
+def check_dropped(tables: Tables, max_dropped: float) -> None:
     """Refuse a set of which too much was lost."""
     funnel = tables.funnel
     if funnel.images.kept > 0 and funnel.dropped_share <= max_dropped:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from convirt import files
 from convirt.errors import InputError
 from stages._stage import PARAMS, Stage
+
+if TYPE_CHECKING:
+    from convirt.datasets.tables import Funnel, Tables
+    from convirt.pieces import Belongs, Piece
 
 READS = [
     "seed",
@@ -18,6 +23,8 @@ READS = [
     "datasets.max_dropped",
     "datasets.sources.{name}",
 ]
+# What decodes: pieces made with other versions of these do not fit together.
+DECODERS = ("imagecodecs", "numpy", "pillow", "pydicom")
 
 app = typer.Typer(add_completion=False)
 
@@ -25,15 +32,21 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     name: str = typer.Argument(help="A key of datasets.sources, such as mimic-cxr."),
+    shard: str = typer.Option("", help="Decode piece i of n only, such as 2/8, for a later run."),
     params: Path = PARAMS,
 ) -> None:
     """Read one set and pack it: images scaled into one array, reports cut into sentences.
 
     Reads datasets.sources.NAME (its root holds the files). Writes data/stores/NAME and the counts
-    of what came in, was dropped and was kept to metrics/funnel/NAME.json.
+    of what came in, was dropped and was kept to metrics/funnel/NAME.json. Killed and run again, it
+    goes on where it was.
+
+    With --shard i/n it writes data/pieces/NAME/i-of-n instead; the pieces may be made on several
+    machines. Once all n lie in data/pieces/NAME, the run without --shard makes the store of them:
+    the same bytes as without pieces.
     """
     with Stage(__file__, reads=READS, names={"name": name}, params=params) as stage:
-        from convirt import packing
+        from convirt import packing, pieces
         from convirt.datasets import registry, split_lists
         from convirt.datasets.splits import Split
 
@@ -41,28 +54,68 @@ def main(
         listed = split_lists.read(source.split_file) if source.split_file else None
         split = Split(stage.params.seed, source.val, source.test, listed)
         tables = registry.read(source.reader, _root(source.root), split, dict(source.options))
-        with stage.progress(f"pack {name}", total=len(tables.images), unit="images") as progress:
+        packing.check_dropped(tables, datasets.max_dropped)
+        made = stage.provenance()
+        versions = {package: made["versions"][package] for package in DECODERS}
+        made_by = {"code": made["code"], "params": made["params"], **versions}
+        belongs = pieces.belongs(tables.images, datasets.image_size, made_by)
+        stage.confirm()  # what is decoded from here on is decoded by the code of the start
+        # like the scratch folder in the original repository, also when DVC runs a copy
+        home = Path(os.environ.get("DVC_ROOT") or stage.root) / "data" / "pieces" / name
+        if shard:
+            _one_piece(stage, tables, home, shard, belongs)
+            return
+        out = stage.root / "data" / "stores" / name
+        if parts := pieces.complete(home, len(tables.images), belongs):
+            funnel = packing.merge(tables, parts, out, datasets.max_dropped, stage.confirm)
+            stage.say(f"made of {len(parts)} pieces; they are not needed any more: rm -r {home}")
+            _tell(stage, name, funnel, belongs)
+            return
+        with stage.scratch({"images": str(belongs["images"])}) as scratch:
+            piece = packing.start(tables, scratch, pieces.Share(), belongs, out)
+            _decode(stage, f"pack {name}", piece, tables)
+            funnel = packing.merge(tables, [piece], out, datasets.max_dropped, stage.confirm)
+            _tell(stage, name, funnel, belongs)
+            stage.scratch_done()
 
-            def tick(count: int) -> None:
-                progress.update(count)
-                stage.poll()
 
-            funnel = packing.build(
-                tables,
-                stage.root / "data" / "stores" / name,
-                datasets.image_size,
-                stage.params.compute.workers,
-                datasets.max_dropped,
-                tick,
-                confirm=stage.confirm,
-            )
-        files.write_json(stage.root / "metrics" / "funnel" / f"{name}.json", funnel.to_dict())
-        for what in ("studies", "images", "sentences"):
-            count = funnel.to_dict()[what]
-            lost = ", ".join(f"{n} {reason}" for reason, n in count["dropped"].items())
-            stage.say(f"{what}: {count['in']} in, {count['kept']} kept" + f"; {lost}" * bool(lost))
-        for note in funnel.notes:
-            stage.say(f"note: {note}", style="yellow")
+def _one_piece(stage: Stage, tables: Tables, home: Path, shard: str, belongs: Belongs) -> None:
+    """Decode one share of the images into its folder."""
+    from convirt import checkpoint, packing, pieces
+
+    share = pieces.Share.parse(shard)
+    folder = home / share.folder
+    with checkpoint.locked(folder):
+        piece = packing.start(tables, folder, share, belongs)
+        _decode(stage, f"piece {shard} of {home.name}", piece, tables)
+    lost = sum(bool(result.reason) for result in piece.results)
+    stage.say(f"{piece.count} images decoded, {lost} of them unusable: {folder}")
+
+
+def _decode(stage: Stage, what: str, piece: Piece, tables: Tables) -> None:
+    from convirt import pieces
+
+    with stage.progress(what, total=piece.count, unit="images", done=piece.done) as progress:
+
+        def tick(count: int) -> None:
+            progress.update(count)
+            stage.poll()
+
+        pieces.decode(piece, tables.images, stage.params.compute.workers, tick)
+
+
+def _tell(stage: Stage, name: str, funnel: Funnel, belongs: Belongs) -> None:
+    """Write the funnel, and say it."""
+    counts = funnel.to_dict()
+    made = stage.provenance({"images": str(belongs["images"])})
+    path = stage.root / "metrics" / "funnel" / f"{name}.json"
+    files.write_json(path, counts | {"provenance": made})
+    for what in ("studies", "images", "sentences"):
+        count = counts[what]
+        lost = ", ".join(f"{n} {reason}" for reason, n in count["dropped"].items())
+        stage.say(f"{what}: {count['in']} in, {count['kept']} kept" + f"; {lost}" * bool(lost))
+    for note in funnel.notes:
+        stage.say(f"note: {note}", style="yellow")
 
 
 def _root(text: str) -> Path:

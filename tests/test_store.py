@@ -14,7 +14,8 @@ import pytest
 import raw
 from PIL import Image
 
-from convirt import packing
+from convirt import packing, pieces
+from convirt import workers as processes
 from convirt.datasets import images, registry, squares
 from convirt.datasets.splits import Split
 from convirt.datasets.tables import EMPTY_REPORT, Funnel
@@ -78,10 +79,10 @@ def test_what_is_in_it(tmp_path: Path) -> None:
 def test_any_number_of_workers_gives_the_same_bytes(
     damaged: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "CHUNK", 2)
+    monkeypatch.setattr(pieces, "BLOCK", 2)
     pack(damaged, tmp_path / "one", workers=1)
-    monkeypatch.setattr(packing, "ALONE", 0.0)  # start the processes at once
-    monkeypatch.setattr(packing, "CHUNK", 3)
+    monkeypatch.setattr(processes, "ALONE", 0.0)  # start the processes at once
+    monkeypatch.setattr(pieces, "BLOCK", 3)
     pack(damaged, tmp_path / "many", workers=workers)
     assert contents(tmp_path / "one") == contents(tmp_path / "many")
 

@@ -93,6 +93,19 @@ def read_bytes(path: Path) -> bytes:
         return handle.read()
 
 
+def stamp(path: Path) -> tuple[int, ...]:
+    """Numbers that differ when the content does; reads no content. None for what is not there."""
+    place = _split(path)
+    try:
+        if place is None:
+            stat = path.stat()
+            return stat.st_size, stat.st_mtime_ns
+        entry = _index(place[0]).archive.NameToInfo.get(place[1])
+    except OSError:
+        return ()
+    return (entry.file_size, entry.CRC) if entry else ()
+
+
 def _split(path: Path) -> tuple[Path, str] | None:
     """An archive and the member's name in it, "" for the archive itself; None for other paths."""
     if SUFFIX not in str(path).lower():

@@ -1,20 +1,23 @@
-"""Images scaled into equal squares, and one .npy file that holds them all."""
+"""Images scaled into equal squares, and .npy files with one row for each of many."""
 
 from __future__ import annotations
 
+import io
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from convirt.datasets import archives
 from convirt.datasets.images import BadImageError, decode
 
 
-@dataclass(frozen=True)
-class Packed:
+class Packed(NamedTuple):
     """What became of one image.
 
     Attributes:
@@ -26,6 +29,23 @@ class Packed:
     reason: str = ""
     converted: str = ""
     box: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Neighbouring rows of a file that hold decoded images.
+
+    Attributes:
+        first: Number of the first row.
+        results: What became of each image; the rows of dropped ones are undefined.
+        stamp: `stamp` of the image files, from before they were read.
+        check: CRC-32 of the rows' bytes.
+    """
+
+    first: int
+    results: list[Packed]
+    stamp: int
+    check: int
 
 
 def fit(pixels: np.ndarray, size: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
@@ -51,19 +71,32 @@ def fit(pixels: np.ndarray, size: int) -> tuple[np.ndarray, tuple[int, int, int,
     return square, (top, left, height, width)
 
 
-def create(path: Path, count: int, size: int) -> int:
-    """Make an (N, S, S) uint8 .npy file whose rows are still undefined.
-
-    Returns:
-        Bytes before row 0.
-    """
-    _header(path, count, size)
-    offset = path.stat().st_size
-    os.truncate(path, offset + count * size * size)
-    return offset
+def header(count: int, size: int) -> bytes:
+    """The first bytes of an (N, S, S) uint8 .npy file; the rows follow."""
+    file = io.BytesIO()
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size)}
+    np.lib.format.write_array_header_1_0(file, shape)
+    return file.getvalue()
 
 
-def pack(paths: Sequence[str], first: int, size: int, out: Path, offset: int) -> list[Packed]:
+def file_size(count: int, size: int) -> int:
+    """Bytes of an (N, S, S) uint8 .npy file."""
+    return len(header(count, size)) + count * size * size
+
+
+def create(path: Path, count: int, size: int) -> None:
+    """Make an (N, S, S) uint8 .npy file whose rows are still zero; they take no room yet."""
+    with path.open("wb") as file:
+        file.write(header(count, size))
+        file.truncate(file_size(count, size))
+
+
+def stamp(paths: Sequence[str]) -> int:
+    """A number that changes when one of the files does; reads no contents."""
+    return zlib.crc32(repr([archives.stamp(Path(path)) for path in paths]).encode())
+
+
+def pack(paths: Sequence[str], first: int, size: int, out: Path, start: int) -> Block:
     """Decode some images into their rows of a large array on disk; a job of one process.
 
     Args:
@@ -71,14 +104,12 @@ def pack(paths: Sequence[str], first: int, size: int, out: Path, offset: int) ->
         first: Row of the first of them.
         size: Side of a stored image, pixels.
         out: File with rows of size * size bytes.
-        offset: Bytes before row 0.
-
-    Returns:
-        What became of each; the rows of dropped images are undefined.
+        start: Bytes before row 0.
 
     Raises:
         OSError: The disk is full. (Writing through a memory map would kill the process instead.)
     """
+    before = stamp(paths)
     rows = np.zeros((len(paths), size, size), dtype=np.uint8)
     results = []
     for row, path in zip(rows, paths, strict=True):
@@ -88,36 +119,11 @@ def pack(paths: Sequence[str], first: int, size: int, out: Path, offset: int) ->
             results.append(Packed(reason=str(bad)))
             continue
         row[:], box = fit(picture.pixels, size)
-        results.append(Packed(converted=picture.converted, box=box))
+        results.append(Packed("", picture.converted, box))
     with out.open("r+b", buffering=0) as handle:
         data = rows.reshape(-1).data
-        position = offset + first * size * size
+        position = start + first * size * size
         while data:
             written = os.pwrite(handle.fileno(), data, position)
             data, position = data[written:], position + written
-    return results
-
-
-def compact(path: Path, keep: list[bool], size: int) -> None:
-    """Move the kept rows to the front and cut the rest, in place: the file may be 25 GB."""
-    if all(keep):
-        return
-    offset = path.stat().st_size - len(keep) * size * size
-    images = np.memmap(path, np.uint8, "r+", offset, (len(keep), size, size))
-    kept = np.flatnonzero(keep)
-    for to, row in enumerate(kept):
-        if to != row:
-            images[to] = images[row]
-    images.flush()
-    del images
-    os.truncate(path, offset + len(kept) * size * size)
-    # NumPy pads headers to a multiple of 64 bytes with room for growth, so a smaller count never
-    # needs another length.
-    _header(path, len(kept), size)
-
-
-def _header(path: Path, count: int, size: int) -> None:
-    """Write the header of an (N, S, S) uint8 .npy file over the start of `path`."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size)}
-    with path.open("r+b" if path.exists() else "wb") as handle:
-        np.lib.format.write_array_header_1_0(handle, header)
+    return Block(first, results, before, zlib.crc32(rows.reshape(-1).data))
