@@ -83,6 +83,7 @@ def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]
     for request in requests(params):
         found = diagnose(request, full=full)
         _depends(found, request, params, profile)
+        _split_file(found, params.datasets.sources[request.name].split_file)
         yield found
         if not (STORES / request.name / "store.json").is_file():
             images += found.images or sum(params.demo.sets.get(request.name, {}).values())
@@ -153,6 +154,17 @@ def _depends(found: Diagnosis, request: Request, params: Params, profile: bool) 
         found.add("later", f"depends {path} is not there yet; `dvc repro` makes it")
     else:
         found.add("stop", f"depends {path} is not there, so `dvc repro` stops", f"correct {key}")
+
+
+def _split_file(found: Diagnosis, reference: str) -> None:
+    """Whether the list of ids is there and is the one that the parameter names."""
+    from convirt.datasets import split_lists
+
+    try:
+        if reference:
+            split_lists.read(reference)
+    except InputError as error:
+        found.add("stop", f"split_file {error.path}: {error.found}", error.hint)
 
 
 _USE = "make use PROFILE=profiles/paper.yaml"

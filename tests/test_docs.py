@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from convirt.params import read_yaml
 from stages.readme import fill
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 SETTING = re.compile(r"`([a-z][\w.-]*): ([^`]+)`")
 
 

@@ -111,7 +111,7 @@ def test_transfer_in_bfloat16(device: str, protocol: str) -> None:
         logits = transfer.predict(classifier, images)
         assert logits.dtype == torch.float32 and logits.device.type == "cpu"
     assert losses[0] != losses[1]
-    assert np.allclose(*losses, atol=0.02)
+    assert np.allclose(losses[0], losses[1], atol=0.02)
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])

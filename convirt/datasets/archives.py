@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import struct
 import zipfile
 import zlib
 from functools import lru_cache
@@ -128,7 +129,8 @@ def _open(path: Path, process: int, changed: int, size: int) -> _Index:
     """Read the list of members, once a process."""
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    # ValueError and struct.error: a directory of members that is nonsense
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as error:
         raise InputError(path, "a zip archive", str(error), "download it again") from error
     folders: dict[str, set[str]] = {"": set()}
     for name in archive.NameToInfo:

@@ -99,10 +99,13 @@ def inside(root: Path, relative: str, source: Path) -> Path:
     home = _resolve(root.absolute())  # absolute: the working folder may change, the cache stays
     path = home / pure
     if not outside:
-        parent = _resolve(path.parent)
-        path = parent / pure.name
-        if path.is_symlink():
-            path = path.resolve()
+        try:
+            path = _resolve(path.parent) / pure.name
+            if path.is_symlink():
+                path = path.resolve()
+        except OSError as error:  # a name that is longer than a disk allows, a loop of links
+            found = f"`{relative[:80]}`: {error.strerror}"
+            raise InputError(source, "paths of files", found, "correct the path") from error
         outside = not path.is_relative_to(home)
     if outside:
         raise InputError(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import archives, inputs
+from convirt.datasets import archives, inputs, mimic_reports
 from convirt.datasets.catalogue import Facts, ListFile
 from convirt.datasets.presence import Files, expanded, likeliest, there
 from convirt.errors import InputError
@@ -116,7 +116,7 @@ def _mimic(home: Path, rows: Rows, options: Mapping[str, Any]) -> list[Files]:
     if options["reports"]:
         places = [expanded(options["reports"])[0]]
     else:
-        places = [home / name for name in ("mimic-cxr-reports.zip", "mimic-cxr-reports", "")]
+        places = [mimic_reports.holds_files(place) for place in mimic_reports.places(home)]
     return [likeliest(images), likeliest([Files("reports", place, texts) for place in places])]
 
 

@@ -20,7 +20,7 @@ def read(
     """Read the report of every study.
 
     Args:
-        root: Where the lists are; see `_places`.
+        root: Where the lists are; see `places`.
         option: Zip file or folder of the reports, "" to look for it.
         folders: Of the studies, "files/p10/p10000032/s50414267"; the report lies beside: "....txt".
         last_paragraph: See `choose`.
@@ -85,14 +85,14 @@ def _place(root: Path, option: str, folders: Sequence[str]) -> Path:
     if option:
         return holds_files(option_path(option, f"the reports: {ZIP} or its folder"))
     sample = spread(folders, 100)
-    for place in _places(root):
+    for place in places(root):
         packed, place = archives.is_file(place), holds_files(place)
         if packed or any(archives.is_file(place / f"{folder}.txt") for folder in sample):
             return place
     return root
 
 
-def _places(root: Path) -> Iterator[Path]:
+def places(root: Path) -> Iterator[Path]:
     """Where to look: in the root, then where `wget` puts MIMIC-CXR beside MIMIC-CXR-JPG."""
     beside = root.absolute().parent.parent / "mimic-cxr"
     versions = [beside / name for name in reversed(archives.names(beside))]
