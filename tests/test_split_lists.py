@@ -53,7 +53,7 @@ def listed(parts: dict[str, str], people: dict[str, str], ids: Any, **fields: An
 
 # ------------------------------------------------------------------------------ the committed lists
 def test_lists_are_found() -> None:
-    assert [path.stem for path in COMMITTED] == ["covidx", "mura", "rsna"]
+    assert [path.stem for path in COMMITTED] == ["chexpert", "covidx", "mura", "rsna"]
     heads = [path.stem for path in (ROOT / "splits").glob("*.json")]
     assert sorted(heads) == [path.stem for path in COMMITTED]
 
@@ -79,6 +79,7 @@ def test_committed_counts_are_those_of_the_paper() -> None:
     assert sizes("rsna") == [22184, 1500, 3000]  # the paper's 25,184 hold those 3,000
     assert sizes("covidx") == [13597, 300, 300]  # one file is listed twice
     assert sizes("mura") == [33078, 3730, 3197]
+    assert sizes("chexpert") == [218414 - 1680, 5000, 234]  # without the retrieval films
 
 
 def test_the_paper_profile_uses_them() -> None:
