@@ -83,7 +83,6 @@ def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]
     for request in requests(params):
         found = diagnose(request, full=full)
         _depends(found, request, params, profile)
-        _split_file(found, params.datasets.sources[request.name].split_file)
         yield found
         if not (STORES / request.name / "store.json").is_file():
             images += found.images or sum(params.demo.sets.get(request.name, {}).values())
@@ -96,6 +95,7 @@ def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]
 
 def requests(params: Params) -> Iterator[Request]:
     """What the parameters say of each set."""
+    from convirt.datasets import split_lists
     from convirt.datasets.request import Request
     from convirt.datasets.splits import Split
 
@@ -103,16 +103,22 @@ def requests(params: Params) -> Iterator[Request]:
         return made_by(text, params.demo.sets)
 
     for name, source in params.datasets.sources.items():
+        listed, fault = None, None
+        try:
+            listed = split_lists.read(source.split_file) if source.split_file else None
+        except InputError as error:
+            fault = error
         yield Request(
             name=name,
             reader=source.reader,
             root=source.root,
-            split=Split(params.seed, source.val, source.test),
+            split=Split(params.seed, source.val, source.test, listed),
             options=dict(source.options),
             uses=tuple(uses(params, name)),
             made_up=maker(source.root) is not None,
             maker=maker,
             max_dropped=params.datasets.max_dropped,
+            fault=fault,
         )
 
 
@@ -140,7 +146,8 @@ def uses(params: Params, name: str) -> Iterator[Use]:
 
 def _depends(found: Diagnosis, request: Request, params: Params, profile: bool) -> None:
     """Whether the path is there that DVC hashes; it takes variables literally."""
-    from convirt.datasets.presence import exists, expanded
+    from convirt.datasets.options import expanded
+    from convirt.datasets.presence import exists
 
     text = params.datasets.sources[request.name].depends
     key = f"datasets.sources.{request.name}.depends"
@@ -154,17 +161,6 @@ def _depends(found: Diagnosis, request: Request, params: Params, profile: bool) 
         found.add("later", f"depends {path} is not there yet; `dvc repro` makes it")
     else:
         found.add("stop", f"depends {path} is not there, so `dvc repro` stops", f"correct {key}")
-
-
-def _split_file(found: Diagnosis, reference: str) -> None:
-    """Whether the list of ids is there and is the one that the parameter names."""
-    from convirt.datasets import split_lists
-
-    try:
-        if reference:
-            split_lists.read(reference)
-    except InputError as error:
-        found.add("stop", f"split_file {error.path}: {error.found}", error.hint)
 
 
 _USE = "make use PROFILE=profiles/paper.yaml"

@@ -120,11 +120,13 @@ def _tell(stage: Stage, name: str, funnel: Funnel, belongs: Belongs) -> None:
 
 def _root(text: str) -> Path:
     """The root, with environment variables and ~ filled in."""
-    path = os.path.expandvars(text)
-    if "$" in path:
+    from convirt.datasets.options import expanded
+
+    path, unset = expanded(text)
+    if unset:
         hint = "export the variable, or write the folder into params.yaml"
         raise InputError(text, "a folder, or variables that are set", "an unset variable", hint)
-    return Path(path).expanduser()
+    return path
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from demo_sets import COUNTS, SEED, SIDE, digests, is_image, lines, rows, unpack
 from PIL import Image
 from typer.testing import CliRunner
 
+from convirt import workers
 from convirt.datasets import layouts
 from convirt.errors import InputError
 
@@ -30,7 +31,10 @@ def trees(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_two_processes_write_the_same_bytes_as_one(name: str, sets: Path, tmp_path: Path) -> None:
+def test_two_processes_write_the_same_bytes_as_one(
+    name: str, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "ALONE", 0.0)  # start the processes at once
     assert digests(write(name, tmp_path / name, workers=2)) == digests(sets / name)
 
 

@@ -24,8 +24,8 @@ from convirt.datasets.presence import Files, spread
 from convirt.datasets.request import Request, Use
 from convirt.datasets.splits import Split
 from convirt.diagnosis import Diagnosis
-from convirt.params import read_yaml
-from stages.doctor import app, made_by
+from convirt.params import parse, read_yaml
+from stages.doctor import app, made_by, requests
 
 RETRIEVAL = "chexpert-8x200"
 
@@ -247,6 +247,13 @@ def test_an_option_names_nothing(tmp_path: Path, name: str, option: str, source:
     assert found.level == "stop"
     assert f"options.{option} {tmp_path / 'nowhere'} is not there" in said(found)
     assert source in said(found, "stop")
+
+
+def test_a_split_list_is_not_there() -> None:
+    values = read_yaml(ROOT / "params.yaml")
+    values["datasets"]["sources"]["covidx"]["split_file"] = "splits/nowhere.csv"
+    (covidx,) = (one for one in requests(parse(values)) if one.name == "covidx")
+    assert "nowhere.csv" in said(diagnose(covidx), "stop")
 
 
 def test_an_unknown_option_and_an_unknown_reader(tmp_path: Path) -> None:

@@ -24,8 +24,11 @@ SUFFIX = ".zip"
 MAX_BYTES = 1 << 30
 
 
-class MemberError(Exception):
+class MemberError(InputError):
     """A member that cannot be unpacked: damaged, encrypted, or too large."""
+
+    def __init__(self, path: Path, found: str) -> None:
+        super().__init__(path, "a member that can be unpacked", found, "download it again")
 
 
 class _Index(NamedTuple):
@@ -80,12 +83,12 @@ def open_binary(path: Path) -> BinaryIO:
     if entry is None or entry.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if entry.file_size > MAX_BYTES:
-        raise MemberError(f"{entry.file_size} bytes")
+        raise MemberError(path, f"{entry.file_size} bytes")
     try:
         return io.BytesIO(archive.read(entry))
     # RuntimeError: encrypted; NotImplementedError: a method of compression that Python lacks
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise MemberError(str(error)) from error
+        raise MemberError(path, str(error)) from error
 
 
 def read_bytes(path: Path) -> bytes:

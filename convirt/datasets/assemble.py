@@ -137,11 +137,7 @@ def _choose_views(
                 f"`{view}`",
                 "correct datasets.sources.<name>.options.views",
             )
-    keep = images["view"].isin(views)
-    kept = images[keep]
-    funnel.images.drop(VIEW_NOT_CHOSEN, images.loc[~keep, "image"])
-    funnel.studies.drop(VIEW_NOT_CHOSEN, sorted(set(images["study"]) - set(kept["study"])))
-    return kept
+    return funnel.leave_out(images, ~images["view"].isin(views), VIEW_NOT_CHOSEN)
 
 
 def _usable_reports(

@@ -111,7 +111,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     if chosen.uncertain == "drop":
         unsure = rows[list(COMPETITION)].apply(lambda cells: cells.str.strip()).isin(["-1", "-1.0"])
         out = images["image"].isin(set(train.loc[unsure.any(axis=1), "image"]))
-        images = _leave_out(images, out & (images["split"] == "train"), UNCERTAIN, funnel)
+        images = funnel.leave_out(images, out & (images["split"] == "train"), UNCERTAIN)
     by_image = chosen.validation == "image"
     tables = assemble(
         images,
@@ -217,12 +217,4 @@ def _exclude(images: pd.DataFrame, exclude: str, funnel: Funnel) -> pd.DataFrame
             "no image in common",
             f"check datasets.sources.<name>.options.exclude, or set it to {KEEP_ALL}",
         )
-    return _leave_out(images, out, ON_EXCLUDE_LIST, funnel)
-
-
-def _leave_out(images: pd.DataFrame, out: pd.Series, reason: str, funnel: Funnel) -> pd.DataFrame:
-    """Drop images by choice, and count the studies that lose their last one."""
-    kept = images[~out]
-    funnel.images.drop(reason, images.loc[out, "image"])
-    funnel.studies.drop(reason, sorted(set(images["study"]) - set(kept["study"])))
-    return kept
+    return funnel.leave_out(images, out, ON_EXCLUDE_LIST)

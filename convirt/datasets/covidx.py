@@ -96,7 +96,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         file = f"{name}_{version}.txt"
         hint = "put the official label lists there, or set options.version"
         source = inputs.first_file(root, [file, f"labels/{file}"], hint)
-        data = _bytes(source)
+        data = archives.read_bytes(source)
         rows = parse_list(data, source)
         funnel.notes += _pin(data, len(rows), name, version, source)
         rows["split"] = name
@@ -112,14 +112,6 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     funnel.studies.found = images["study"].nunique()
     images = images.assign(**inputs.one_hot(images["label"], LABELS, "label", source))
     return assemble(images.drop(columns="label"), split, source, labels=LABELS, funnel=funnel)
-
-
-def _bytes(source: Path) -> bytes:
-    try:
-        return archives.read_bytes(source)
-    except archives.MemberError as error:
-        hint = "download the archive again"
-        raise InputError(source, "a readable list", str(error), hint) from error
 
 
 def parse_list(data: bytes, source: Path) -> pd.DataFrame:

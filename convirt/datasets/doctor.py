@@ -44,7 +44,9 @@ def diagnose(request: Request, full: bool = False) -> Diagnosis:
         found.images = facts.images  # until it is counted
     root = find_path(found, request, request.root, "root", steps_into(facts, request.root))
     options = options_of(found, request)
-    if root is None or options is None:
+    if request.fault:
+        refuse(found, request.fault)
+    if root is None or options is None or request.fault:
         return found
     if request.made_up or facts is None:
         found.add("ok", f"{'made-up, ' * request.made_up}in {root}")

@@ -45,9 +45,7 @@ def read_csv(
                 header=None if names else "infer",
                 names=list(names) if names else None,
             )
-    except (
-        pd.errors.ParserWarning, ValueError, EOFError, OSError, zlib.error, archives.MemberError
-    ) as error:  # fmt: skip
+    except (pd.errors.ParserWarning, ValueError, EOFError, OSError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno:
             raise  # the disk's fault, not the file's
         found = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)

@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import archives, inputs, mimic_reports
+from convirt.datasets import archives, inputs, mimic_cxr, mimic_reports
 from convirt.datasets.catalogue import Facts, ListFile
-from convirt.datasets.presence import Files, expanded, likeliest, there
+from convirt.datasets.options import expanded
+from convirt.datasets.presence import Files, likeliest, there
 from convirt.errors import InputError
 
 Rows = Mapping[str, pd.DataFrame]  # first name of a list -> its rows
@@ -88,10 +89,7 @@ def read_list(path: Path, one: ListFile) -> pd.DataFrame:
         InputError: It is unreadable or lacks a column.
     """
     if path.suffix == ".txt":  # COVIDx: no header, and blanks within fields
-        try:
-            text = archives.read_bytes(path).decode("utf-8", errors="replace")
-        except archives.MemberError as error:
-            raise InputError(path, "a readable list", str(error), "download it again") from error
+        text = archives.read_bytes(path).decode("utf-8", errors="replace")
         return pd.DataFrame({"line": [line for line in text.splitlines() if line.strip()]})
     rows = inputs.read_csv(path, one.columns, names=None if one.header else one.columns)
     if one.header:
@@ -107,11 +105,7 @@ def _mimic(home: Path, rows: Rows, options: Mapping[str, Any]) -> list[Files]:
     subject, study = table["subject_id"], table["study_id"]
     folders = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study
     stems, texts = folders + "/" + table["dicom_id"], (folders.drop_duplicates() + ".txt").tolist()
-    packed, place = home / "files.zip", home
-    if options["images"]:
-        place = expanded(options["images"])[0]
-    elif packed.is_file() and not archives.is_dir(home / "files"):
-        place = packed
+    place = mimic_cxr.images_home(home, options["images"])
     images = [Files("images", place, (stems + suffix).tolist()) for suffix in (".jpg", ".dcm")]
     if options["reports"]:
         places = [expanded(options["reports"])[0]]

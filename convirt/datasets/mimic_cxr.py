@@ -69,7 +69,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
             f"download mimic-cxr-2.0.0-metadata.csv.gz of MIMIC-CXR-JPG into {root},"
             " or remove options.views",
         )
-    home = _home(root, chosen.images)
+    home = images_home(root, chosen.images)
     # Ids hold no dots or slashes (checked), so no path can leave the folder.
     folders = (
         "files/p" + rows["subject_id"].str[:2] + "/p" + rows["subject_id"] + "/s" + rows["study_id"]
@@ -95,7 +95,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     return tables
 
 
-def _home(root: Path, option: str) -> Path:
+def images_home(root: Path, option: str) -> Path:
     """What holds `files/` of the images, absolute: the working folder may change later."""
     if option:
         return mimic_reports.holds_files(option_path(option, "what holds files/")).absolute()

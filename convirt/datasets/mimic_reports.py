@@ -124,6 +124,6 @@ def _load(path: Path) -> str | None:
         data = archives.read_bytes(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
-    except (PermissionError, archives.MemberError) as error:
+    except PermissionError as error:
         raise InputError(path, "a readable report", str(error), "download it again") from error
     return data.decode("utf-8", errors="replace")

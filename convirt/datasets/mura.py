@@ -77,9 +77,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     funnel = Funnel(paper=dict(PAPER))
     funnel.images.found, funnel.studies.found = len(images), images["study"].nunique()
     left = images["image"].map(lambda image: PurePosixPath(image).name).str.startswith(_LEFTOVER)
-    funnel.images.drop(LEFTOVER, images.loc[left, "image"])
-    kept = images[~left]
-    funnel.studies.drop(LEFTOVER, sorted(set(images["study"]) - set(kept["study"])))
+    kept = funnel.leave_out(images, left, LEFTOVER)
     return assemble(kept, split, root / "train_image_paths.csv", labels=LABELS, funnel=funnel)
 
 

@@ -148,10 +148,7 @@ def _contents(place: Path) -> Iterator[tuple[Path, bytes]]:
     for name in archives.names(place):
         if _is_report(name):
             path = inputs.inside(place, name, place)
-            try:
-                yield path, archives.read_bytes(path)
-            except archives.MemberError as error:
-                raise _no_report(path, "a readable report", str(error)) from error
+            yield path, archives.read_bytes(path)
 
 
 def _members(place: Path) -> Iterator[tuple[Path, bytes]]:
@@ -167,8 +164,7 @@ def _members(place: Path) -> Iterator[tuple[Path, bytes]]:
                 stream = archive.extractfile(member)
                 if stream is not None:
                     yield place / member.name, stream.read(MAX_BYTES + 1)
-    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError,
-            archives.MemberError) as error:  # fmt: skip
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno:
             raise  # the disk's fault, not the file's
         hint = "download NLMCXR_reports.tgz again"

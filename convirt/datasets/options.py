@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,14 +49,21 @@ def parse(kind: type[T], options: Mapping[str, Any], reader: str) -> T:
     return kind(**values)
 
 
+def expanded(text: str) -> tuple[Path, list[str]]:
+    """A path with environment variables and ~ filled in, and the variables that are not set."""
+    filled = os.path.expandvars(text)
+    unset = sorted({match[1] for match in re.finditer(r"\$\{?(\w+)", filled)})
+    return Path(filled).expanduser(), unset
+
+
 def path(text: str, what: str) -> Path:
     """A folder or file given as an option, with environment variables and ~ filled in.
 
     Raises:
         InputError: It does not exist, or names a variable that is not set.
     """
-    found = Path(os.path.expandvars(text)).expanduser()
+    found, unset = expanded(text)
     if not archives.exists(found):
-        hint = "export the variable" if "$" in str(found) else "correct it in params.yaml"
+        hint = "export the variable" if unset else "correct it in params.yaml"
         raise InputError(found, what, "nothing there", hint)
     return found

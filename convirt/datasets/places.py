@@ -25,7 +25,7 @@ def find_path(
         key: Below `datasets.sources.<name>`.
         steps: What to do if it is not there.
     """
-    path, unset = presence.expanded(text)
+    path, unset = reader_options.expanded(text)
     parameter = f"datasets.sources.{request.name}.{key}"
     about = ""
     if key == "root":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,13 +28,6 @@ class Files(NamedTuple):
     def path(self, index: int) -> Path:
         """One of them."""
         return self.home / self.names[index]
-
-
-def expanded(text: str) -> tuple[Path, list[str]]:
-    """A path with environment variables and ~ filled in, and the variables that are not set."""
-    path = os.path.expandvars(text)
-    unset = sorted({match[1] for match in re.finditer(r"\$\{?(\w+)", path)})
-    return Path(path).expanduser(), unset
 
 
 def exists(path: Path) -> bool:

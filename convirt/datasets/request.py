@@ -10,6 +10,7 @@ from typing import Any
 from convirt.datasets import catalogue, registry
 from convirt.datasets.catalogue import Facts
 from convirt.datasets.splits import Split
+from convirt.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Request:
         maker: A path as written -> the command that makes it, "" if nothing makes it although it
             is a path of the pipeline, None for a path of the user.
         max_dropped: Share of the images that may be missing.
+        fault: Why the list that `split_file` names cannot be used.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Request:
     made_up: bool = False
     maker: Callable[[str], str | None] = lambda text: None
     max_dropped: float = 0.0
+    fault: InputError | None = None
 
     @property
     def facts(self) -> Facts | None:

@@ -172,9 +172,7 @@ def _nih_patients(source: Path) -> dict[str, str]:
         rows = json.loads(archives.read_bytes(source).decode("utf-8-sig"))
         pairs = [(row["subset_img_id"], row["img_id"]) for row in rows]
         matches = [(str(film), re.match(r"(\d+)_", image)) for film, image in pairs]
-    except (
-        archives.MemberError, ValueError, KeyError, TypeError, RecursionError
-    ) as error:  # fmt: skip
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         found = " ".join(f"{type(error).__name__}: {error}".split())
         expected = "RSNA's list of objects with subset_img_id and img_id"
         raise InputError(source, expected, found, "download it again from rsna.org") from error

@@ -199,10 +199,7 @@ def apply(
     held = images["split"] != "train"
     one_split_a_patient(images.loc[held, "patient"], images.loc[held, "split"], listed.source)
     known = ~held & images["patient"].isin(set(images.loc[held, "patient"]))
-    kept = images[~known]
-    funnel.images.drop(PERSON_HELD_OUT, images.loc[known, "image"])
-    funnel.studies.drop(PERSON_HELD_OUT, sorted(set(images["study"]) - set(kept["study"])))
-    return kept
+    return funnel.leave_out(images, known, PERSON_HELD_OUT)
 
 
 def _same_images(ids: pd.Series, listed: Listed, source: Path) -> None:

@@ -101,6 +101,17 @@ class Funnel:
         if number:
             self.notes.append(f"{number} {what}")
 
+    def leave_out(self, images: pd.DataFrame, out: pd.Series, reason: str) -> pd.DataFrame:
+        """Drop the images that `out` marks; studies that lose their last one go with them.
+
+        Returns:
+            The images that are kept.
+        """
+        kept = images[~out]
+        self.images.drop(reason, images.loc[out, "image"])
+        self.studies.drop(reason, sorted(set(images["study"]) - set(kept["study"])))
+        return kept
+
     @property
     def dropped_share(self) -> float:
         """Share of the images that were lost, among those that were not left out by choice."""

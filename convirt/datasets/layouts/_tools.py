@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import csv
-import ctypes
 import gzip
 import io
-import multiprocessing
 import shutil
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from convirt import workers
+
 JPEG_QUALITY = 95
+JOB = 16  # units that a process draws at a time
 
 
 @dataclass(frozen=True)
@@ -151,36 +150,27 @@ def zip_folder(folder: Path) -> None:
 def draw_all(
     draw: Callable[[Any], Any],
     units: Sequence[Any],
-    workers: int,
+    processes: int,
     tick: Callable[[], None],
 ) -> list[Any]:
-    """Call `draw` on every unit, in `workers` processes; records come back in the units' order.
+    """Call `draw` on every unit, in `processes`; records come back in the units' order.
 
     Args:
         draw: A function that can be pickled.
         units: What to draw.
-        workers: Processes; 1 draws in this one.
+        processes: How many draw at once; 1 draws in this one.
         tick: Called after every unit, for a progress bar.
     """
-    records = []
-    if workers <= 1 or len(units) < 2 * workers:
-        for unit in units:
-            records.append(draw(unit))
+    jobs = [(draw, first, units[first : first + JOB]) for first in range(0, len(units), JOB)]
+    drawn: dict[int, list[Any]] = {}
+    for first, records in workers.run(_draw_some, jobs, processes):
+        drawn[first] = records
+        for _ in records:
             tick()
-        return records
-    # "spawn": the progress bar's thread must not be forked in the middle of a write.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent)
-    try:
-        for record in pool.map(draw, units, chunksize=16):
-            records.append(record)
-            tick()
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return records
+    return [record for first in sorted(drawn) for record in drawn[first]]
 
 
-def _die_with_parent() -> None:
-    """On Linux, let the kernel end this process when its parent is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+def _draw_some(
+    draw: Callable[[Any], Any], first: int, units: Sequence[Any]
+) -> tuple[int, list[Any]]:
+    return first, [draw(unit) for unit in units]
