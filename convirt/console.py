@@ -110,11 +110,19 @@ def _retrieval(cells: Cells, data: str) -> Table:
     return table
 
 
-def _pretrain(corpora: Cells, data: str) -> Table:
+def _pretrain(objectives: Cells, data: str) -> Table:
     title = f"Pretraining: loss in nats, here on {data}"
-    columns = ("pairs", "validation loss", "chance, ln N", "below chance")
-    table = _table(title, "corpus", *columns, words=1)
-    for corpus, cell in sorted(corpora.items()):
-        losses = (f"{cell[key]:.3f}" for key in ("val_loss", "chance"))
-        table.add_row(corpus, f"{cell['pairs']:,}", *losses, f"{percent(cell['below_chance'])}%")
+    columns = ("pairs", "validation loss", "chance", "below chance")
+    table = _table(title, "objective", "corpus", *columns, words=2)
+    for objective in sorted(objectives, key=_rank):
+        for corpus, cell in sorted(objectives[objective].items()):
+            known = "chance" in cell
+            table.add_row(
+                name(objective),
+                corpus,
+                f"{cell['pairs']:,}",
+                f"{cell['val_loss']:.3f}",
+                f"{cell['chance']:.3f}" if known else "–",
+                f"{percent(cell['below_chance'])}%" if known else "–",
+            )
     return table

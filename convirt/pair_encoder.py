@@ -27,21 +27,24 @@ from convirt.text_encoder import TextEncoder, Tokenizer, create_text_encoder, sa
 class Projection(nn.Module):
     """A head with one hidden layer, W2 ReLU(W1 h) (section 3.1), with biases.
 
-    Input (N, width) of h, output (N, dim), not normalised.
+    With `layers` 1 it is linear, W h (Table 4). Input (N, width) of h, output (N, dim), not
+    normalised.
     """
 
-    def __init__(self, width: int, hidden: int, dim: int) -> None:
+    def __init__(self, width: int, hidden: int, dim: int, layers: int = 2) -> None:
         super().__init__()
-        self.hidden = nn.Linear(width, hidden)
-        self.output = nn.Linear(hidden, dim)
+        self.hidden = nn.Linear(width, hidden) if layers == 2 else None
+        self.output = nn.Linear(hidden if layers == 2 else width, dim)
 
     def forward(self, h: Tensor) -> Tensor:
         """Project h, (N, width), to (N, dim)."""
-        return cast(Tensor, self.output(F.relu(self.hidden(h))))
+        if self.hidden is not None:
+            h = F.relu(self.hidden(h))
+        return cast(Tensor, self.output(h))
 
 
 class PairEncoder(nn.Module):
-    """Both encoders and both projections: what ConVIRT trains."""
+    """Both encoders and both projections: what ConVIRT and its kin train."""
 
     def __init__(
         self,
@@ -51,13 +54,15 @@ class PairEncoder(nn.Module):
         tokenizer: Tokenizer,
         dim: int,
         hidden: int,
+        layers: int = 2,
     ) -> None:
         super().__init__()
         self.image_encoder, self.image_config = image, image_config
         self.text_encoder, self.tokenizer = text, tokenizer
-        self.image_projection = Projection(image_config.width, hidden or image_config.width, dim)
-        self.text_projection = Projection(text.width, hidden or text.width, dim)
-        self.dim, self.hidden = dim, hidden
+        width = image_config.width
+        self.image_projection = Projection(width, hidden or width, dim, layers)
+        self.text_projection = Projection(text.width, hidden or text.width, dim, layers)
+        self.projection = {"dim": dim, "hidden": hidden, "layers": layers}
 
     def project_image(self, h: Tensor) -> Tensor:
         """h_v (N, width) to v (N, dim), L2-normalised."""
@@ -88,13 +93,18 @@ def save_pair_encoder(model: PairEncoder, folder: Path) -> None:
     }
     checkpoint.save_safetensors(folder / "projections.safetensors", heads)
     config = read_config(folder)
-    config["projection"] = {"dim": model.dim, "hidden": model.hidden}
+    config["projection"] = model.projection
     config["text"] = {
         "frozen_layers": model.text_encoder.frozen_layers,
         "max_tokens": model.tokenizer.max_tokens,
         "pooling": "max over all tokens of the last layer",
     }
     files.write_json(folder / "config.json", config)
+
+
+def is_pair_encoder(folder: Path) -> bool:
+    """Whether an encoder's folder holds a text encoder too."""
+    return "projection" in read_config(folder)
 
 
 def load_pair_encoder(folder: Path) -> PairEncoder:
@@ -105,8 +115,9 @@ def load_pair_encoder(folder: Path) -> PairEncoder:
     """
     image, image_config = load_image_encoder(folder)
     config = read_config(folder)
-    if "projection" not in config:
-        raise InputError(folder, "a ConVIRT encoder", "an image encoder only", "dvc repro pretrain")
+    if not is_pair_encoder(folder):
+        found = "an image encoder only"
+        raise InputError(folder, "encoders of images and text", found, "dvc repro pretrain")
     text, tokenizer = create_text_encoder(
         f"file:{folder / 'text_encoder'}",
         config["text"]["frozen_layers"],

@@ -16,9 +16,9 @@ from convirt.errors import InputError
 ORDER, CHOICE, AUGMENT, VALIDATION, DROPOUT = range(5)
 
 
-def generator(seed: int, stream: int, index: int) -> np.random.Generator:
+def generator(seed: int, stream: int, *index: int) -> np.random.Generator:
     """Randomness as a pure function of (seed, stream, index), so that any step can be redone."""
-    return np.random.default_rng([seed, stream, index])
+    return np.random.default_rng([seed, stream, *index])
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,10 @@ class Groups:
         sizes = self.starts[groups + 1] - self.starts[groups]
         return np.asarray(self.members[self.starts[groups] + (where * sizes).astype(np.int64)])
 
+    def all(self, groups: np.ndarray) -> list[np.ndarray]:
+        """All members of each group, in their order."""
+        return [self.members[self.starts[g] : self.starts[g + 1]] for g in groups]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -87,10 +91,18 @@ class Batch:
     Attributes:
         images: (N,) rows of the store's images.
         sentences: (N,) rows of the distinct sentences.
+        studies: (N,) numbers of the studies within their split.
+        said: What all studies of the split say.
     """
 
     images: np.ndarray
     sentences: np.ndarray
+    studies: np.ndarray
+    said: Groups
+
+    def reports(self) -> list[np.ndarray]:
+        """Rows of all sentences of each study, in the report's order."""
+        return self.said.all(self.studies)
 
 
 class Pairs:
@@ -137,7 +149,12 @@ class Pairs:
             here = position // self.count == number
             studies[here] = order[position[here] % self.count]
         where = generator(seed, CHOICE, step).random((2, size))
-        return Batch(self.images.pick(studies, where[0]), self.sentences.pick(studies, where[1]))
+        images = self.images.pick(studies, where[0])
+        return Batch(images, self.sentences.pick(studies, where[1]), studies, self.sentences)
+
+    def reports(self) -> list[np.ndarray]:
+        """Rows of the distinct sentences of each study, in the report's order."""
+        return self.sentences.all(np.arange(self.count))
 
     def _order(self, seed: int, number: int) -> np.ndarray:
         if self._latest is None or self._latest[0] != (seed, number):
@@ -165,4 +182,9 @@ class Pairs:
         images = self.images.pick(order, where[0])
         sentences = self.sentences.pick(order, where[1])
         starts = range(0, self.count - size + 1, size)
-        return [Batch(images[i : i + size], sentences[i : i + size]) for i in starts]
+        return [
+            Batch(
+                images[i : i + size], sentences[i : i + size], order[i : i + size], self.sentences
+            )
+            for i in starts
+        ]

@@ -27,9 +27,6 @@ from pydantic import (
 from convirt.faults import ParamsError as ParamsError  # callers of `load` catch it
 from convirt.faults import Problem, explain, known_keys, nearest, one_of, show
 
-CONVIRT = "convirt"  # the one `matrix.init` that is pretrained here and so is no baseline
-
-
 # ------------------------------------------------------------------------------ kinds of value
 T = TypeVar("T")
 
@@ -70,6 +67,8 @@ def _share_or_count(value: float) -> float:
 
 # a folder and a DVC stage are named after it, and dotted keys go through it
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+# that of a file too
+ModuleName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -87,6 +86,7 @@ _Filled = (*_List, AfterValidator(_filled))
 Range = Annotated[tuple[Positive, Positive], *_Range]
 ShareRange = Annotated[tuple[PositiveShare, PositiveShare], *_Range]
 Counts = Annotated[tuple[Count, ...], *_Filled, AfterValidator(_ascending)]
+Shares = Annotated[tuple[Fraction, ...], *_Range]
 Names = Annotated[tuple[Name, ...], *_List]
 Labels = Annotated[tuple[Text, ...], *_Filled]
 Axis = Annotated[tuple[Name, ...], *_Filled]
@@ -156,6 +156,7 @@ class Projection(_Strict):
 
     dim: Count
     hidden: Natural
+    layers: Literal[1, 2]
 
 
 class Model(_Strict):
@@ -193,16 +194,34 @@ class Train(_Strict):
     evaluations: Count
     max_passes: Count
     warmup: Natural
-    schedule: Literal["plateau", "cosine"]
+    schedule: Literal["plateau", "cosine", "steps"]
     patience: Count
     factor: Fraction
+    milestones: Shares
+    optimiser: Literal["adam", "sgd"]
+    keep_every: Natural
     checkpoint_every: Count
 
 
-class Corpus(_Strict):
-    """`corpora.<name>`."""
+class Objective(_Strict):
+    """`objectives.<name>`: what differs from the general blocks, and settings of its own.
 
-    dataset: Name
+    The objective itself checks `options`.
+    """
+
+    train: dict[str, JsonValue] = {}
+    augment: dict[str, JsonValue] = {}
+    projection: dict[str, JsonValue] = {}
+    options: dict[str, JsonValue] = {}
+
+
+class Pretraining(_Strict):
+    """One objective's blocks, with what it overrides."""
+
+    train: Train
+    augment: Augment
+    projection: Projection
+    options: dict[str, JsonValue]
 
 
 class Task(_Strict):
@@ -246,6 +265,7 @@ class Retrieval(_Strict):
 
     dataset: Name
     corpus: Name
+    systems: Names
     k: Counts
 
 
@@ -259,7 +279,8 @@ class Params(_Strict):
     model: Model
     augment: Augment
     train: Train
-    corpora: dict[Name, Corpus]
+    objectives: dict[ModuleName, Objective]
+    corpora: Names
     tasks: dict[Name, Task]
     matrix: Matrix
     finetune: Finetune
@@ -344,6 +365,35 @@ def parse(data: Mapping[str, Any], source: Path | str = "params.yaml") -> Params
     return params
 
 
+def pretraining(params: Params, objective: str) -> Pretraining:
+    """The blocks that an objective is trained with: the general ones with its own values in them.
+
+    `params` may be the view of a stage that declared train, augment, model.projection and
+    objectives.<objective>.
+
+    Raises:
+        ParamsError: A value of objectives.<objective> has no such key or is out of its range.
+    """
+    own = params.objectives[objective]
+    general = {
+        "train": params.train,
+        "augment": params.augment,
+        "projection": params.model.projection,
+    }
+    blocks: dict[str, Any] = {}
+    for name, block in general.items():
+        data = {**block.model_dump(), **getattr(own, name)}
+        try:
+            blocks[name] = type(block).model_validate(data)
+        except ValidationError as error:
+            found = explain(error.errors(include_url=False), type(block), data)
+            where = f"objectives.{objective}.{name}"
+            raise ParamsError(
+                "params.yaml", [p._replace(key=f"{where}.{p.key}") for p in found]
+            ) from None
+    return Pretraining(**blocks, options=own.options)
+
+
 # ------------------------------------------------------------------------------ checking pairs
 def _contradictions(params: Params) -> Iterator[Problem]:
     """Faults that lie between two keys."""
@@ -351,18 +401,27 @@ def _contradictions(params: Params) -> Iterator[Problem]:
     if p.compute.precision == "bfloat16" and p.compute.device != "cuda":
         found = f"bfloat16 on compute.device: {p.compute.device}"
         yield Problem("compute.precision", "float32 without a GPU", found, "set float32, or cuda")
-    if CONVIRT in p.model.baselines:
-        yield Problem("model.baselines", "encoders without pretraining", CONVIRT, "remove it")
+    for name in p.objectives:
+        if name in p.model.baselines:
+            hint = "remove it from one of them"
+            yield Problem("model.baselines", "encoders without pretraining", name, hint)
+        try:
+            pretraining(p, name)
+        except ParamsError as error:
+            yield from error.problems
+    systems = (*p.model.baselines, *p.objectives)
     for i, init in enumerate(p.matrix.init):
-        yield from one_of(f"matrix.init.{i}", init, (*p.model.baselines, CONVIRT))
-    for name, corpus in p.corpora.items():
-        yield from one_of(f"corpora.{name}.dataset", corpus.dataset, p.datasets.sources)
+        yield from one_of(f"matrix.init.{i}", init, systems)
+    for i, name in enumerate(p.retrieval.systems):
+        yield from one_of(f"retrieval.systems.{i}", name, systems)
+    for i, corpus in enumerate(p.corpora):
+        yield from one_of(f"corpora.{i}", corpus, p.datasets.sources)
     for i, name in enumerate(p.matrix.task):
         yield from one_of(f"matrix.task.{i}", name, p.tasks)
         if name not in p.tasks:
             continue
         yield from one_of(f"matrix.task.{i} (its store)", name, p.datasets.sources)
-        if CONVIRT in p.matrix.init:
+        if set(p.objectives) & set(p.matrix.init):
             yield from one_of(f"tasks.{name}.corpus", p.tasks[name].corpus, p.corpora)
     for name, task in p.tasks.items():
         yield from _task(f"tasks.{name}", task)

@@ -81,16 +81,24 @@ def colours(inits: Iterable[str]) -> dict[str, str]:
 
 @_styled
 def loss(curves: Mapping[str, pd.DataFrame], data: str) -> Figure:
-    """Pretraining loss over the steps, one panel a corpus, with the chance level ln N.
+    """Pretraining loss over the steps, one panel an encoder, with the level of chance.
 
     Args:
-        curves: For each corpus the columns step, train_loss, val_loss, chance.
+        curves: By "<objective>-<corpus>" the columns step, train_loss, val_loss, chance; chance
+            is empty where an objective has none.
         data: What it was trained on, for the title ("made-up data").
     """
-    figure, panels = _grid(1, len(curves), 4.6, 3.5, sharey=True)
-    for axes, (corpus, curve) in zip(panels[0], curves.items(), strict=True):
-        chance = float(curve["chance"].iloc[0])
-        axes.axhline(chance, color=GREY, linestyle="--", label=f"chance, ln N = {chance:.2f}")
+    columns = min(len(curves), 2)
+    rows = -(-len(curves) // columns)
+    # losses of several objectives have several scales
+    figure, panels = _grid(rows, columns, 4.6, 3.5, sharey=rows == 1)
+    flat = [axes for row in panels for axes in row]
+    for axes in flat[len(curves) :]:
+        axes.set_visible(False)
+    for axes, (key, curve) in zip(flat, curves.items(), strict=False):
+        chance = curve["chance"].iloc[0]
+        if chance == chance:  # not NaN
+            axes.axhline(chance, color=GREY, linestyle="--", label=f"chance = {chance:.2f}")
         axes.plot(curve["step"], curve["train_loss"], color=SKY, label="training")
         axes.plot(
             curve["step"],
@@ -100,9 +108,10 @@ def loss(curves: Mapping[str, pd.DataFrame], data: str) -> Figure:
             markersize=4,
             label="validation",
         )
-        axes.set(title=f"{corpus} pairs", xlabel="step")
+        objective, _, corpus = key.partition("-")
+        axes.set(title=f"{name(objective)}, {corpus} pairs", xlabel="step")
         axes.legend(loc="best", fontsize=9)
-    panels[0][0].set_ylabel("contrastive loss (nats)")
+    panels[0][0].set_ylabel("loss (nats)")
     figure.suptitle(f"Pretraining ({data})", fontsize=12)
     return figure
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from convirt.errors import InputError
-from convirt.files import sha256
+from convirt.essence import digest_of
 
 PACKAGES = ("convirt", "stages")  # what counts as this project's code
 DISTRIBUTIONS = (
@@ -173,6 +173,8 @@ def lookup(data: Mapping[str, Any], key: str) -> Any:
 class Guard:
     """Source files and parameters as they were at the start of a run.
 
+    Comments and docstrings do not count, see `convirt.essence`.
+
     Attributes:
         code: Hex digest over the names and contents of the source files.
     """
@@ -182,10 +184,10 @@ class Guard:
     ) -> None:
         """Remember `files` (below `root`) and the values of the dotted `keys` in `params`."""
         self._root, self._params, self._keys = root.resolve(), params, tuple(keys)
-        self._files = {path: sha256(path) for path in files}
+        self._files = {path: digest_of(path) for path in files}
         self._values = self._read_values()
         self._stamps = self._stat()
-        names = {str(path.relative_to(self._root)): sha for path, sha in self._files.items()}
+        names = {path.relative_to(self._root).as_posix(): sha for path, sha in self._files.items()}
         self.code = digest(names)
 
     def touched(self) -> bool:
@@ -197,7 +199,11 @@ class Guard:
         """What differs from the start: names of files, and of parameters as "params.yaml: key"."""
         found = []
         for path, sha in self._files.items():
-            if not path.is_file() or sha256(path) != sha:
+            try:
+                same = digest_of(path) == sha
+            except InputError:  # gone, or no Python any more
+                same = False
+            if not same:
                 found.append(str(path.relative_to(self._root)))
         values = self._read_values()
         if values is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from convirt import paper, report_origin
 from convirt.markdown import data_name, interval, name, percent, points, points_interval, table
-from convirt.summary import FEW, OURS, Comparison, Run, comparisons, key_of, retrieval_rows
+from convirt.summary import FEW, Comparison, Run, comparisons, key_of, retrieval_rows
 
 Cells = Mapping[str, Any]
 
@@ -24,23 +24,20 @@ class Results:
     Attributes:
         summary: See `convirt.summary.summarise`.
         runs: The JSON of each run of the matrix, in the matrix's order.
-        retrieval: The JSON of the retrieval stage, or None.
+        retrieval: The JSON of each searched system.
         retrieval_set: The data set that was searched.
-        pretrain: The JSON of each corpus.
-        corpora: The data set of each corpus.
+        pretrain: The JSON of each pretrained encoder.
         funnels: The funnel JSON of each data set.
         readers: The reader of each data set.
         made_up: Names of the data sets that the demo drew.
-        settings: Name, value here and value in the paper of the settings worth comparing.
         settings: Name, value here and value in the paper of the settings worth comparing.
     """
 
     summary: Cells
     runs: Sequence[Run]
-    retrieval: Cells | None
+    retrieval: Mapping[str, Cells]
     retrieval_set: str
-    pretrain: Mapping[str, Cells]
-    corpora: Mapping[str, str]
+    pretrain: Sequence[Cells]
     funnels: Mapping[str, Cells]
     readers: Mapping[str, str]
     made_up: frozenset[str]
@@ -121,8 +118,8 @@ def _transfer(results: Results) -> list[str]:
 
 
 def _start(run: Run) -> str:
-    """The initialisation, and for ConVIRT the corpus that it was pretrained on."""
-    return f"{name(OURS)} ({run['corpus']} pairs)" if run["init"] == OURS else name(run["init"])
+    """The initialisation, and the corpus that it was pretrained on, if it was."""
+    return name(run["init"]) + (f" ({run['corpus']} pairs)" if run["corpus"] else "")
 
 
 def _claim(results: Results) -> list[str]:
@@ -184,7 +181,7 @@ def _equal_fraction(results: Results) -> list[str]:
 
 
 def _retrieval(results: Results) -> list[str]:
-    if results.retrieval is None:
+    if not results.retrieval:
         return []
     rows = retrieval_rows(results.summary["retrieval"])
     here = data_name([results.retrieval_set], results.made_up)
@@ -199,7 +196,7 @@ def _retrieval(results: Results) -> list[str]:
             for r in rows
             if (r["direction"], r["init"]) == (direction, init)
         }
-        cell = (results.retrieval if init == OURS else results.retrieval[init])[direction]
+        cell = results.retrieval[init][direction]
         counts = [f"{cell['queries']:,}", f"{cell['candidates']:,}"]
         values = [percent(found.get((source, k))) for source in ("here", "paper") for k in ks]
         lines.append([name(direction), name(init), *counts, *values, percent(cell["chance"])])
@@ -210,26 +207,29 @@ def _retrieval(results: Results) -> list[str]:
 def _pretraining(results: Results) -> list[str]:
     if not results.pretrain:
         return []
-    head = ["corpus", "data", "pairs", "steps", "best step", "validation loss", "chance, ln N"]
+    head = ["objective", "corpus", "data", "pairs", "steps", "best step", "validation loss"]
+    head += ["chance"]
     rows = []
-    for corpus, result in results.pretrain.items():
-        data = results.corpora[corpus]
-        below = results.summary["pretrain"][corpus]["below_chance"]
+    for result in results.pretrain:
+        corpus = result["corpus"]
+        below = _get(results.summary, ("pretrain", result["objective"], corpus)).get("below_chance")
         rows.append(
             [
+                name(result["objective"]),
                 corpus,
-                f"`{data}`, {data_name([data], results.made_up)}",
+                data_name([corpus], results.made_up),
                 f"{result['pairs']:,}",
                 f"{result['steps']:,}",
                 f"{result['best_step']:,}",
                 f"{result['val_loss']:.3f}",
-                f"{result['chance']:.3f}",
-                f"{percent(below)}%",
+                "–" if result["chance"] is None else f"{result['chance']:.3f}",
+                "–" if below is None else f"{percent(below)}%",
             ]
         )
     text = (
-        "The loss is the paper's equation 4 in nats; a model that tells no pair from another has "
-        "ln N, with N pairs in a batch. The paper prints no losses."
+        "ConVIRT's loss is the paper's equation 4 in nats; a model that tells no pair from another "
+        "has ln N, with N pairs in a batch. Losses of other objectives have other scales. The "
+        "paper prints no losses."
     )
     figure = "![Pretraining loss](figures/loss.png)"
     return ["## Pretraining", text, table([*head, "below chance"], rows), figure]
@@ -241,9 +241,9 @@ def _data(results: Results) -> list[str]:
 
 def _run(results: Results) -> list[str]:
     made: dict[str, Cells] = {f"preprocess@{key}": cell for key, cell in results.funnels.items()}
-    made |= {f"pretrain@{corpus}": cell for corpus, cell in results.pretrain.items()}
+    made |= {f"pretrain@{cell['objective']}-{cell['corpus']}": cell for cell in results.pretrain}
     made |= {f"finetune@{key_of(run)}": run for run in results.runs}
-    made |= {"retrieve": results.retrieval} if results.retrieval is not None else {}
+    made |= {f"retrieve@{system}": cell for system, cell in results.retrieval.items()}
     known = {stage: cell["provenance"] for stage, cell in made.items() if "provenance" in cell}
     return report_origin.run(known, results.settings)
 

@@ -109,8 +109,8 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
 def summarise(
     runs: Sequence[Run],
     predictions: Mapping[str, pd.DataFrame],
-    retrieval: Mapping[str, Any] | None,
-    pretrain: Mapping[str, Mapping[str, Any]],
+    retrieval: Mapping[str, Mapping[str, Any]],
+    pretrain: Sequence[Mapping[str, Any]],
     made_up: float,
     resamples: int,
     seed: int,
@@ -121,8 +121,8 @@ def summarise(
         runs: The JSON of each run of the matrix.
         predictions: Raw test predictions by run key, at least of the runs in `comparisons(runs)`;
             columns repeat, image, patient, unit, y_<label>, p_<label>.
-        retrieval: The JSON of the retrieval stage, or None.
-        pretrain: The JSON of each corpus.
+        retrieval: The JSON of each searched system.
+        pretrain: The JSON of each pretrained encoder.
         made_up: Share of the data sets that are made up, 0 to 1.
         resamples: Bootstrap resamples of the test patients.
         seed: Of the bootstrap.
@@ -130,8 +130,9 @@ def summarise(
     Returns:
         ``<protocol>.<task>.<init>.<fraction>.{value,low,high}``,
         ``claim.[linear.][equal_fraction.]<task>.{difference,low,high}`` and ``...mean.difference``,
-        ``retrieval.[imagenet.]<direction>.{p_at_<k>,chance}``,
-        ``pretrain.<corpus>.{val_loss,chance,below_chance,pairs}``, ``data.made_up``. Metrics and
+        ``retrieval.<system>.<direction>.{p_at_<k>,chance}``,
+        ``pretrain.<objective>.<corpus>.{val_loss,chance,below_chance,pairs}`` (also the criterion's
+        ``start`` and ``best``), ``data.made_up``. Metrics and
         differences are fractions, losses nats. A cell that was not run is absent.
     """
     summary: Cells = {"data": {"made_up": made_up}}
@@ -139,12 +140,15 @@ def summarise(
         path = (run["protocol"], run["task"], run["init"], str(run["fraction"]))
         _put(summary, path, {part: float(run[part]) for part in ("value", "low", "high")})
     _put_claims(summary, comparisons(runs), predictions, resamples, seed)
-    if retrieval is not None:
-        _put(summary, ("retrieval",), _precisions(retrieval))
-    for corpus, result in pretrain.items():
-        loss, chance = float(result["val_loss"]), float(result["chance"])
-        cell = {"val_loss": loss, "chance": chance, "pairs": int(result["pairs"])}
-        _put(summary, ("pretrain", corpus), cell | {"below_chance": 1 - loss / chance})
+    for system, cells in retrieval.items():
+        _put(summary, ("retrieval", system), _precisions(cells))
+    for result in pretrain:
+        cell: Cells = {"pairs": int(result["pairs"])}
+        cell |= {part: float(result[part]) for part in ("val_loss", "start", "best")}
+        if result["chance"] is not None:
+            chance = float(result["chance"])
+            cell |= {"chance": chance, "below_chance": 1 - cell["val_loss"] / chance}
+        _put(summary, ("pretrain", result["objective"], result["corpus"]), cell)
     return summary
 
 
@@ -178,15 +182,16 @@ def _put_claims(
 
 
 def _precisions(cells: Mapping[str, Any]) -> Cells:
-    """Keep p_at_k and chance of the retrieval JSON, however deep; counts and provenance go."""
-    kept: Cells = {}
-    for key, value in cells.items():
-        if isinstance(value, Mapping):
-            if inner := _precisions(value):
-                kept[key] = inner
-        elif key == "chance" or PRECISION.fullmatch(key):
-            kept[key] = float(value)
-    return kept
+    """Keep p_at_k and chance of each direction of a retrieval JSON."""
+    return {
+        direction: {
+            key: float(value)
+            for key, value in cells[direction].items()
+            if key == "chance" or PRECISION.fullmatch(key)
+        }
+        for direction in DIRECTIONS
+        if direction in cells
+    }
 
 
 def efficiency_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -215,13 +220,13 @@ def efficiency_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def retrieval_rows(cells: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Long rows for the retrieval figure and its CSV: ours, then the paper's likewise.
 
-    `cells` is ``summary["retrieval"]``: the directions of ConVIRT, and those of a baseline under
-    its name. Keys: source ("here" or "paper"), direction, init, k, value, chance.
+    `cells` is ``summary["retrieval"]``: the directions of each system. Keys: source ("here" or
+    "paper"), direction, init, k, value, chance.
     """
     rows: list[dict[str, Any]] = []
     for direction in DIRECTIONS:
-        for init in (OURS, *sorted(set(cells) - set(DIRECTIONS))):
-            cell = (cells if init == OURS else cells[init]).get(direction, {})
+        for init in sorted(cells, key=lambda system: (system != OURS, system)):
+            cell = cells[init].get(direction, {})
             ks = sorted(int(match[1]) for key in cell if (match := PRECISION.fullmatch(key)))
             here = {k: cell[f"p_at_{k}"] for k in ks}
             published = {k: paper.retrieval(direction, init, k) for k in ks}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from convirt import augment, checkpoint
 from convirt.errors import InputError
 from convirt.image_encoder import normalise
-from convirt.objectives.convirt import convirt_loss
-from convirt.pair_encoder import PairEncoder
-from convirt.pairs import AUGMENT, DROPOUT, Batch, Pairs, Sentences, generator
+from convirt.objectives.base import Inputs, Objective
+from convirt.pairs import AUGMENT, DROPOUT, VALIDATION, Batch, Pairs, generator
+
+KEPT = "kept/step-{:09d}.safetensors"  # below the scratch folder: states along the way
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class TrainConfig:
     schedule: str
     patience: int
     factor: float
+    milestones: tuple[float, ...]
+    optimiser: str
+    keep_every: int
     checkpoint_every: int
     seed: int
     precision: str
@@ -55,51 +59,65 @@ class Corpus:
     Attributes:
         images: (N, S, S) uint8, memory-mapped or in memory.
         boxes: (N, 4) top, left, height, width of the film inside its square.
-        sentences: Tokens of the distinct sentences.
+        texts: The distinct sentences.
         train: Pairs to train on.
         val: Pairs to validate on.
     """
 
     images: np.ndarray
     boxes: np.ndarray
-    sentences: Sentences
+    texts: Sequence[str]
     train: Pairs
     val: Pairs
 
 
 @dataclass
 class Progress:
-    """Everything besides weights that a resumed run has to know."""
+    """Everything besides weights that a resumed run has to know.
+
+    Attributes:
+        step: Steps done.
+        best_cost: Lowest criterion so far, its sign turned where large is good.
+        best_step: When that was.
+        flat: Evaluations since, or since the rate fell.
+        decays: How often the rate fell.
+        sums: Loss and logged values, summed up since the last evaluation.
+        count: Over so many steps.
+        history: One row an evaluation.
+    """
 
     step: int = 0
-    best_loss: float = math.inf
+    best_cost: float = math.inf
     best_step: int = 0
     flat: int = 0
     decays: int = 0
-    loss_sum: float = 0.0
-    loss_count: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+    history: list[dict[str, float | None]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run ends with; the model holds the best weights.
+    """What a run ends with; the objective holds the best state.
 
     Attributes:
-        history: One row an evaluation: step, train_loss, val_loss, lr, chance.
-        best_step: Steps after which the validation loss was lowest.
-        best_loss: That loss.
+        history: One row an evaluation, the first before any step: step, train_loss (None there),
+            val_loss, lr, chance, and whatever else the objective logs.
+        best_step: Steps after which the criterion was best.
         steps: Steps in all.
         waiting: Share of this process's time spent waiting for data.
         rate: Pairs a second in this process.
     """
 
-    history: list[dict[str, float]]
+    history: list[dict[str, float | None]]
     best_step: int
-    best_loss: float
     steps: int
     waiting: float
     rate: float
+
+    def best(self) -> dict[str, float | None]:
+        """The row of the best evaluation."""
+        return next(row for row in self.history if row["step"] == self.best_step)
 
 
 def total_steps(config: TrainConfig, pairs: int) -> int:
@@ -114,17 +132,20 @@ def learning_rate(config: TrainConfig, step: int, steps: int, decays: int) -> fl
     1. Linear warm-up over `warmup` steps (the paper has none).
     2. plateau: the base rate times `factor` for each decay (the paper's annealing).
     3. cosine: half a cosine from the base rate to zero, for short runs.
+    4. steps: the base rate times `factor` from each of the `milestones` (shares of the run) on.
     """
     rate = config.lr * min(1.0, (step + 1) / max(1, config.warmup))
     if config.schedule == "cosine":
         return rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+    if config.schedule == "steps":
+        decays = sum(step >= share * steps for share in config.milestones)
     return rate * config.factor**decays
 
 
-def note_validation(progress: Progress, loss: float, config: TrainConfig) -> bool:
-    """Count flat evaluations, decay the rate, and tell whether this is the best loss so far."""
-    if loss < progress.best_loss:
-        progress.best_loss, progress.best_step, progress.flat = loss, progress.step, 0
+def note_validation(progress: Progress, cost: float, config: TrainConfig) -> bool:
+    """Count flat evaluations, decay the rate, and tell whether this is the lowest cost so far."""
+    if cost < progress.best_cost:
+        progress.best_cost, progress.best_step, progress.flat = cost, progress.step, 0
         return True
     progress.flat += 1
     if progress.flat >= config.patience:
@@ -132,43 +153,8 @@ def note_validation(progress: Progress, loss: float, config: TrainConfig) -> boo
     return False
 
 
-class FrozenText:
-    """The frozen half of the text encoder, with its outputs kept when `keep` is set.
-
-    A kept output is what a computed one would be, up to the rounding that padding to another
-    length causes.
-    """
-
-    def __init__(self, model: PairEncoder, sentences: Sentences, keep: bool, autocast: Any) -> None:
-        self.model, self.sentences, self.autocast = model, sentences, autocast
-        self.kept = self._compute() if keep else None
-
-    def _compute(self, chunk: int = 512) -> Tensor:
-        """Outputs of all tokens of all sentences, back to back, (T, width)."""
-        count = len(self.sentences.starts) - 1
-        device = next(self.model.parameters()).device
-        pieces = []
-        for first in range(0, count, chunk):
-            rows = np.arange(first, min(first + chunk, count))
-            tokens, mask = (t.to(device) for t in self.sentences.batch(rows))
-            with self.autocast():
-                pieces.append(self.model.text_encoder.lower(tokens, mask)[mask].float())
-        return torch.cat(pieces)
-
-    def __call__(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Hidden states (N, L, width) and mask (N, L) of some sentences."""
-        tokens, mask = self.sentences.batch(rows)
-        device = next(self.model.parameters()).device
-        if self.kept is None:
-            mask = mask.to(device, non_blocking=True)
-            return self.model.text_encoder.lower(tokens.to(device, non_blocking=True), mask), mask
-        starts = torch.from_numpy(self.sentences.starts[rows])
-        index = torch.where(mask, starts[:, None] + torch.arange(mask.shape[1]), 0).to(device)
-        return self.kept[index], mask.to(device, non_blocking=True)
-
-
 def pretrain(
-    model: PairEncoder,
+    objective: Objective,
     corpus: Corpus,
     spec: augment.Augmentation,
     config: TrainConfig,
@@ -176,16 +162,16 @@ def pretrain(
     report: Callable[[dict[str, float]], None],
     device: str = "cpu",
 ) -> Result:
-    """Train a pair encoder; afterwards it holds the weights of the best validation loss.
+    """Train an objective; afterwards it holds the state of the best validation.
 
     Args:
-        model: In its initial state.
+        objective: In its initial state.
         corpus: Images, sentences and pairs.
         spec: Ranges of the image transforms.
         config: The rest.
-        scratch: Where the resume state lives; None keeps none.
-        report: Called after every step with step, steps, loss (now and then), val_loss, rate
-            and waiting.
+        scratch: Where the resume state and the kept states (`KEPT`) live; None keeps none.
+        report: Called after every step with step, steps, loss (now and then), the values of a
+            validation, rate and waiting.
         device: cpu or cuda.
 
     Raises:
@@ -193,31 +179,24 @@ def pretrain(
             finite; the last resume state is then from before.
     """
     where = torch.device(device)
-    model.to(where)
+    objective.to(where)
     autocast = _autocast(where, config.precision)
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(
-        [p for _, p in trained], lr=config.lr, weight_decay=config.weight_decay, fused=True
-    )
-    text = FrozenText(model, corpus.sentences, config.cache_frozen, autocast)
-    validation = corpus.val.fixed(config.seed, config.batch_size)
+    trained = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
+    optimiser = _optimiser([p for _, p in trained], config)
+    feed = Feed(corpus, spec, config, objective, where)
     steps = total_steps(config, corpus.train.count)
-    progress, best = _resume(scratch, model, trained, optimiser)
-    running = torch.zeros((), device=where)
+    progress, best = _resume(scratch, objective, trained, optimiser)
+    running: dict[str, Tensor] = {}
     began, waited, first = time.perf_counter(), 0.0, progress.step
+    if not progress.history:  # where it starts from
+        _evaluate(objective, feed, progress, config, autocast)
 
-    for step, (batch, images, draws), wait in _batches(
-        corpus, spec, config, progress.step, steps, where
-    ):
+    for step, inputs, wait in feed.steps(progress.step, steps):
         waited += wait
-        model.train()
+        objective.train()
         torch.manual_seed(int(generator(config.seed, DROPOUT, step).integers(2**63)))
-        x = augment.apply(images, draws, model.image_config.size, spec.blur_kernel)
-        hidden, mask = text(batch.sentences)
         with autocast():
-            v = model.project_image(model.image_encoder(normalise(x, model.image_config)))
-            u = model.project_text(model.text_encoder.upper(hidden, mask))
-        loss = convirt_loss(v, u, config.tau, config.lam)
+            loss, logs = objective(inputs)
         loss.backward()
         rate = learning_rate(config, step, steps, progress.decays)
         for group in optimiser.param_groups:
@@ -225,9 +204,10 @@ def pretrain(
         optimiser.step()
         # flush the gradients as soon as we can, no need for this memory anymore
         optimiser.zero_grad(set_to_none=True)
-        running += loss.detach()
+        for name, value in {"train_loss": loss, **logs}.items():
+            running[name] = running.get(name, 0.0) + value.detach()
 
-        progress.step, progress.loss_count = step + 1, progress.loss_count + 1
+        progress.step, progress.count = step + 1, progress.count + 1
         seconds = time.perf_counter() - began
         status = {
             "step": progress.step,
@@ -238,27 +218,28 @@ def pretrain(
         evaluate_now = progress.step % config.eval_every == 0
         checkpoint_now = progress.step % config.checkpoint_every == 0
         if evaluate_now or checkpoint_now:
-            progress.loss_sum += float(running)  # a sync point on the GPU
-            running.zero_()
-            status["loss"] = progress.loss_sum / progress.loss_count
+            for name, value in running.items():  # a sync point on the GPU
+                progress.sums[name] = progress.sums.get(name, 0.0) + float(value)
+            running.clear()
+            status["loss"] = progress.sums["train_loss"] / progress.count
             _require_finite(status["loss"], "training", progress.step)
         if evaluate_now:
-            val_loss = validate(model, corpus, validation, text, config, autocast)
-            _require_finite(val_loss, "validation", progress.step)
-            _log(progress, val_loss, rate, config)
-            status["val_loss"] = val_loss
-            if note_validation(progress, val_loss, config):
-                best = _copy(model)
+            values, better = _evaluate(objective, feed, progress, config, autocast, rate)
+            status |= values
+            if better:
+                best = _copy(objective)
+            number = progress.step // config.eval_every
+            if scratch is not None and config.keep_every and number % config.keep_every == 0:
+                checkpoint.save_safetensors(scratch / KEPT.format(progress.step), _own(objective))
         if checkpoint_now and scratch is not None:
-            _save(scratch, model, best, trained, optimiser, progress)
+            _save(scratch, objective, best, trained, optimiser, progress)
         report(status)
 
-    model.load_state_dict(best)
+    objective.load_state_dict(best)
     seconds = max(time.perf_counter() - began, 1e-9)
     return Result(
         history=progress.history,
         best_step=progress.best_step,
-        best_loss=progress.best_loss,
         steps=steps,
         waiting=waited / seconds,
         rate=(progress.step - first) * config.batch_size / seconds,
@@ -266,28 +247,34 @@ def pretrain(
 
 
 @torch.no_grad()
-def validate(
-    model: PairEncoder,
-    corpus: Corpus,
-    batches: list[Batch],
-    text: FrozenText,
+def _evaluate(
+    objective: Objective,
+    feed: Feed,
+    progress: Progress,
     config: TrainConfig,
     autocast: Any,
-) -> float:
-    """Mean loss over fixed batches: whole films, nothing drawn, no dropout."""
-    model.eval()
-    device = next(model.parameters()).device
-    total = 0.0
-    for batch in batches:
-        images = torch.from_numpy(np.ascontiguousarray(corpus.images[batch.images])).to(device)
-        theta = augment.whole(corpus.boxes[batch.images], images.shape[-1]).to(device)
-        x = augment.warp(images, theta, model.image_config.size)
-        hidden, mask = text(batch.sentences)
-        with autocast():
-            v = model.project_image(model.image_encoder(normalise(x, model.image_config)))
-            u = model.project_text(model.text_encoder.upper(hidden, mask))
-        total += float(convirt_loss(v, u, config.tau, config.lam))
-    return total / len(batches)
+    rate: float = 0.0,
+) -> tuple[dict[str, float], bool]:
+    """Validate, add a row to the history, and tell whether this is the best so far."""
+    objective.eval()
+    with autocast():
+        values = objective.validate(feed.validation())
+    for value in values.values():
+        _require_finite(value, "validation", progress.step)
+    means = {name: total / progress.count for name, total in progress.sums.items()}
+    row = {"step": progress.step, "train_loss": None, **means, **values}
+    progress.history.append({**row, "lr": rate, "chance": objective.chance()})
+    progress.sums, progress.count = {}, 0
+    sign = -1.0 if objective.larger_is_better else 1.0
+    return values, note_validation(progress, sign * values[objective.criterion], config)
+
+
+def _optimiser(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=config.lr, weight_decay=config.weight_decay, momentum=0.9, fused=True
+        )
+    return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def _autocast(device: torch.device, precision: str) -> Any:
@@ -301,34 +288,68 @@ def resumed_step(scratch: Path) -> int:
     return int(state["step"]) if state else 0
 
 
-def _batches(
-    corpus: Corpus,
-    spec: augment.Augmentation,
-    config: TrainConfig,
-    first: int,
-    steps: int,
-    device: torch.device,
-) -> Iterator[tuple[int, tuple[Batch, Tensor, augment.Draws], float]]:
-    """Batches of the steps first..steps-1, made one ahead by a thread, and the wait for each."""
+class Feed:
+    """The corpus as inputs of an objective: one batch a step, and fixed ones for validation."""
 
-    def load(step: int) -> tuple[Batch, Tensor, augment.Draws]:
-        batch = corpus.train.draw(config.seed, step, config.batch_size)
-        images = torch.from_numpy(np.ascontiguousarray(corpus.images[batch.images]))
-        rng = generator(config.seed, AUGMENT, step)
-        draws = augment.draw(rng, corpus.boxes[batch.images], images.shape[-1], spec)
-        if device.type == "cuda":
-            images = images.pin_memory().to(device, non_blocking=True)
-        return batch, images, draws.to(device)
+    def __init__(
+        self,
+        corpus: Corpus,
+        spec: augment.Augmentation,
+        config: TrainConfig,
+        objective: Objective,
+        device: torch.device,
+    ) -> None:
+        self.corpus, self.spec, self.config, self.device = corpus, spec, config, device
+        self.views, self.image_config = objective.views, objective.image_config
+        self.fixed = corpus.val.fixed(config.seed, config.batch_size)
 
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(load, first)
-        for step in range(first, steps):
-            asked = time.perf_counter()
-            ready = coming.result()
-            wait = time.perf_counter() - asked
-            if step + 1 < steps:
-                coming = pool.submit(load, step + 1)
-            yield step, ready, wait
+    def steps(self, first: int, steps: int) -> Iterator[tuple[int, Inputs, float]]:
+        """Step, inputs and the wait for them, for first..steps-1; a thread loads one ahead."""
+
+        def load(step: int) -> tuple[Batch, Tensor, list[augment.Draws]]:
+            batch = self.corpus.train.draw(self.config.seed, step, self.config.batch_size)
+            # the first view has the key that a single view has
+            keys = [(step,), *((step, view) for view in range(1, self.views))]
+            return batch, self._images(batch), [self._draws(batch, AUGMENT, *key) for key in keys]
+
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(load, first)
+            for step in range(first, steps):
+                asked = time.perf_counter()
+                batch, images, draws = coming.result()
+                wait = time.perf_counter() - asked
+                if step + 1 < steps:
+                    coming = pool.submit(load, step + 1)
+                yield step, self._transformed(batch, images, draws), wait
+
+    def validation(self) -> Iterator[Inputs]:
+        """The same each time: whole films; or where views are compared, views drawn once."""
+        for number, batch in enumerate(self.fixed):
+            images = self._images(batch)
+            if self.views > 1:
+                keys = [(1 + number, view) for view in range(self.views)]
+                draws = [self._draws(batch, VALIDATION, *key) for key in keys]
+                yield self._transformed(batch, images, draws)
+                continue
+            theta = augment.whole(self.corpus.boxes[batch.images], images.shape[-1])
+            x = augment.warp(images, theta.to(self.device), self.image_config.size)
+            yield Inputs((normalise(x, self.image_config),), batch)
+
+    def _images(self, batch: Batch) -> Tensor:
+        images = torch.from_numpy(np.ascontiguousarray(self.corpus.images[batch.images]))
+        if self.device.type == "cuda":
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        return images
+
+    def _draws(self, batch: Batch, stream: int, *key: int) -> augment.Draws:
+        rng = generator(self.config.seed, stream, *key)
+        boxes, side = self.corpus.boxes[batch.images], self.corpus.images.shape[-1]
+        return augment.draw(rng, boxes, side, self.spec).to(self.device)
+
+    def _transformed(self, batch: Batch, images: Tensor, draws: list[augment.Draws]) -> Inputs:
+        size, kernel = self.image_config.size, self.spec.blur_kernel
+        views = (augment.apply(images, one, size, kernel) for one in draws)
+        return Inputs(tuple(normalise(x, self.image_config) for x in views), batch)
 
 
 def _require_finite(loss: float, which: str, step: int) -> None:
@@ -337,21 +358,14 @@ def _require_finite(loss: float, which: str, step: int) -> None:
         raise InputError(f"{which} loss at step {step}", "a finite number", str(loss), hint)
 
 
-def _log(progress: Progress, val_loss: float, rate: float, config: TrainConfig) -> None:
-    progress.history.append(
-        {
-            "step": progress.step,
-            "train_loss": progress.loss_sum / progress.loss_count,
-            "val_loss": val_loss,
-            "lr": rate,
-            "chance": math.log(config.batch_size),
-        }
-    )
-    progress.loss_sum, progress.loss_count = 0.0, 0
-
-
 def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _own(objective: Objective) -> dict[str, Tensor]:
+    """The state without what stays as it was: frozen parameters."""
+    frozen = {name for name, p in objective.named_parameters() if not p.requires_grad}
+    return {name: value for name, value in objective.state_dict().items() if name not in frozen}
 
 
 Trained = list[tuple[str, nn.Parameter]]
@@ -359,49 +373,47 @@ Trained = list[tuple[str, nn.Parameter]]
 
 def _save(
     scratch: Path,
-    model: nn.Module,
+    objective: nn.Module,
     best: dict[str, Tensor],
     trained: Trained,
     optimiser: torch.optim.Optimizer,
     progress: Progress,
 ) -> None:
-    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    tensors = {f"model/{name}": value for name, value in objective.state_dict().items()}
     tensors |= {f"best/{name}": value for name, value in best.items()}
     for name, parameter in trained:
         state = optimiser.state[parameter]
-        tensors |= {f"adam/{key}/{name}": value for key, value in state.items()}
+        tensors |= {f"optimiser/{key}/{name}": value for key, value in state.items()}
     state = asdict(progress)
-    state["best_loss"] = state["best_loss"] if math.isfinite(state["best_loss"]) else None
+    state["best_cost"] = state["best_cost"] if math.isfinite(state["best_cost"]) else None
     checkpoint.save_state(scratch, tensors, state)
 
 
 def _resume(
-    scratch: Path | None, model: nn.Module, trained: Trained, optimiser: torch.optim.Adam
+    scratch: Path | None, objective: nn.Module, trained: Trained, optimiser: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Take up the state in `scratch` if there is one; otherwise start at step 0."""
     found = checkpoint.load_state(scratch) if scratch is not None else None
     if found is None:
-        return Progress(), _copy(model)
+        return Progress(), _copy(objective)
     tensors, state = found
-    if state["best_loss"] is None:
-        state["best_loss"] = math.inf
-    device = next(model.parameters()).device
+    if state["best_cost"] is None:
+        state["best_cost"] = math.inf
+    device = next(objective.parameters()).device
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {k[len(prefix) :]: v.to(device) for k, v in tensors.items() if k.startswith(prefix)}
 
-    model.load_state_dict(part("model/"))
-    keys = ("step", "exp_avg", "exp_avg_sq")
-    moments = {key: part(f"adam/{key}/") for key in keys}
+    objective.load_state_dict(part("model/"))
+    keys = sorted({key.split("/")[1] for key in tensors if key.startswith("optimiser/")})
+    moments = {key: part(f"optimiser/{key}/") for key in keys}
     for name, parameter in trained:
-        if name not in moments["step"]:
-            continue
+        own = {key: moments[key][name] for key in keys if name in moments[key]}
         # The fused kernel walks memory: a moment has to lie in memory as its parameter does,
         # channels_last for instance, which a file does not keep.
-        optimiser.state[parameter] = {
-            key: moments[key][name]
-            if key == "step"
-            else torch.empty_like(parameter).copy_(moments[key][name])
-            for key in keys
-        }
+        for key, value in own.items():
+            if value.shape == parameter.shape and value.dim():
+                own[key] = torch.empty_like(parameter).copy_(value).detach()
+        if own:
+            optimiser.state[parameter] = own
     return Progress(**state), part("best/")

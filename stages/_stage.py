@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import sys
@@ -72,6 +73,7 @@ class Stage:
         reads: Sequence[str],
         params: Path,
         names: Mapping[str, object] | None = None,
+        code: Sequence[str] = (),
     ) -> None:
         """Describe the run; nothing is read before the `with` block begins.
 
@@ -80,11 +82,13 @@ class Stage:
             reads: Dotted keys of all parameters that it reads, with `{name}` for each of `names`.
             params: The parameter file.
             names: The arguments that tell this run from the others of its stage.
+            code: Files that it loads by name, relative to the repository, beside what it imports.
         """
         self.name = Path(entry).stem
         self.root = Path.cwd()
         self.console = Console(stderr=True, highlight=False)
         self._entry = Path(entry).resolve()
+        self._code = list(code)
         self._names = {key: str(value) for key, value in (names or {}).items()}
         self._reads = [key.format(**self._names) for key in reads]
         self._params_file = params if params.is_absolute() else self.root / params
@@ -97,7 +101,9 @@ class Stage:
         self._handler = _exit_on_sigterm()
         try:
             code_root = self._entry.parent.parent
-            modules = provenance.import_closure(self._entry, code_root)
+            entries = [self._entry, *(code_root / name for name in self._code)]
+            closures = [provenance.import_closure(entry, code_root) for entry in entries]
+            modules = sorted({path for closure in closures for path in closure})
             tracked = [key for key in self._reads if key not in FREE]
             # the guard first: an edit between the two reads is then seen as a change
             self._guard = provenance.Guard(code_root, modules, self._params_file, tracked)
@@ -106,6 +112,7 @@ class Stage:
             self._params_digest = provenance.digest({key: values[key] for key in tracked})
             self._versions = provenance.versions()
             self.params = scoped(params, self._reads)
+            self._require_digested()
         except InputError as error:
             self._fail(error)
         return self
@@ -142,6 +149,24 @@ class Stage:
         self.say(f"{self.name} failed", style="bold red")
         self.say(str(error))
         raise typer.Exit(1) from cause or error
+
+    def _require_digested(self) -> None:
+        """Under DVC: the digest that this stage depends on has to be that of the code that runs.
+
+        `dvc repro -s` brings nothing upstream up to date, so DVC would record a former digest.
+        """
+        if "DVC_STAGE" not in os.environ:
+            return
+        name = "-".join([self.name, *(Path(path).stem for path in self._code)])
+        path = self.root / "metrics" / "code" / f"{name}.json"
+        found = json.loads(path.read_text(encoding="utf-8"))["code"] if path.is_file() else "none"
+        if found != self._guard.code:
+            raise StageError(
+                path,
+                f"the digest of the code, {self._guard.code[:12]}",
+                f"{found[:12]}",
+                "dvc repro code, then the same command",
+            )
 
     # -------------------------------------------------------------------------- the guard
     def poll(self) -> None:

@@ -135,9 +135,8 @@ def uses(params: Params, name: str) -> Iterator[Use]:
     """What names a set: corpora, tasks of the matrix, the retrieval."""
     from convirt.datasets.request import Use
 
-    for corpus, value in params.corpora.items():
-        if value.dataset == name:
-            yield Use(f"corpora.{corpus}", "pairs")
+    if name in params.corpora:
+        yield Use("corpora", "pairs")
     if name in params.matrix.task:
         yield Use(f"tasks.{name}", "labels", params.tasks[name].labels)
     if params.retrieval.dataset == name:

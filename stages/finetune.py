@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from convirt import checkpoint, files
-from convirt.errors import InputError
-from convirt.params import CONVIRT
 from stages._stage import PARAMS, Stage
 
 if TYPE_CHECKING:
@@ -58,14 +56,14 @@ class Repeat(NamedTuple):
 @app.command()
 def main(
     task: str = typer.Argument(help="A key of tasks, such as rsna."),
-    init: str = typer.Argument(help="convirt, or one of model.baselines."),
+    init: str = typer.Argument(help="An objective, or one of model.baselines."),
     fraction: int = typer.Argument(min=1, max=100, help="Percent of the training labels."),
     protocol: Protocol = typer.Argument(help="All weights, or a linear head alone."),
     params: Path = PARAMS,
 ) -> None:
     """Train a classifier on an encoder, choose its epoch on validation, and test it once.
 
-    Reads data/stores/TASK and models/encoders/INIT (of convirt: the corpus that
+    Reads data/stores/TASK and models/encoders/INIT (of an objective: the corpus that
     tasks.TASK.corpus names). Writes models/finetune/TASK-INIT-FRACTION-PROTOCOL (the raw test
     predictions; the classifier of the first repeat, which timm can load) and
     metrics/finetune/TASK-INIT-FRACTION-PROTOCOL.json. Killed and run again it goes on where it
@@ -99,7 +97,7 @@ def main(
             predictions = _predictions(records, spec, [repeat.logits for repeat in repeats])
             result = metrics.estimate(predictions, spec.metric, p.finetune.bootstrap, p.seed)
             stage.confirm()
-            facts = {**names, "corpus": spec.corpus if init == CONVIRT else None}
+            facts = {**names, "corpus": None if init in p.model.baselines else spec.corpus}
             with files.fresh_directory(stage.root / "models" / "finetune" / key) as folder:
                 files.write_parquet(folder / "predictions.parquet", predictions)
                 checkpoint.save_safetensors(folder / "model.safetensors", repeats[0].weights)
@@ -120,14 +118,9 @@ def main(
 
 
 def _encoder_folder(p: Params, root: Path, init: str, spec: Task) -> Path:
-    """Where the encoder lies: that of the task's corpus for convirt, else a baseline's own."""
-    folder = root / "models" / "encoders"
-    if init == CONVIRT:
-        return folder / CONVIRT / spec.corpus
-    if init in p.model.baselines:
-        return folder / init
-    known = ", ".join([*p.model.baselines, CONVIRT])
-    raise InputError("INIT", f"one of {known}", init, "or add it to model.baselines")
+    """Where the encoder lies: a baseline's own folder, else that of the task's corpus."""
+    folder = root / "models" / "encoders" / init
+    return folder if init in p.model.baselines else folder / spec.corpus
 
 
 def _recipe(p: Params, spec: Task, protocol: str, repeat: int) -> Recipe:

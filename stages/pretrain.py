@@ -1,4 +1,4 @@
-"""ConVIRT pretraining on the pairs of one corpus."""
+"""Pretraining of encoders on the pairs of one corpus, by one objective."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from convirt import files
+from convirt.params import pretraining
 from stages._stage import PARAMS, Stage
 
 if TYPE_CHECKING:
-    from convirt.pair_encoder import PairEncoder
-    from convirt.params import Model
+    from convirt.objectives.base import Parts
+    from convirt.params import Model, Params, Pretraining
     from convirt.store import Store
-    from convirt.training import Corpus, Result
+    from convirt.text_encoder import TextEncoder, Tokenizer
+    from convirt.training import Corpus, Result, TrainConfig
 
 READS = [
     "seed",
@@ -26,7 +28,7 @@ READS = [
     "model.text",
     "augment",
     "train",
-    "corpora.{corpus}",
+    "objectives.{objective}",
 ]
 
 app = typer.Typer(add_completion=False)
@@ -34,94 +36,112 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(
-    corpus: str = typer.Argument(help="A key of corpora, such as chest."),
+    objective: str = typer.Argument(help="A key of objectives, such as convirt."),
+    corpus: str = typer.Argument(help="One of corpora, such as chest."),
     params: Path = PARAMS,
 ) -> None:
-    """Pretrain an image and a text encoder on pairs of images and reports.
+    """Pretrain an image encoder, and a text encoder where the objective has one.
 
-    Reads data/stores/<corpora.CORPUS.dataset>. Writes models/encoders/convirt/CORPUS (the
-    encoders, their projections and config.json), metrics/pretrain/CORPUS.json and .csv (one row
-    an evaluation). Killed and run again it goes on where it was.
+    Reads data/stores/CORPUS. Writes models/encoders/OBJECTIVE/CORPUS (the encoders, their
+    projections and config.json), models/kept/OBJECTIVE/CORPUS (states along the way, where
+    train.keep_every asks for them) and metrics/pretrain/OBJECTIVE-CORPUS.json and .csv (one row an
+    evaluation, the first before any step). Killed and run again it goes on where it was.
     """
-    with Stage(__file__, reads=READS, names={"corpus": corpus}, params=params) as stage:
-        from convirt import devices, pair_encoder, provenance, training
+    names = {"objective": objective, "corpus": corpus}
+    own = [f"convirt/objectives/{objective}.py"]
+    with Stage(__file__, reads=READS, names=names, params=params, code=own) as stage:
+        from convirt import devices, objectives, provenance, training
         from convirt.augment import Augmentation
         from convirt.store import Store
 
         p = stage.params
+        blocks = pretraining(p, objective)
+        kind = objectives.find(objective)
         provenance.make_deterministic(p.compute.threads, p.seed)
         devices.require(p.compute.device)
-        store = Store.open(stage.root / "data" / "stores" / p.corpora[corpus].dataset)
-        model = _model(p.model, p.seed)
-        config = training.TrainConfig(
-            **p.train.model_dump(),
-            seed=p.seed,
-            precision=p.compute.precision,
-            cache_frozen=p.model.text.cache_frozen,
-        )
-        data = _corpus(store, model)
+        store = Store.open(stage.root / "data" / "stores" / corpus)
+        config = _config(p, blocks)
+        data = _corpus(store)
+        model = kind(_parts(p, blocks, config, data, corpus))
         inputs = {"store": store.meta["digest"]}
         with stage.scratch(inputs) as scratch:
             done = training.resumed_step(scratch)
             total = training.total_steps(config, data.train.count)
-            with stage.progress(f"pretrain {corpus}", total, "steps", done) as progress:
+            name = f"{objective}-{corpus}"
+            with stage.progress(f"pretrain {name}", total, "steps", done) as progress:
 
                 def report(status: dict[str, float]) -> None:
-                    losses: dict[str, Any] = {
-                        k: status[k] for k in ("loss", "val_loss") if k in status
-                    }
-                    progress.update(
-                        pairs_per_s=status["rate"], waiting=f"{status['waiting']:.1%}", **losses
-                    )
+                    shown: dict[str, Any] = {k: v for k, v in status.items() if k not in NOT_SHOWN}
+                    waiting = f"{status['waiting']:.1%}"
+                    progress.update(pairs_per_s=status["rate"], waiting=waiting, **shown)
                     stage.poll()
 
-                result = training.pretrain(
-                    model,
-                    data,
-                    Augmentation(**p.augment.model_dump()),
-                    config,
-                    scratch,
-                    report,
-                    p.compute.device,
-                )
+                spec = Augmentation(**blocks.augment.model_dump())
+                device = p.compute.device
+                result = training.pretrain(model, data, spec, config, scratch, report, device)
             stage.confirm()
-            name = f"pretrain/{corpus}"
-            with files.fresh_directory(
-                stage.root / "models" / "encoders" / "convirt" / corpus
-            ) as folder:
-                pair_encoder.save_pair_encoder(model.cpu(), folder)
-            _metrics(stage.root / "metrics" / name, corpus, result, data, stage.provenance(inputs))
+            models = stage.root / "models"
+            with files.fresh_directory(models / "encoders" / objective / corpus) as folder:
+                model.cpu().save(folder)
+            with files.fresh_directory(models / "kept" / objective / corpus) as folder:
+                _keep(folder, scratch, result)
+            _metrics(
+                stage.root / "metrics" / "pretrain" / name,
+                {**names, "criterion": model.criterion},
+                result,
+                data,
+                stage.provenance(inputs),
+            )
             stage.scratch_done()
-        stage.say(
-            f"{corpus}: {result.rate:.3g} pairs/s, {result.waiting:.1%} of it waiting for data"
-        )
+        stage.say(f"{name}: {result.rate:.3g} pairs/s, {result.waiting:.1%} of it waiting for data")
 
 
-def _model(model: Model, seed: int) -> PairEncoder:
-    """Both encoders with their initial weights, and new projections drawn from the seed."""
-    import torch
+NOT_SHOWN = {"step", "steps", "rate", "waiting"}
 
-    from convirt import image_encoder, pair_encoder, text_encoder
 
-    image, config = image_encoder.create_image_encoder(
-        model.image.architecture, model.image.weights, model.image.size, seed
-    )
-    text, tokenizer = text_encoder.create_text_encoder(
-        model.text.weights, model.text.frozen_layers, model.text.max_tokens
-    )
-    torch.manual_seed(seed)
-    return pair_encoder.PairEncoder(
-        image,
-        config,
-        text,
-        tokenizer,
-        model.projection.dim,
-        model.projection.hidden,
+def _config(p: Params, blocks: Pretraining) -> TrainConfig:
+    from convirt.training import TrainConfig
+
+    return TrainConfig(
+        **blocks.train.model_dump(),
+        seed=p.seed,
+        precision=p.compute.precision,
+        cache_frozen=p.model.text.cache_frozen,
     )
 
 
-def _corpus(store: Store, model: PairEncoder) -> Corpus:
-    """The store as batches: distinct sentences tokenized once, studies by split."""
+def _parts(p: Params, blocks: Pretraining, config: TrainConfig, data: Corpus, corpus: str) -> Parts:
+    """The encoders with their initial weights, and what else an objective is built from."""
+    from convirt import image_encoder
+    from convirt.objectives.base import Parts, ProjectionConfig
+
+    image = p.model.image
+    encoder, image_config = image_encoder.create_image_encoder(
+        image.architecture, image.weights, image.size, p.seed
+    )
+    return Parts(
+        image=encoder,
+        image_config=image_config,
+        text=lambda: _text(p.model),
+        texts=data.texts,
+        train=data.train,
+        val=data.val,
+        config=config,
+        projection=ProjectionConfig(**blocks.projection.model_dump()),
+        options=blocks.options,
+        corpus=corpus,
+    )
+
+
+def _text(model: Model) -> tuple[TextEncoder, Tokenizer]:
+    from convirt.text_encoder import create_text_encoder
+
+    text = model.text
+    return create_text_encoder(text.weights, text.frozen_layers, text.max_tokens)
+
+
+def _corpus(store: Store) -> Corpus:
+    """The store as distinct sentences, and studies by split."""
     import pandas as pd
 
     from convirt import pairs, training
@@ -130,45 +150,69 @@ def _corpus(store: Store, model: PairEncoder) -> Corpus:
     if store.sentences is None:
         raise InputError(
             "params.yaml: corpora",
-            "a set with reports",
+            "sets with reports",
             f"a store of kind {store.meta['kind']}",
-            "name a pretraining set in corpora.<name>.dataset",
+            "name pretraining sets in corpora",
         )
     codes, distinct = pd.factorize(store.sentences["sentence"])
     sentences = pd.DataFrame({"study": store.sentences["study"], "row": codes})
     return training.Corpus(
         images=store.images,
         boxes=store.records[["top", "left", "height", "width"]].to_numpy(),
-        sentences=pairs.tokenize(list(distinct), model.tokenizer),
+        texts=list(distinct),
         train=pairs.Pairs(store.records, sentences, "train"),
         val=pairs.Pairs(store.records, sentences, "val"),
     )
 
 
+def _keep(folder: Path, scratch: Path, result: Result) -> None:
+    """Move the kept states to where they belong, with a list of what they are."""
+    import shutil
+
+    from convirt.training import KEPT
+
+    rows = []
+    for row in result.history:
+        source = scratch / KEPT.format(row["step"])
+        if source.is_file():
+            shutil.copyfile(source, folder / source.name)
+            rows.append({"file": source.name, "step": row["step"], "val_loss": row["val_loss"]})
+    files.write_json(folder / "kept.json", {"states": rows})
+
+
 def _metrics(
-    path: Path, corpus: str, result: Result, data: Corpus, provenance: dict[str, object]
+    path: Path,
+    about: dict[str, Any],
+    result: Result,
+    data: Corpus,
+    provenance: dict[str, object],
 ) -> None:
     import pandas as pd
 
-    last = result.history[-1]
+    first, best = result.history[0], result.best()
+    criterion = about["criterion"]
     files.write_json(
-        path.with_suffix(".json"),
+        path.with_name(path.name + ".json"),
         {
-            "corpus": corpus,
-            "val_loss": result.best_loss,
-            "chance": last["chance"],
+            **about,
+            "start": first[criterion],
+            "best": best[criterion],
+            "val_loss": best["val_loss"],
+            "chance": best["chance"],
             "pairs": data.train.count,
             "pairs_val": data.val.count,
-            "sentences": len(data.sentences.starts) - 1,
+            "sentences": len(data.texts),
             "steps": result.steps,
             "best_step": result.best_step,
             "provenance": provenance,
         },
     )
     # named, since rows that come from a resume state have their keys sorted
-    columns = ["step", "train_loss", "val_loss", "lr", "chance"]
-    table = pd.DataFrame(result.history, columns=columns).astype({"step": int})
-    files.write_text(path.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
+    known = ["step", "train_loss", "val_loss", "lr", "chance"]
+    more = sorted({key for row in result.history for key in row} - set(known))
+    table = pd.DataFrame(result.history, columns=[*known, *more]).astype({"step": int})
+    text = table.to_csv(index=False, lineterminator="\n")
+    files.write_text(path.with_name(path.name + ".csv"), text)
 
 
 if __name__ == "__main__":

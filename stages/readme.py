@@ -53,11 +53,12 @@ def tables(summary: dict[str, Any]) -> str:
     ]
     found = summary["retrieval"]
     kinds = {
-        "image → image, ConVIRT": found["image_image"],
-        "image → image, ImageNet": found["imagenet"]["image_image"],
-        "text → image, ConVIRT": found["text_image"],
+        f"{markdown.name(direction)}, {markdown.name(system)}": found[system][direction]
+        for direction in ("image_image", "text_image")
+        for system in ("convirt", "imagenet")
+        if direction in found[system]
     }
-    ks = sorted(int(key[5:]) for key in found["image_image"] if key.startswith("p_at_"))
+    ks = sorted(int(key[5:]) for key in found["convirt"]["image_image"] if key.startswith("p_at_"))
     precision = [
         [kind, *(markdown.percent(cell[f"p_at_{k}"]) for k in ks), markdown.percent(cell["chance"])]
         for kind, cell in kinds.items()

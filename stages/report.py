@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 READS = [
     "seed",
     "corpora",
+    "objectives",
     "datasets.sources",
     "finetune.bootstrap",
     "matrix",
@@ -47,10 +48,11 @@ def main(
 
     Reads metrics/finetune/<run>.json and models/finetune/<run>/predictions.parquet of every run
     that `matrix` in params.yaml asks for (leftovers of others are ignored), metrics/pretrain/,
-    metrics/funnel/ and metrics/retrieval.json.
+    metrics/funnel/ and metrics/retrieval/.
 
     Writes metrics/summary.json, metrics/report.md and metrics/figures/ (loss.png,
-    loss/<corpus>.csv, efficiency.{csv,png}, retrieval.{csv,png}), and prints the tables.
+    loss/<objective>-<corpus>.csv, efficiency.{csv,png}, retrieval.{csv,png}), and prints the
+    tables.
     """
     if show:
         raise typer.Exit(_show())
@@ -102,11 +104,13 @@ def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
         for key in sorted(paired)
     }
     sources = p.datasets.sources
-    pretrain = {
-        c: _read_json(root, f"metrics/pretrain/{c}.json", f"pretrain@{c}") for c in p.corpora
-    }
+    trained = [f"{objective}-{corpus}" for objective in p.objectives for corpus in p.corpora]
+    pretrain = [_read_json(root, f"metrics/pretrain/{k}.json", f"pretrain@{k}") for k in trained]
     funnels = {s: _read_json(root, f"metrics/funnel/{s}.json", f"preprocess@{s}") for s in sources}
-    retrieval = _read_json(root, "metrics/retrieval.json", "retrieve")
+    retrieval = {
+        s: _read_json(root, f"metrics/retrieval/{s}.json", f"retrieve@{s}")
+        for s in p.retrieval.systems
+    }
     made_up = frozenset(s for s, source in sources.items() if _is_made_up(root, source))
     share = len(made_up) / len(sources)
     resamples = p.finetune.bootstrap
@@ -116,15 +120,13 @@ def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
         retrieval=retrieval,
         retrieval_set=p.retrieval.dataset,
         pretrain=pretrain,
-        corpora={name: corpus.dataset for name, corpus in p.corpora.items()},
         funnels=funnels,
         readers={name: source.reader for name, source in sources.items()},
         made_up=made_up,
         settings=_settings(p, len(runs[0]["repeats"])),
     )
     curves = {
-        c: pd.read_csv(_there(root, f"metrics/pretrain/{c}.csv", f"pretrain@{c}"))
-        for c in p.corpora
+        k: pd.read_csv(_there(root, f"metrics/pretrain/{k}.csv", f"pretrain@{k}")) for k in trained
     }
     return results, curves
 
@@ -202,16 +204,17 @@ def _write(results: Results, curves: Mapping[str, pd.DataFrame], metrics: Path) 
     tasks = {run["task"]: data_name([run["task"]], results.made_up) for run in results.runs}
     with fresh_directory(metrics / "figures") as folder:
         (folder / "loss").mkdir()
-        for corpus, curve in curves.items():
-            # one file a corpus, so that `dvc plots show` draws whichever corpora there are
-            _write_csv(folder / f"loss/{corpus}.csv", curve[LOSS_COLUMNS])
-        trained_on = data_name(results.corpora.values(), results.made_up)
+        for key, curve in curves.items():
+            # one file an encoder, so that `dvc plots show` draws whichever there are
+            _write_csv(folder / f"loss/{key}.csv", curve[LOSS_COLUMNS])
+        trained_on = data_name((cell["corpus"] for cell in results.pretrain), results.made_up)
         plots.save(plots.loss(curves, trained_on), folder / "loss.png")
         _write_csv(folder / "efficiency.csv", efficiency)
         plots.save(plots.efficiency(efficiency, tasks), folder / "efficiency.png")
-        _write_csv(folder / "retrieval.csv", retrieval)
-        searched = data_name([results.retrieval_set], results.made_up)
-        plots.save(plots.retrieval(retrieval, searched), folder / "retrieval.png")
+        if retrieval:
+            _write_csv(folder / "retrieval.csv", retrieval)
+            searched = data_name([results.retrieval_set], results.made_up)
+            plots.save(plots.retrieval(retrieval, searched), folder / "retrieval.png")
     write_text(metrics / "report.md", render(results))
     write_json(metrics / "summary.json", results.summary)
 

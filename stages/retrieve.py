@@ -17,21 +17,26 @@ if TYPE_CHECKING:
     from torch import nn
 
     from convirt.image_encoder import ImageConfig
-    from convirt.pair_encoder import PairEncoder
     from convirt.retrieval import Retrieval
     from convirt.store import Store
 
-READS = ["seed", "compute.device", "compute.threads", "retrieval"]
-BASELINE = "imagenet"
+READS = [
+    "seed",
+    "compute.device",
+    "compute.threads",
+    "model.baselines",
+    "retrieval.dataset",
+    "retrieval.corpus",
+    "retrieval.k",
+]
 SHOWN = 5  # images of a gallery row
 
 app = typer.Typer(add_completion=False)
 
 
 class Search(NamedTuple):
-    """One set of queries put to the candidates through one encoder."""
+    """One set of queries put to the candidates."""
 
-    encoder: str
     direction: str
     names: list[str]
     labels: np.ndarray
@@ -47,20 +52,25 @@ class Parts(NamedTuple):
 
 
 @app.command()
-def main(params: Path = PARAMS) -> None:
-    """Retrieve images by image and by text, and score it by Precision@k.
+def main(
+    system: str = typer.Argument(help="An objective, or one of model.baselines."),
+    params: Path = PARAMS,
+) -> None:
+    """Retrieve images by image, and by text where there is a text encoder; score by Precision@k.
 
-    Image-image compares h, the encoder's output, for ConVIRT and for ImageNet weights;
-    text-image compares the projections v and u. All by cosine, over all candidates, in float32.
+    Image-image compares h, the image encoder's output; text-image compares the projections v and
+    u. Both by cosine, over all candidates, in float32.
 
-    Reads data/stores/<retrieval.dataset>, models/encoders/convirt/<retrieval.corpus> and
-    models/encoders/imagenet. Writes metrics/retrieval.json and data/retrieval/: gallery.png (per
-    class one query of each kind and its nearest images) and rankings.parquet.
+    Reads data/stores/<retrieval.dataset> and models/encoders/SYSTEM (of an objective: the corpus
+    retrieval.corpus). Writes metrics/retrieval/SYSTEM.json and data/retrieval/SYSTEM/: gallery.png
+    (per class one query of each kind and its nearest images), rankings.parquet and
+    embeddings.safetensors (h of all images of the store).
     """
-    with Stage(__file__, reads=READS, params=params) as stage:
-        from convirt import devices, gallery, provenance
-        from convirt.image_encoder import load_image_encoder
-        from convirt.pair_encoder import load_pair_encoder
+    names = {"system": system}
+    with Stage(__file__, reads=READS, names=names, params=params) as stage:
+        import torch
+
+        from convirt import checkpoint, devices, gallery, provenance
         from convirt.store import Store
 
         p = stage.params
@@ -68,26 +78,25 @@ def main(params: Path = PARAMS) -> None:
         devices.require(p.compute.device)
         store = Store.open(stage.root / "data" / "stores" / p.retrieval.dataset)
         parts = _parts(store, Path("data") / "stores" / p.retrieval.dataset)
-        folder = stage.root / "models" / "encoders"
-        pair = load_pair_encoder(folder / "convirt" / p.retrieval.corpus)
-        baseline, config = load_image_encoder(folder / BASELINE)
-        pair.to(p.compute.device).eval()
-        searches = _search_pair(store, parts, pair, p.retrieval.k, p.compute.device)
-        h = _encode(store, baseline.to(p.compute.device).eval(), config, p.compute.device)
-        searches += _search_images(BASELINE, store, parts, h, p.retrieval.k)
+        folder = stage.root / "models" / "encoders" / system
+        if system not in p.model.baselines:
+            folder /= p.retrieval.corpus
+        h, searches = _search(store, parts, folder, p.retrieval.k, p.compute.device)
         stage.confirm()
-        with files.fresh_directory(stage.root / "data" / "retrieval") as out:
+        with files.fresh_directory(stage.root / "data" / "retrieval" / system) as out:
             gallery.draw(_gallery(store, parts, searches), out / "gallery.png")
             files.write_parquet(out / "rankings.parquet", _rankings(store, parts, searches))
-        values = _metrics(parts, searches)
-        about = {"dataset": p.retrieval.dataset, "corpus": p.retrieval.corpus}
+            checkpoint.save_safetensors(out / "embeddings.safetensors", {"h": torch.from_numpy(h)})
+        pretrained = None if system in p.model.baselines else p.retrieval.corpus
+        about = {"system": system, "dataset": p.retrieval.dataset, "corpus": pretrained}
         made_by = stage.provenance({"store": store.meta["digest"]})
         files.write_json(
-            stage.root / "metrics" / "retrieval.json", {**values, **about, "provenance": made_by}
+            stage.root / "metrics" / "retrieval" / f"{system}.json",
+            {**about, **_metrics(parts, searches), "provenance": made_by},
         )
         for search in searches:
             scores = "  ".join(f"P@{k} {value:.3f}" for k, value in search.result.precision.items())
-            stage.say(f"{search.encoder} {search.direction}: {scores}")
+            stage.say(f"{system} {search.direction}: {scores}")
 
 
 def _parts(store: Store, where: Path) -> Parts:
@@ -128,60 +137,54 @@ def _encode(store: Store, encoder: nn.Module, config: ImageConfig, device: str) 
     return np.concatenate(blocks)
 
 
-def _search_images(
-    encoder: str, store: Store, parts: Parts, h: np.ndarray, ks: tuple[int, ...]
-) -> list[Search]:
-    """Image-image on h; nothing if there are no image queries."""
-    from convirt.retrieval import retrieve
-
-    if not len(parts.queries):
-        return []
-    label = store.records["label"].to_numpy(str)
-    labels = label[parts.queries]
-    result = retrieve(h[parts.queries], h[parts.candidates], labels, label[parts.candidates], ks)
-    names = store.records["image"].iloc[parts.queries].tolist()
-    return [Search(encoder, "image_image", names, labels, result)]
-
-
-def _search_pair(
-    store: Store, parts: Parts, pair: PairEncoder, ks: tuple[int, ...], device: str
-) -> list[Search]:
-    """Image-image on h and text-image on v and u, of a ConVIRT encoder."""
+def _search(
+    store: Store, parts: Parts, folder: Path, ks: tuple[int, ...], device: str
+) -> tuple[np.ndarray, list[Search]]:
+    """Vectors h of all images of the store, and the searches that an encoder's folder allows."""
     import torch
 
+    from convirt.image_encoder import load_image_encoder
+    from convirt.pair_encoder import is_pair_encoder, load_pair_encoder
     from convirt.retrieval import retrieve
 
-    h = _encode(store, pair.image_encoder, pair.image_config, device)
-    searches = _search_images("convirt", store, parts, h, ks)
-    if parts.texts is not None:
+    pair = load_pair_encoder(folder) if is_pair_encoder(folder) else None
+    image, config = (pair.image_encoder, pair.image_config) if pair else load_image_encoder(folder)
+    h = _encode(store, image.to(device).eval(), config, device)
+    label = store.records["label"].to_numpy(str)
+    candidate_labels, searches = label[parts.candidates], []
+    if len(parts.queries):
+        labels = label[parts.queries]
+        found = retrieve(h[parts.queries], h[parts.candidates], labels, candidate_labels, ks)
+        names = store.records["image"].iloc[parts.queries].tolist()
+        searches.append(Search("image_image", names, labels, found))
+    if pair is not None and parts.texts is not None:
+        pair.to(device).eval()
         sentences = parts.texts["text"].tolist()
         with torch.inference_mode():
-            candidates = torch.from_numpy(h[parts.candidates]).to(device)
-            v = pair.project_image(candidates).cpu().numpy()
+            v = pair.project_image(torch.from_numpy(h[parts.candidates]).to(device)).cpu().numpy()
             u = pair.project_text(pair.encode_sentences(sentences)).cpu().numpy()
         labels = parts.texts["label"].to_numpy(str)
-        candidate_labels = store.records["label"].to_numpy(str)[parts.candidates]
-        result = retrieve(u, v, labels, candidate_labels, ks)
-        searches.append(Search("convirt", "text_image", sentences, labels, result))
-    return searches
+        searches.append(
+            Search("text_image", sentences, labels, retrieve(u, v, labels, candidate_labels, ks))
+        )
+    return h, searches
 
 
 def _metrics(parts: Parts, searches: list[Search]) -> dict[str, Any]:
-    """Precision@k by direction; those of the baseline under its name."""
-    values: dict[str, Any] = {}
-    for search in searches:
-        place = values if search.encoder == "convirt" else values.setdefault(search.encoder, {})
-        place[search.direction] = {
+    """Precision@k by direction."""
+    return {
+        search.direction: {
             **{f"p_at_{k}": value for k, value in search.result.precision.items()},
             "chance": search.result.chance,
             "queries": len(search.names),
             "candidates": len(parts.candidates),
         }
-    return values
+        for search in searches
+    }
 
 
 def _rankings(store: Store, parts: Parts, searches: list[Search]) -> pd.DataFrame:
-    """One row an encoder, direction, query and rank: which candidate, and whether it is right."""
+    """One row a direction, query and rank: which candidate, and whether it is right."""
     import numpy as np
     import pandas as pd
 
@@ -193,7 +196,6 @@ def _rankings(store: Store, parts: Parts, searches: list[Search]) -> pd.DataFram
         count, depth = found.shape
         table = pd.DataFrame(
             {
-                "encoder": search.encoder,
                 "direction": search.direction,
                 "query": np.repeat(search.names, depth),
                 "query_label": np.repeat(search.labels, depth),
@@ -207,13 +209,13 @@ def _rankings(store: Store, parts: Parts, searches: list[Search]) -> pd.DataFram
 
 
 def _gallery(store: Store, parts: Parts, searches: list[Search]) -> list[tuple[Any, Any]]:
-    """Per class the first image query and the first text query of ConVIRT, with what they found."""
+    """Per class the first image query and the first text query, with what they found."""
     import numpy as np
 
     from convirt.gallery import Row
 
     label = store.records["label"].to_numpy(str)
-    ours = {s.direction: s for s in searches if s.encoder == "convirt"}
+    ours = {search.direction: search for search in searches}
 
     def row(direction: str, name: str) -> Row | None:
         search = ours.get(direction)

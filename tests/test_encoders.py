@@ -458,14 +458,22 @@ def test_hub_text_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch
 def test_projection_is_the_papers() -> None:
     head = Projection(4, 3, 2)
     h = torch.randn(5, 4)
+    assert head.hidden is not None
     hidden = (h @ head.hidden.weight.T + head.hidden.bias).clamp(min=0)
     assert torch.allclose(head(h), hidden @ head.output.weight.T + head.output.bias, atol=1e-6)
 
 
+def test_projection_of_one_layer_is_linear() -> None:
+    head = Projection(4, 3, 2, layers=1)
+    h = torch.randn(5, 4)
+    assert torch.allclose(head(h), h @ head.output.weight.T + head.output.bias, atol=1e-6)
+    assert len(list(head.parameters())) == 2
+
+
 def test_projections_are_normalised_and_sized(bert: Path) -> None:
     model = tiny_models.pair_encoder(bert)
-    assert model.image_projection.hidden.out_features == 8  # hidden: 0 is the input's width
-    assert model.text_projection.hidden.out_features == 32
+    hidden = (model.image_projection.hidden, model.text_projection.hidden)
+    assert [layer and layer.out_features for layer in hidden] == [8, 32]  # 0 is the input's width
     v, u = model.project_image(torch.randn(3, 8)), model.project_text(torch.randn(3, 32))
     assert v.shape == u.shape == (3, 6)
     for x in (v, u):

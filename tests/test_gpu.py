@@ -17,7 +17,7 @@ from test_transfer import RECIPE, Encoder, split
 from tiny_models import CONFIG, PAPER
 
 from convirt import devices, transfer
-from convirt.pair_encoder import PairEncoder
+from convirt.objectives.base import Objective
 from convirt.training import Result, TrainConfig, pretrain, resumed_step
 
 GPU = pytest.param(
@@ -42,9 +42,10 @@ def deterministic() -> Iterator[None]:
 
 def run(
     bert: Path, config: TrainConfig, device: str, scratch: Path | None = None, stop: int = 0
-) -> tuple[PairEncoder, Result | None]:
+) -> tuple[Objective, Result | None]:
     """A pretraining of 50 steps; it dies after `stop` of them, if that is not 0."""
-    model = tiny_models.pair_encoder(bert)
+    data = tiny_models.corpus()
+    model = tiny_models.objective("convirt", bert, data, config=config)
     # dropout draws from a generator of the device: without it the devices can be compared
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -54,7 +55,6 @@ def run(
         if status["step"] == stop:
             raise KeyboardInterrupt
 
-    data = tiny_models.corpus(model.tokenizer)
     try:
         return model, pretrain(model, data, PAPER, config, scratch, report, device)
     except KeyboardInterrupt:
@@ -64,7 +64,7 @@ def run(
 def curve(result: Result | None) -> np.ndarray:
     """Training and validation losses, (evaluations, 2)."""
     assert result is not None
-    return np.array([[row["train_loss"], row["val_loss"]] for row in result.history])
+    return np.array([[row["train_loss"], row["val_loss"]] for row in result.history[1:]], float)
 
 
 @pytest.mark.parametrize("cache", [True, False])

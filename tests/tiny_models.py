@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +14,11 @@ from torch import Tensor, nn
 
 from convirt.augment import Augmentation
 from convirt.image_encoder import ImageConfig
+from convirt.objectives import base, find
 from convirt.pair_encoder import PairEncoder
-from convirt.pairs import Pairs, tokenize
+from convirt.pairs import Pairs
 from convirt.text_encoder import TextEncoder, Tokenizer, create_text_encoder
-from convirt.training import Corpus, TrainConfig
+from convirt.training import Corpus, Result, TrainConfig, pretrain, resumed_step
 
 WORDS = ["no", "acute", "finding", "left", "right", "upper", "lower", "small", "large"]
 WORDS += ["opacity", "effusion", "the", "heart", "lung", "is", ".", ","]
@@ -79,6 +83,7 @@ def pair_encoder(folder: Path, frozen: int = 1) -> PairEncoder:
     torch.manual_seed(1)
     image = TinyImageEncoder().to(memory_format=torch.channels_last)
     config = ImageConfig("tiny", SIDE, 8, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    torch.manual_seed(CONFIG.seed)  # as an objective does
     return PairEncoder(image, config, text, tokenizer, dim=6, hidden=0)
 
 
@@ -98,7 +103,7 @@ def tables(train: int, val: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFr
     return records.sample(frac=1, random_state=seed, ignore_index=True), sentences
 
 
-def corpus(tokenizer: Tokenizer, train: int = 21, val: int = 9, seed: int = 0) -> Corpus:
+def corpus(train: int = 21, val: int = 9, seed: int = 0) -> Corpus:
     """Noise images and random sentences."""
     records, sentences = tables(train, val, seed)
     codes, distinct = pd.factorize(sentences["sentence"])
@@ -107,7 +112,7 @@ def corpus(tokenizer: Tokenizer, train: int = 21, val: int = 9, seed: int = 0) -
     return Corpus(
         images=rng.integers(0, 256, (len(records), SIDE, SIDE)).astype(np.uint8),
         boxes=np.tile([1, 0, SIDE - 2, SIDE], (len(records), 1)),
-        sentences=tokenize(list(distinct), tokenizer),
+        texts=list(distinct),
         train=Pairs(records, rows, "train"),
         val=Pairs(records, rows, "val"),
     )
@@ -126,8 +131,94 @@ CONFIG = TrainConfig(
     schedule="plateau",
     patience=1,
     factor=0.5,
+    milestones=(0.6, 0.8),
+    optimiser="adam",
+    keep_every=0,
     checkpoint_every=3,
     seed=5,
     precision="float32",
     cache_frozen=True,
 )
+
+
+def parts(
+    folder: Path,
+    data: Corpus,
+    config: TrainConfig = CONFIG,
+    frozen: int = 1,
+    options: dict[str, Any] | None = None,
+    layers: int = 2,
+) -> base.Parts:
+    """What an objective is built from: the tiny encoders, the same at each call."""
+    torch.manual_seed(1)
+    image = TinyImageEncoder().to(memory_format=torch.channels_last)
+    return base.Parts(
+        image=image,
+        image_config=ImageConfig("tiny", SIDE, 8, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)),
+        text=lambda: text_encoder(folder, frozen),
+        texts=data.texts,
+        train=data.train,
+        val=data.val,
+        config=config,
+        projection=base.ProjectionConfig(dim=6, hidden=0, layers=layers),
+        options=options or {},
+        corpus="tiny",
+    )
+
+
+def objective(name: str, folder: Path, data: Corpus, **changes: Any) -> base.Objective:
+    """An objective on the tiny encoders; `changes` as in `parts`."""
+    return find(name)(parts(folder, data, **changes))
+
+
+def train(
+    name: str,
+    folder: Path,
+    config: TrainConfig = CONFIG,
+    scratch: Path | None = None,
+    report: Callable[[dict[str, float]], None] = lambda _: None,
+    spec: Augmentation = PAPER,
+    **changes: Any,
+) -> tuple[base.Objective, Result]:
+    """One pretraining from the initial weights; `changes` as in `parts`."""
+    data = corpus()
+    model = objective(name, folder, data, config=config, **changes)
+    return model, pretrain(model, data, spec, config, scratch, report)
+
+
+class KilledError(Exception):
+    """Raised in a report, as if the process had died there."""
+
+
+def killed_at(step: int) -> Callable[[dict[str, float]], None]:
+    """A report that raises `KilledError` after a step."""
+
+    def report(status: dict[str, float]) -> None:
+        if status["step"] == step:
+            raise KilledError
+
+    return report
+
+
+def killed_and_resumed(
+    name: str, folder: Path, config: TrainConfig, scratch: Path, steps: list[int], **changes: Any
+) -> tuple[base.Objective, Result, list[int]]:
+    """A run that dies after each of `steps`, then runs to its end; and where it was taken up."""
+    taken_up = []
+    for step in steps:
+        with contextlib.suppress(KilledError):
+            train(name, folder, config, scratch, killed_at(step), **changes)
+            raise AssertionError(f"no step {step}")
+        taken_up.append(resumed_step(scratch))
+    model, result = train(name, folder, config, scratch, **changes)
+    return model, result, taken_up
+
+
+def assert_same_run(one: tuple[base.Objective, Result], two: tuple[base.Objective, Result]) -> None:
+    """Both ended with the same bits."""
+    first, second = one[0].state_dict(), two[0].state_dict()
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    for name in ("history", "best_step", "steps"):
+        assert getattr(one[1], name) == getattr(two[1], name), name

@@ -1,10 +1,15 @@
-"""The objective of the paper."""
+"""The objective of the paper: bidirectional, contrastive (section 3, equations 2 to 4)."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from convirt.objectives import base
 
 
 def convirt_loss(v: Tensor, u: Tensor, tau: float, lam: float) -> Tensor:
@@ -26,3 +31,31 @@ def convirt_loss(v: Tensor, u: Tensor, tau: float, lam: float) -> Tensor:
     image_to_text = F.cross_entropy(logits, target)
     text_to_image = F.cross_entropy(logits.T, target)
     return lam * image_to_text + (1 - lam) * text_to_image
+
+
+@dataclass(frozen=True)
+class Options:
+    """ConVIRT has no settings of its own."""
+
+
+class Objective(base.PairObjective):
+    """ConVIRT; the temperature and the weight are `train.tau` and `train.lam`."""
+
+    def __init__(self, parts: base.Parts) -> None:
+        super().__init__(parts)
+        base.options_of(Options, parts)
+        self.tau, self.lam, self.batch_size = (
+            parts.config.tau,
+            parts.config.lam,
+            parts.config.batch_size,
+        )
+
+    def forward(self, inputs: base.Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch; nothing else to log."""
+        v, u = self.v(inputs), self.u(inputs)
+        with base.full_precision(v):
+            return convirt_loss(v, u, self.tau, self.lam), {}
+
+    def chance(self) -> float:
+        """The natural logarithm of N."""
+        return math.log(self.batch_size)

@@ -1,0 +1,220 @@
+"""What every pretraining objective has in common: named modules in, loss and log values out.
+
+An objective is a file `convirt/objectives/<name>.py` that defines a class `Objective`, derived from
+`Objective` or `PairObjective` below. The one loop (`convirt/training.py`) draws the batches, steps,
+validates, keeps the best state and resumes; docs/objectives.md shows how to write one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from convirt.errors import InputError
+from convirt.frozen_text import FrozenText
+from convirt.image_encoder import ImageConfig, save_image_encoder
+from convirt.pair_encoder import PairEncoder, save_pair_encoder
+from convirt.pairs import Batch, Pairs, tokenize
+from convirt.text_encoder import TextEncoder, Tokenizer
+
+if TYPE_CHECKING:
+    from convirt.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class ProjectionConfig:
+    """The heads on the encoders; units as in `model.projection` of params.yaml.
+
+    Attributes:
+        dim: Width of v and u.
+        hidden: Width of the hidden layer; 0 is the input's width.
+        layers: 2 has one hidden ReLU layer (the paper's), 1 is linear (Table 4).
+    """
+
+    dim: int
+    hidden: int
+    layers: int = 2
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an objective is built from.
+
+    Attributes:
+        image: The image encoder f_v with initial weights, (N, 3, S, S) to h (N, width).
+        image_config: Of the image encoder.
+        text: Loads the text encoder f_u and its tokenizer; objectives without text never call it.
+        texts: The distinct sentences of the corpus, which rows of a batch and of reports point at.
+        train: Pairs to train on.
+        val: Pairs to validate on.
+        config: How the loop trains: tau, lam, batch_size, seed and the rest.
+        projection: Of the heads.
+        options: The objective's own settings, `objectives.<name>.options`; see `options_of`.
+        corpus: Name of the corpus.
+    """
+
+    image: nn.Module
+    image_config: ImageConfig
+    text: Callable[[], tuple[TextEncoder, Tokenizer]]
+    texts: Sequence[str]
+    train: Pairs
+    val: Pairs
+    config: TrainConfig
+    projection: ProjectionConfig
+    options: Mapping[str, Any]
+    corpus: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a step is given.
+
+    Attributes:
+        views: `Objective.views` times (N, 3, S, S) float32, normalised, on the device: films of the
+            N drawn studies, transformed anew for each view. In validation a single view is the
+            whole film; several are drawn once and stay the same.
+        batch: Which studies, images and sentences these are.
+    """
+
+    views: tuple[Tensor, ...]
+    batch: Batch
+
+
+class Objective(nn.Module):
+    """Base of all objectives: parameters that require a gradient are trained, buffers are kept.
+
+    The loop seeds torch from (seed, step) before each `forward`, so that draws of torch's CPU
+    generator in there can be redone; in evaluation mode nothing may be drawn. What a resumed run
+    needs beside the optimiser has to be in the `state_dict`. On a GPU `forward` runs under
+    autocast: take losses in float32 (`full_precision`).
+
+    Attributes:
+        views: Transformed views of each film that a step is given.
+        criterion: Which value of `validate` chooses the best state.
+        larger_is_better: Whether a high criterion is good.
+        image_encoder: The image encoder f_v, which this is all about.
+    """
+
+    views: ClassVar[int] = 1
+    criterion: ClassVar[str] = "val_loss"
+    larger_is_better: ClassVar[bool] = False
+    image_encoder: nn.Module
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__()
+        self.image_config = parts.image_config
+
+    def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, a scalar, and scalars to log beside it, by name."""
+        raise NotImplementedError
+
+    def validate(self, batches: Iterable[Inputs]) -> dict[str, float]:
+        """Values of a validation, `val_loss` among them; called in evaluation mode, no gradient."""
+        losses = [float(self(inputs)[0]) for inputs in batches]
+        return {"val_loss": sum(losses) / len(losses)}
+
+    def chance(self) -> float | None:
+        """Loss of a model that knows nothing; None where that is no fixed number."""
+        return None
+
+    def save(self, folder: Path) -> None:
+        """Write what transfer and retrieval read into an existing folder."""
+        save_image_encoder(self.image_encoder, self.image_config, folder)
+
+
+class PairObjective(Objective):
+    """Base of objectives that compare v and u, by the cosine of which images are then retrieved.
+
+    Attributes:
+        model: Both encoders and both projections.
+    """
+
+    model: PairEncoder
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        text, tokenizer = parts.text()
+        # the seed again, so that the heads do not depend on what the encoders drew
+        seed_torch(parts.config.seed)
+        head = parts.projection
+        self.model = PairEncoder(
+            parts.image,
+            parts.image_config,
+            text,
+            tokenizer,
+            dim=head.dim,
+            hidden=head.hidden,
+            layers=head.layers,
+        )
+        tokens = tokenize(parts.texts, tokenizer)
+        self._text = FrozenText(text, tokens, parts.config.cache_frozen)
+
+    @property
+    def image_encoder(self) -> nn.Module:  # type: ignore[override]
+        """The image encoder f_v."""
+        return self.model.image_encoder
+
+    def h_v(self, inputs: Inputs) -> Tensor:
+        """The image encoder's output for the first view, (N, width)."""
+        h: Tensor = self.model.image_encoder(inputs.views[0])
+        return h
+
+    def h_u(self, inputs: Inputs) -> Tensor:
+        """The text encoder's output for the sentences of the batch, (N, width)."""
+        return self.model.text_encoder.upper(*self._text(inputs.batch.sentences))
+
+    def v(self, inputs: Inputs) -> Tensor:
+        """Projected images, (N, dim), L2-normalised, float32."""
+        return self.model.project_image(self.h_v(inputs))
+
+    def u(self, inputs: Inputs) -> Tensor:
+        """Projected sentences, (N, dim), L2-normalised, float32."""
+        return self.model.project_text(self.h_u(inputs))
+
+    def save(self, folder: Path) -> None:
+        """Write both encoders and the projections."""
+        save_pair_encoder(self.model, folder)
+
+
+def seed_torch(seed: int) -> None:
+    """Seed torch's generators."""
+    import torch
+
+    torch.manual_seed(seed)
+
+
+def full_precision(like: Tensor) -> Any:
+    """A context in which autocast is off on the device of `like`, for losses in float32."""
+    import torch
+
+    return torch.autocast(like.device.type, enabled=False)
+
+
+T = TypeVar("T")
+
+
+def options_of(kind: type[T], parts: Parts) -> T:
+    """The options as a dataclass `kind`, checked strictly.
+
+    Raises:
+        InputError: A key is unknown, missing, or of another type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        # as JSON, of which strict mode makes dataclasses and tuples
+        return TypeAdapter(kind).validate_json(json.dumps(dict(parts.options)), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"params.yaml: objectives.<name>.options.{where}",
+            f"options {', '.join(getattr(kind, '__dataclass_fields__', {})) or '(none)'}",
+            f"{first['msg']}: {first['input']!r}",
+            "see the docstring of Options in convirt/objectives/<name>.py",
+        ) from None

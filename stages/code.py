@@ -1,0 +1,60 @@
+"""What of the code each stage runs, as one digest a stage, on which the stages then depend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from convirt import files
+from convirt.errors import InputError
+from convirt.essence import digest_of
+from convirt.objectives import available
+from convirt.provenance import digest, import_closure
+
+OUT = Path("metrics/code")
+# stages of the DAG; pretraining has one digest an objective
+ENTRIES = ("demo", "preprocess", "encoder", "finetune", "retrieve", "report")
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main() -> None:
+    """Digest the project files that each stage imports, itself or through others.
+
+    Reads stages/ and convirt/. Writes metrics/code/<stage>.json, for pretraining
+    metrics/code/pretrain-<objective>.json: a digest, and that of each file in it. Comments and
+    docstrings do not count, so mending them runs no other stage again.
+    """
+    root = Path.cwd()
+    try:
+        with files.fresh_directory(root / OUT) as folder:
+            for name, entries in targets(root).items():
+                files.write_json(folder / f"{name}.json", describe(entries, root))
+    except InputError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+
+
+def targets(root: Path) -> dict[str, list[Path]]:
+    """By name of a digest: the files from which its imports are followed."""
+    stages, objectives = root / "stages", root / "convirt" / "objectives"
+    found = {name: [stages / f"{name}.py"] for name in ENTRIES}
+    for name in available():
+        found[f"pretrain-{name}"] = [stages / "pretrain.py", objectives / f"{name}.py"]
+    return found
+
+
+def describe(entries: list[Path], root: Path) -> dict[str, object]:
+    """The digest over all files that `entries` import, and that of each of them.
+
+    It is the `code` in the provenance of what the stage writes.
+    """
+    paths = sorted({path for entry in entries for path in import_closure(entry, root)})
+    modules = {path.relative_to(root.resolve()).as_posix(): digest_of(path) for path in paths}
+    return {"code": digest(modules), "modules": modules}
+
+
+if __name__ == "__main__":
+    app()
