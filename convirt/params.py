@@ -269,6 +269,19 @@ class Retrieval(_Strict):
     k: Counts
 
 
+class Ablation(_Strict):
+    """`ablation.*`: Table 4 and Figure 5."""
+
+    objective: ModuleName
+    corpus: Name
+    task: Name
+    fraction: Percent
+    protocol: Literal["finetune", "linear"]
+    k: Count
+    variants: dict[Name, Objective]
+    trajectory: Names
+
+
 class Params(_Strict):
     """All of `params.yaml`."""
 
@@ -285,6 +298,7 @@ class Params(_Strict):
     matrix: Matrix
     finetune: Finetune
     retrieval: Retrieval
+    ablation: Ablation
     _source: str = PrivateAttr("params.yaml")
 
     def get(self, key: str) -> Any:
@@ -365,33 +379,35 @@ def parse(data: Mapping[str, Any], source: Path | str = "params.yaml") -> Params
     return params
 
 
-def pretraining(params: Params, objective: str) -> Pretraining:
+def pretraining(params: Params, objective: str, variant: str | None = None) -> Pretraining:
     """The blocks that an objective is trained with: the general ones with its own values in them.
 
     `params` may be the view of a stage that declared train, augment, model.projection and
-    objectives.<objective>.
+    objectives.<objective>; for a variant, whose values come on top, also ablation.variants.<it>.
 
     Raises:
-        ParamsError: A value of objectives.<objective> has no such key or is out of its range.
+        ParamsError: One of its own values has no such key in the block, or is out of its range.
     """
-    own = params.objectives[objective]
-    general = {
+    layers = {f"objectives.{objective}": params.objectives[objective]}
+    if variant is not None:
+        layers[f"ablation.variants.{variant}"] = params.ablation.variants[variant]
+    blocks = {
         "train": params.train,
         "augment": params.augment,
         "projection": params.model.projection,
     }
-    blocks: dict[str, Any] = {}
-    for name, block in general.items():
-        data = {**block.model_dump(), **getattr(own, name)}
-        try:
-            blocks[name] = type(block).model_validate(data)
-        except ValidationError as error:
-            found = explain(error.errors(include_url=False), type(block), data)
-            where = f"objectives.{objective}.{name}"
-            raise ParamsError(
-                "params.yaml", [p._replace(key=f"{where}.{p.key}") for p in found]
-            ) from None
-    return Pretraining(**blocks, options=own.options)
+    options: dict[str, Any] = {}
+    for where, own in layers.items():
+        for name, block in blocks.items():
+            data = {**block.model_dump(), **getattr(own, name)}
+            try:
+                blocks[name] = type(block).model_validate(data)
+            except ValidationError as error:
+                found = explain(error.errors(include_url=False), type(block), data)
+                problems = [p._replace(key=f"{where}.{name}.{p.key}") for p in found]
+                raise ParamsError("params.yaml", problems) from None
+        options |= own.options
+    return Pretraining.model_validate({**blocks, "options": options})
 
 
 # ------------------------------------------------------------------------------ checking pairs
@@ -405,10 +421,7 @@ def _contradictions(params: Params) -> Iterator[Problem]:
         if name in p.model.baselines:
             hint = "remove it from one of them"
             yield Problem("model.baselines", "encoders without pretraining", name, hint)
-        try:
-            pretraining(p, name)
-        except ParamsError as error:
-            yield from error.problems
+        yield from _own_values(p, name)
     systems = (*p.model.baselines, *p.objectives)
     for i, init in enumerate(p.matrix.init):
         yield from one_of(f"matrix.init.{i}", init, systems)
@@ -425,8 +438,33 @@ def _contradictions(params: Params) -> Iterator[Problem]:
             yield from one_of(f"tasks.{name}.corpus", p.tasks[name].corpus, p.corpora)
     for name, task in p.tasks.items():
         yield from _task(f"tasks.{name}", task)
+    yield from _ablation(p)
     yield from one_of("retrieval.dataset", p.retrieval.dataset, p.datasets.sources)
     yield from one_of("retrieval.corpus", p.retrieval.corpus, p.corpora)
+
+
+def _own_values(p: Params, objective: str, variant: str | None = None) -> Iterator[Problem]:
+    try:
+        pretraining(p, objective, variant)
+    except ParamsError as error:
+        yield from error.problems
+
+
+def _ablation(p: Params) -> Iterator[Problem]:
+    own = p.ablation
+    for i, name in enumerate(own.trajectory):
+        yield from one_of(f"ablation.trajectory.{i}", name, p.objectives)
+    if not own.variants and not own.trajectory:
+        return
+    yield from one_of("ablation.objective", own.objective, p.objectives)
+    yield from one_of("ablation.corpus", own.corpus, p.corpora)
+    yield from one_of("ablation.task", own.task, p.tasks)
+    for name in own.variants:
+        if name in p.objectives or name in p.model.baselines:
+            hint = "call it by what is changed, such as tau-1"
+            yield Problem(f"ablation.variants.{name}", "a name of its own", name, hint)
+        elif own.objective in p.objectives:
+            yield from _own_values(p, own.objective, name)
 
 
 def _task(key: str, task: Task) -> Iterator[Problem]:

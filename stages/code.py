@@ -13,8 +13,8 @@ from convirt.objectives import available
 from convirt.provenance import digest, import_closure
 
 OUT = Path("metrics/code")
-# stages of the DAG; pretraining has one digest an objective
 ENTRIES = ("demo", "preprocess", "encoder", "finetune", "retrieve", "report")
+TRAINERS = ("pretrain", "vary")  # these have one digest an objective
 
 app = typer.Typer(add_completion=False)
 
@@ -24,7 +24,7 @@ def main() -> None:
     """Digest the project files that each stage imports, itself or through others.
 
     Reads stages/ and convirt/. Writes metrics/code/<stage>.json, for pretraining
-    metrics/code/pretrain-<objective>.json: a digest, and that of each file in it. Comments and
+    metrics/code/<stage>-<objective>.json: a digest, and that of each file in it. Comments and
     docstrings do not count, so mending them runs no other stage again.
     """
     root = Path.cwd()
@@ -41,8 +41,9 @@ def targets(root: Path) -> dict[str, list[Path]]:
     """By name of a digest: the files from which its imports are followed."""
     stages, objectives = root / "stages", root / "convirt" / "objectives"
     found = {name: [stages / f"{name}.py"] for name in ENTRIES}
-    for name in available():
-        found[f"pretrain-{name}"] = [stages / "pretrain.py", objectives / f"{name}.py"]
+    for stage in TRAINERS:
+        for name in available():
+            found[f"{stage}-{name}"] = [stages / f"{stage}.py", objectives / f"{name}.py"]
     return found
 
 

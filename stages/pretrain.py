@@ -50,50 +50,57 @@ def main(
     names = {"objective": objective, "corpus": corpus}
     own = [f"convirt/objectives/{objective}.py"]
     with Stage(__file__, reads=READS, names=names, params=params, code=own) as stage:
-        from convirt import devices, objectives, provenance, training
-        from convirt.augment import Augmentation
-        from convirt.store import Store
+        run(stage, objective, corpus, pretraining(stage.params, objective))
 
-        p = stage.params
-        blocks = pretraining(p, objective)
-        kind = objectives.find(objective)
-        provenance.make_deterministic(p.compute.threads, p.seed)
-        devices.require(p.compute.device)
-        store = Store.open(stage.root / "data" / "stores" / corpus)
-        config = _config(p, blocks)
-        data = _corpus(store)
-        model = kind(_parts(p, blocks, config, data, corpus))
-        inputs = {"store": store.meta["digest"]}
-        with stage.scratch(inputs) as scratch:
-            done = training.resumed_step(scratch)
-            total = training.total_steps(config, data.train.count)
-            name = f"{objective}-{corpus}"
-            with stage.progress(f"pretrain {name}", total, "steps", done) as progress:
 
-                def report(status: dict[str, float]) -> None:
-                    shown: dict[str, Any] = {k: v for k, v in status.items() if k not in NOT_SHOWN}
-                    waiting = f"{status['waiting']:.1%}"
-                    progress.update(pairs_per_s=status["rate"], waiting=waiting, **shown)
-                    stage.poll()
+def run(
+    stage: Stage, objective: str, corpus: str, blocks: Pretraining, variant: str | None = None
+) -> None:
+    """Pretrain and write everything under the name of the variant, or else of the objective."""
+    from convirt import devices, objectives, provenance, training
+    from convirt.augment import Augmentation
+    from convirt.store import Store
 
-                spec = Augmentation(**blocks.augment.model_dump())
-                device = p.compute.device
-                result = training.pretrain(model, data, spec, config, scratch, report, device)
-            stage.confirm()
-            models = stage.root / "models"
-            with files.fresh_directory(models / "encoders" / objective / corpus) as folder:
-                model.cpu().save(folder)
-            with files.fresh_directory(models / "kept" / objective / corpus) as folder:
-                _keep(folder, scratch, result)
-            _metrics(
-                stage.root / "metrics" / "pretrain" / name,
-                {**names, "criterion": model.criterion},
-                result,
-                data,
-                stage.provenance(inputs),
-            )
-            stage.scratch_done()
-        stage.say(f"{name}: {result.rate:.3g} pairs/s, {result.waiting:.1%} of it waiting for data")
+    p, system = stage.params, variant or objective
+    kind = objectives.find(objective)
+    provenance.make_deterministic(p.compute.threads, p.seed)
+    devices.require(p.compute.device)
+    store = Store.open(stage.root / "data" / "stores" / corpus)
+    config = _config(p, blocks)
+    data = _corpus(store)
+    model = kind(_parts(p, blocks, config, data, corpus))
+    inputs = {"store": store.meta["digest"]}
+    name = f"{system}-{corpus}"
+    with stage.scratch(inputs) as scratch:
+        done = training.resumed_step(scratch)
+        total = training.total_steps(config, data.train.count)
+        with stage.progress(f"pretrain {name}", total, "steps", done) as progress:
+
+            def report(status: dict[str, float]) -> None:
+                shown: dict[str, Any] = {k: v for k, v in status.items() if k not in NOT_SHOWN}
+                waiting = f"{status['waiting']:.1%}"
+                progress.update(pairs_per_s=status["rate"], waiting=waiting, **shown)
+                stage.poll()
+
+            spec = Augmentation(**blocks.augment.model_dump())
+            device = p.compute.device
+            result = training.pretrain(model, data, spec, config, scratch, report, device)
+        stage.confirm()
+        models = stage.root / "models"
+        with files.fresh_directory(models / "encoders" / system / corpus) as folder:
+            model.cpu().save(folder)
+        with files.fresh_directory(models / "kept" / system / corpus) as folder:
+            _keep(folder, scratch, result)
+        about = {"objective": objective, "variant": variant, "corpus": corpus}
+        _metrics(
+            stage.root / "metrics" / "pretrain" / name,
+            {**about, "criterion": model.criterion},
+            result,
+            data,
+            stage.provenance(inputs),
+        )
+        stage.scratch_done()
+    stage.say(f"{name}: {result.rate:.3g} pairs/s, {result.waiting:.1%} of it waiting for data")
 
 
 NOT_SHOWN = {"step", "steps", "rate", "waiting"}

@@ -15,7 +15,7 @@ from conftest import ROOT
 
 from convirt.params import load
 from convirt.provenance import lookup
-from stages import deps
+
 from stages._stage import FREE
 
 PIPELINE = deps.read(ROOT / "dvc.yaml")
