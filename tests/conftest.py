@@ -27,7 +27,7 @@ TINY: dict[str, Any] = {
     "demo.sets.mimic-cxr.studies": 24,
     "demo.sets.bone.studies": 24,
     "datasets.image_size": 32,
-    "datasets.sources.mimic-cxr.val": 6,
+    "datasets.sources.chest.val": 6,
     "datasets.sources.bone.val": 6,
     "model.image.size": 32,
     "model.projection.dim": 16,
@@ -100,9 +100,10 @@ def write_params(tmp_path: Path) -> Callable[..., Path]:
 def set_key(data: dict[str, Any], key: str, value: Any) -> None:
     """Set the value at a dotted key of nested dictionaries."""
     *parents, last = key.split(".")
+    at: Any = data
     for parent in parents:
-        data = data[parent]
-    data[last] = value
+        at = at[int(parent) if isinstance(at, list) else parent]
+    at[int(last) if isinstance(at, list) else last] = value
 
 
 def drop_key(data: dict[str, Any], key: str) -> None:

@@ -133,8 +133,10 @@ def clones(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repository, Reposi
     one, two = origin.clone("one"), origin.clone("another place")
     with ThreadPoolExecutor(2) as pool:
         said = list(pool.map(lambda clone: clone.run("dvc", "repro"), (one, two)))
-    for told in said:  # sets drawn, packed; encoders without and with pretraining; runs; the end
-        assert len(one.stages(told)) == 5 + 5 + 1 + 2 + 8 + 2, told
+    for (
+        told
+    ) in said:  # code; sets drawn, packed; encoders without and with pretraining; runs; the end
+        assert len(one.stages(told)) == 1 + 5 + 5 + 1 + 2 + 8 + 2 + 1, told
     return one, two
 
 
@@ -182,9 +184,9 @@ def test_summary_has_every_number(done: Repository) -> None:
         difference = few["value"] - rest["value"]
         assert summary["claim"][task]["difference"] == pytest.approx(difference, abs=1e-9)
     for direction in ("image_image", "text_image"):
-        assert {"p_at_1", "p_at_2"} <= set(summary["retrieval"][direction])
+        assert {"p_at_1", "p_at_2"} <= set(summary["retrieval"]["convirt"][direction])
     for corpus in ("chest", "bone"):
-        cell = summary["pretrain"][corpus]
+        cell = summary["pretrain"]["convirt"][corpus]
         assert cell["chance"] == pytest.approx(1.3862943611198906)
         assert cell["pairs"] > 0
         assert cell["val_loss"] > 0
@@ -207,5 +209,5 @@ def test_rate_of_pretraining_reruns_what_depends_on_it(
     other = clones[1]
     other.change(**{"train.lr": 1e-5})
     told = other.run("dvc", "repro", "--dry", "--force-downstream")
-    expected = {"pretrain@chest", "pretrain@bone", "retrieve", "report"}
+    expected = {"pretrain@convirt-chest", "pretrain@convirt-bone", "retrieve@convirt", "report"}
     assert other.stages(told) == expected | {f"finetune@{run}" for run in RUNS if "convirt" in run}

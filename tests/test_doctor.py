@@ -285,7 +285,7 @@ def test_a_fault_of_a_reader_does_not_stop_the_doctor(
 @pytest.mark.parametrize(
     ("use", "expected"),
     [
-        (Use("corpora.chest", "pairs"), "corpora.chest needs a set of pairs"),
+        (Use("corpora", "pairs"), "corpora needs a set of pairs"),
         (Use("retrieval", "retrieval"), "retrieval needs a set of retrieval"),
         (Use("tasks.it", "labels", ("edema", "Edmea")), "tasks.it.labels has Edmea"),
         (Use("tasks.it", "labels", ("edema",)), "tasks.it needs val images"),
@@ -537,7 +537,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_default_starts_before_anything_is_drawn(here: Path) -> None:
     code, output = run(ROOT / "params.yaml")
     assert code == 0, output
-    assert "later  mimic-cxr (reader mimic-cxr)" in output and "demo@mimic-cxr" in output
+    assert "later  chest (reader mimic-cxr)" in output and "demo@mimic-cxr" in output
     assert "A run could start" in output and not list(here.iterdir())
 
 
@@ -569,11 +569,11 @@ def small(
         ]
     }  # fmt: skip
     assert len(sources) == 3
-    data["corpora"] = {"chest": {"dataset": "pairs"}}
-    task = data["tasks"].pop("rsna") | {"labels": ["edema"]}
+    data["corpora"] = ["pairs"]
+    task = data["tasks"].pop("rsna") | {"labels": ["edema"], "corpus": "pairs"}
     data["tasks"] = {"labels": task}
     data["matrix"]["task"] = ["labels"]
-    data["retrieval"] |= {"dataset": "retrieval", "corpus": "chest"}
+    data["retrieval"] |= {"dataset": "retrieval", "corpus": "pairs"}
     path = here / ("profiles/it.yaml" if profile else "params.yaml")
     path.parent.mkdir(exist_ok=True)
     with path.open("w") as handle:
@@ -600,13 +600,13 @@ def test_params_that_do_not_hold_together_are_told(
 ) -> None:
     default = small(here, default_params, monkeypatch)
     data = read_yaml(default)
-    data["corpora"]["chest"]["dataset"] = "pears"
+    data["corpora"] = ["pairs", "pears"]
     data["retrieval"]["dataset"] = "mine"
     with default.open("w") as handle:
         YAML(typ="safe").dump(data, handle)
     code, output = run(default)
     assert code == 1
-    assert "corpora.chest.dataset" in output and "nearest: pairs" in output
+    assert "corpora.1" in output and "nearest: pairs" in output
     assert "retrieval.dataset" in output
     assert run(here / "none.yaml")[0] == 1
 

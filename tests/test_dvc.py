@@ -1,4 +1,4 @@
-"""dvc.yaml says what the stages really import and read; overrides of DVC arrive as numbers."""
+"""dvc.yaml says what the stages run and read; overrides of DVC arrive as numbers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from convirt.params import load
-from convirt.provenance import lookup
-
+from convirt.objectives import available
+from convirt.params import load, read_yaml
+from convirt.provenance import Guard, import_closure, lookup
+from stages import code
 from stages._stage import FREE
 
-PIPELINE = deps.read(ROOT / "dvc.yaml")
+PIPELINE = read_yaml(ROOT / "dvc.yaml")
 STAGES = list(PIPELINE["stages"])
 
 
@@ -27,15 +28,22 @@ def body(stage: str) -> Any:
     return found.get("do", found)
 
 
+def entry_name(stage: str) -> str:
+    """The <name> in a stage's `python -m stages.<name>`."""
+    match = re.search(r"-m stages\.(\w+)", body(stage)["cmd"])
+    assert match is not None
+    return match[1]
+
+
 def declared_reads(stage: str) -> list[str]:
     """The literal READS of a stage's module, without running it."""
-    path = ROOT / "stages" / f"{deps.entry_name(body(stage))}.py"
+    path = ROOT / "stages" / f"{entry_name(stage)}.py"
     for node in ast.parse(path.read_text()).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(target, ast.Name) and target.id == "READS" for target in targets):
             assert isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
             return list(ast.literal_eval(node.value))
-    raise AssertionError(f"{path.name} declares no READS")
+    return []
 
 
 def holes(key: str) -> str:
@@ -45,13 +53,35 @@ def holes(key: str) -> str:
 
 def test_stages_are_those_of_the_design() -> None:
     names = ["demo", "preprocess", "encoder", "pretrain", "finetune", "retrieve", "report"]
-    assert names == STAGES
+    assert [name for name in STAGES if name in names] == names
+    assert STAGES[0] == "code"
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_deps_list_every_imported_module(stage: str) -> None:
-    wrong = deps.differences({"stages": {stage: PIPELINE["stages"][stage]}}, ROOT)
-    assert wrong == {}, "run: python -m stages.deps --write"
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_every_stage_depends_on_the_digest_of_its_code(stage: str) -> None:
+    digests = [d for d in body(stage)["deps"] if str(d).startswith("metrics/code/")]
+    plain = [re.sub(r"\$\{[^}]*\}", "convirt", d) for d in digests]
+    assert len(plain) == 1
+    assert Path(plain[0]).stem in code.targets(ROOT)
+    assert Path(plain[0]).stem.split("-")[0] == entry_name(stage)
+
+
+def test_digest_is_that_of_the_provenance(tmp_path: Path) -> None:
+    """What a stage says of its code is what DVC sees of it."""
+    for name, entries in code.targets(ROOT).items():
+        files = sorted({path for entry in entries for path in import_closure(entry, ROOT)})
+        guard = Guard(ROOT, files, ROOT / "params.yaml", [])
+        assert code.describe(entries, ROOT)["code"] == guard.code, name
+
+
+def test_objectives_do_not_depend_on_each_other() -> None:
+    for name in available():
+        modules = code.describe(code.targets(ROOT)[f"pretrain-{name}"], ROOT)["modules"]
+        assert isinstance(modules, dict)
+        others = {f"convirt/objectives/{other}.py" for other in available()} - {
+            f"convirt/objectives/{name}.py"
+        }
+        assert not others & modules.keys(), name
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -67,45 +97,6 @@ def test_every_output_is_written_by_one_stage() -> None:
             outs.append(out if isinstance(out, str) else next(iter(out)))
     assert len(outs) == len(set(outs)) >= len(STAGES)
     assert [next(iter(m)) for m in body("report")["metrics"]] == ["metrics/summary.json"]
-
-
-# ------------------------------------------------------------------------------ the deps tool
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    """A repository of one stage with wrong deps."""
-    for name, text in {
-        "stages/a.py": "from convirt import x",
-        "convirt/x.py": "",
-        "convirt/y.py": "",
-        "dvc.yaml": "# head\nstages:\n  one:\n    foreach: ${l}  # why\n    do:\n"
-        '      cmd: python -m stages.a ${item} "q"\n      deps:\n        - data/${item}\n'
-        "        # a comment that stays\n        - models\n        - convirt/y.py\n"
-        "        - stages/a.py\n      outs:\n        - o:\n            cache: false\n",
-    }.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    return tmp_path / "dvc.yaml"
-
-
-def test_check_tells_and_changes_nothing(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = small.read_text()
-    with pytest.raises(Exception, match="1"):
-        deps.main(write=False, dvc_file=small)
-    told = capsys.readouterr().err
-    assert "+ convirt/x.py" in told
-    assert "- convirt/y.py" in told
-    assert small.read_text() == before
-
-
-def test_write_corrects_and_keeps_comments(small: Path) -> None:
-    before = small.read_text()
-    deps.main(write=True, dvc_file=small)
-    assert small.read_text() == before.replace("convirt/y.py", "convirt/x.py")
-    deps.main(write=False, dvc_file=small)
-
-
-def test_committed_pipeline_survives_the_round_trip() -> None:
-    assert deps.dump(PIPELINE) == (ROOT / "dvc.yaml").read_text()
 
 
 # ------------------------------------------------------------------------------ DVC itself
@@ -128,7 +119,11 @@ def test_default_matrix_is_sixteen_runs(tmp_path: Path) -> None:
     names = dvc(tmp_path, "stage", "list", "--all", "--name-only").split()
     runs = [name for name in names if name.startswith("finetune@")]
     assert len(set(runs)) == len(runs) == 16
-    assert {"finetune@rsna-convirt-10-finetune", "pretrain@bone", "encoder@imagenet"} <= set(names)
+    assert {
+        "finetune@rsna-convirt-10-finetune",
+        "pretrain@convirt-bone",
+        "encoder@imagenet",
+    } <= set(names)
     # every tracked key exists, under the very names that DVC fills in
     params = load(tmp_path / "params.yaml")
     from dvc.repo import Repo

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from conftest import ROOT, drop_key, set_key
 
-from convirt.params import Params, ParamsError, from_yaml, load, parse, read_yaml
+from convirt.params import (
+    Params,
+    ParamsError,
+    from_yaml,
+    load,
+    parse,
+    pretraining,
+    read_yaml,
+)
 from stages.profile import expand, install
 
 Data = dict[str, Any]
@@ -72,7 +80,7 @@ def test_every_spelling_of_a_number_is_a_float(text: str, tmp_path: Path) -> Non
         ("train.batch_size", 32.0, "a valid integer"),
         ("train.batch_size", 1, "greater than or equal to 2"),
         ("train.batch_size", True, "a valid integer"),
-        ("train.schedule", "step", "'plateau' or 'cosine'"),
+        ("train.schedule", "step", "'plateau', 'cosine' or 'steps'"),
         ("compute.device", "mps", "'cpu' or 'cuda'"),
         ("compute.precision", "float16", "'float32' or 'bfloat16'"),
         ("compute.precision", "bfloat16", "float32 without a GPU"),
@@ -123,7 +131,7 @@ def test_value_that_is_refused(default_params: Data, key: str, value: Any, expec
         ("tasks.rsna.metric", "tasks.rsna.metrics", "tasks.rsna.metric (which is missing)"),
         (None, "train.lamda", "train.lam"),
         (None, "tau", "train.tau"),
-        (None, "datasets.sources.mimic-cxr.readers", "datasets.sources.mimic-cxr.reader"),
+        (None, "datasets.sources.chest.readers", "datasets.sources.chest.reader"),
         (None, "model.txt", "model.text"),
     ],
 )
@@ -157,7 +165,7 @@ def test_missing_key_is_named(default_params: Data, key: str) -> None:
     [
         ("matrix.task", ["rsan"], "rsna"),
         ("matrix.init", ["convrt"], "convirt"),
-        ("corpora.chest.dataset", "mimic", "mimic-cxr"),
+        ("corpora", ["chest", "bone", "chst"], "chest"),
         ("tasks.rsna.corpus", "chst", "chest"),
         ("retrieval.dataset", "chexpert-5x200", "chexpert-8x200"),
         ("retrieval.corpus", "bones", "bone"),
@@ -181,6 +189,42 @@ def test_no_corpus_is_needed_where_nothing_is_pretrained(default_params: Data) -
     parse(default_params)
 
 
+def test_own_values_of_an_objective(default_params: Data) -> None:
+    default_params["objectives"]["simclr"] = {"train": {"lr": 3e-4, "batch_size": 128}}
+    default_params["objectives"]["simclr"] |= {"projection": {"dim": 128}, "options": {"a": 1}}
+    params = parse(default_params)
+    own, general = pretraining(params, "simclr"), pretraining(params, "convirt")
+    assert (own.train.lr, own.train.batch_size, own.projection.dim) == (3e-4, 128, 128)
+    assert own.options == {"a": 1}
+    assert own.train.model_copy(update={"lr": 5e-4, "batch_size": 32}) == params.train
+    assert (general.train, general.augment) == (params.train, params.augment)
+    assert general.projection == params.model.projection
+
+
+def test_variant_comes_on_top_of_its_objective(default_params: Data) -> None:
+    default_params["objectives"]["convirt"] = {"train": {"tau": 0.2, "lam": 0.5}}
+    default_params["ablation"]["variants"] = {"tau-1": {"train": {"tau": 1.0}}}
+    own = pretraining(parse(default_params), "convirt", "tau-1")
+    assert (own.train.tau, own.train.lam) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("objectives.convirt", {"train": {"lrr": 1.0}}, "objectives.convirt.train.lrr"),
+        ("objectives.convirt", {"augment": {"flip": 2.0}}, "objectives.convirt.augment.flip"),
+        ("objectives.convirt", {"trains": {}}, "objectives.convirt.trains"),
+        ("ablation.variants", {"a": {"train": {"tau": -1.0}}}, "ablation.variants.a.train.tau"),
+        ("ablation.variants", {"imagenet": {}}, "ablation.variants.imagenet"),
+        ("ablation.trajectory", ["simclr"], "ablation.trajectory.0"),
+        ("model.baselines", ["imagenet", "convirt"], "model.baselines"),
+    ],
+)
+def test_own_values_that_are_refused(default_params: Data, key: str, value: Any, told: str) -> None:
+    set_key(default_params, key, value)
+    assert only_problem(default_params).key == told
+
+
 def test_all_faults_are_told_at_once(default_params: Data) -> None:
     set_key(default_params, "train.lr", "fast")
     set_key(default_params, "seed", -1)
@@ -192,14 +236,14 @@ def test_all_faults_are_told_at_once(default_params: Data) -> None:
 
 
 def test_name_that_cannot_be_a_folder(default_params: Data) -> None:
-    default_params["corpora"]["../up"] = {"dataset": "bone"}
+    default_params["corpora"].append("../up")
     problem = only_problem(default_params)
     assert problem.expected == "a name of letters, digits, - and _"
 
 
 def test_names_with_hyphens_and_labels_with_spaces(default_params: Data) -> None:
     params = parse(default_params)
-    assert params.datasets.sources["mimic-cxr"].reader == "mimic-cxr"
+    assert params.datasets.sources["chest"].reader == "mimic-cxr"
     assert params.get("datasets.sources.chexpert-8x200.options.images") == "data/demo/chexpert"
     assert "Pleural Effusion" in params.tasks["chexpert"].labels
     assert "Pleural Effusion" in params.get("tasks.chexpert.labels")
@@ -209,6 +253,8 @@ def test_get_gives_plain_values(default_params: Data) -> None:
     params = parse(default_params)
     whole = {name: params.get(name) for name in Params.model_fields}
     assert json.loads(json.dumps(whole)) == whole
+    empty: Data = {"train": {}, "augment": {}, "projection": {}, "options": {}}
+    default_params["objectives"] = dict.fromkeys(default_params["objectives"], empty)
     assert whole == default_params  # ints where floats are meant compare equal
     assert params.get("augment.crop") == default_params["augment"]["crop"]
     with pytest.raises(ParamsError, match=r"nearest known key: tasks\.rsna"):

@@ -18,7 +18,7 @@ from convirt import plots
 def curves() -> dict[str, pd.DataFrame]:
     step = np.arange(0, 100, 25)
     columns = {"step": step, "train_loss": 4.1 - step / 90, "val_loss": 4 - step / 99}
-    return {name: pd.DataFrame(columns | {"chance": np.log(64)}) for name in ("chest", "bone")}
+    return {name: pd.DataFrame(columns | {"chance": np.log(64)}) for name in ("convirt-chest", "convirt-bone")}
 
 
 def efficiency_rows() -> list[dict[str, Any]]:
@@ -86,7 +86,7 @@ def test_the_same_input_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
 def test_loss_shows_the_chance_level() -> None:
     figure = FIGURES["loss"]()
     assert len(figure.axes) == 2
-    assert "chance, ln N = 4.16" in texts(figure)
+    assert "chance = 4.16" in texts(figure)
     assert "made-up data" in texts(figure)
     level = figure.axes[0].lines[0].get_ydata()
     assert np.allclose(np.asarray(level), np.log(64))

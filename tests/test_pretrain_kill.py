@@ -39,6 +39,7 @@ CHANGES: dict[str, Any] = {
     "train.evaluations": 10,
     "train.max_passes": 1000,
     "train.checkpoint_every": 7,
+    "train.keep_every": 5,
 }
 
 
@@ -74,7 +75,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, committed_params: dict[st
         shutil.copytree(ROOT / package, project / package, ignore=ignore)
     write_params(project, committed_params)
     tiny_models.write_bert(project / "bert")
-    write_store(project / "data/stores/mimic-cxr", 32)
+    write_store(project / "data/stores/chest", 32)
     return project
 
 
@@ -87,7 +88,7 @@ class Process:
         hidden = ("DVC_ROOT", "DVC_STAGE")
         environment = {key: value for key, value in os.environ.items() if key not in hidden}
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "stages.pretrain", "chest"],
+            [sys.executable, "-m", "stages.pretrain", "convirt", "chest"],
             cwd=project,
             env=environment,
             stdout=subprocess.DEVNULL,
@@ -172,18 +173,22 @@ def test_outputs(whole: dict[str, bytes], template: Path) -> None:
         f"{folder}/text_encoder/model.safetensors",
         f"{folder}/text_encoder/tokenizer.json",
         f"{folder}/text_encoder/tokenizer_config.json",
-        "metrics/pretrain/chest.json",
-        "metrics/pretrain/chest.csv",
+        "metrics/pretrain/convirt-chest.json",
+        "metrics/pretrain/convirt-chest.csv",
+        "models/kept/convirt/chest/kept.json",
+        *(f"models/kept/convirt/chest/step-{i:09d}.safetensors" for i in (50, 100)),
     }
-    told = json.loads(whole["metrics/pretrain/chest.json"])
+    told = json.loads(whole["metrics/pretrain/convirt-chest.json"])
     assert (told["corpus"], told["pairs"], told["pairs_val"]) == ("chest", 12, 5)
     assert told["steps"] == 100
     assert told["chance"] == pytest.approx(np.log(4))
     assert set(told["provenance"]) == {"code", "params", "versions", "inputs"}
-    curve = pd.read_csv(template.with_name("whole") / "metrics/pretrain/chest.csv")
+    curve = pd.read_csv(template.with_name("whole") / "metrics/pretrain/convirt-chest.csv")
     assert list(curve.columns) == ["step", "train_loss", "val_loss", "lr", "chance"]
-    assert curve["step"].tolist() == list(range(10, 101, 10))
+    assert curve["step"].tolist() == list(range(0, 101, 10))
     assert told["val_loss"] == pytest.approx(curve["val_loss"].min())
+    kept = json.loads(whole["models/kept/convirt/chest/kept.json"])["states"]
+    assert [row["step"] for row in kept] == [50, 100]
     assert not any(str(template.parent).encode() in data for data in whole.values())
 
 
@@ -229,7 +234,7 @@ def test_edit_during_the_run_is_refused(
             if edited == "params.yaml":
                 write_params(projects[edited], committed_params, **{"train.lr": 0.1})
             else:
-                (projects[edited] / edited).write_bytes(before[edited] + b"# an edit\n")
+                (projects[edited] / edited).write_bytes(before[edited] + b"edited = 1\n")
             process.release()
         for edited, process in running.items():
             assert process.end() == 1

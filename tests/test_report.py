@@ -56,14 +56,23 @@ def fabricate(root: Path, params: dict[str, Any]) -> None:
     for key in matrix_keys(*(matrix[axis] for axis in ("task", "init", "fraction", "protocol"))):
         fabricate_run(root, key)
     for i, corpus in enumerate(params["corpora"]):
+        name = f"convirt-{corpus}"
         step = np.arange(0, 100, 25)
         curve = {"step": step, "train_loss": 4.1 - step / 90, "val_loss": 4 - step / 99}
         table = pd.DataFrame(curve | {"lr": 0.1, "chance": np.log(64)})
-        path = root / f"metrics/pretrain/{corpus}.csv"
+        path = root / f"metrics/pretrain/{name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(path, index=False)
-        cell = {"corpus": corpus, "val_loss": 3.25, "chance": float(np.log(64)), "pairs": 1000 + i}
-        cell |= {"steps": 75, "best_step": 75, "provenance": provenance("pretrain")}
+        cell = {
+            "objective": "convirt",
+            "corpus": corpus,
+            "val_loss": 3.25,
+            "best": 3.25,
+            "chance": float(np.log(64)),
+            "pairs": 1000 + i,
+        }
+        cell |= {"start": 4.2, "criterion": "val_loss", "steps": 75, "best_step": 75}
+        cell |= {"provenance": provenance("pretrain")}
         files.write_json(path.with_suffix(".json"), cell)
     for name in params["datasets"]["sources"]:
         count = {"in": 1010, "dropped": {"truncated": 10}, "kept": 1000}
@@ -74,9 +83,11 @@ def fabricate(root: Path, params: dict[str, Any]) -> None:
         files.write_json(root / f"metrics/funnel/{name}.json", funnel)
     cell = {"p_at_5": 0.41, "p_at_10": 0.39, "p_at_50": 0.3, "chance": 0.125}
     cell |= {"queries": 80, "candidates": 1600}
-    found = {"image_image": cell, "text_image": cell | {"p_at_5": 0.55, "queries": 40}}
-    found |= {"imagenet": {"image_image": cell}, "provenance": provenance("retrieve")}
-    files.write_json(root / "metrics/retrieval.json", found)
+    text = {"text_image": cell | {"p_at_5": 0.55, "queries": 40}}
+    for system in params["retrieval"]["systems"]:
+        found = {"image_image": cell, **(text if system == "convirt" else {})}
+        found |= {"provenance": provenance("retrieve")}
+        files.write_json(root / f"metrics/retrieval/{system}.json", found)
 
 
 Report = Callable[..., Result]
@@ -137,14 +148,14 @@ def test_it_writes_summary_page_and_figures(done: tuple[Path, str]) -> None:
     assert set(cells["claim"]) == {*TASKS, "equal_fraction", "mean"}
     assert all(cells["claim"]["equal_fraction"][task]["difference"] > 0 for task in TASKS)
     assert cells["retrieval"]["imagenet"]["image_image"]["p_at_5"] == 0.41
-    assert cells["pretrain"]["bone"]["pairs"] == 1001
+    assert cells["pretrain"]["convirt"]["bone"]["pairs"] == 1001
     figures = folder / "metrics/figures"
     made = {path.relative_to(figures).as_posix() for path in figures.rglob("*.*")}
     assert made == {
         *(f"{name}.png" for name in ("loss", "efficiency", "retrieval")),
-        *("efficiency.csv", "retrieval.csv", "loss/chest.csv", "loss/bone.csv"),
+        *("efficiency.csv", "retrieval.csv", "loss/convirt-chest.csv", "loss/convirt-bone.csv"),
     }
-    loss = pd.read_csv(figures / "loss/chest.csv")
+    loss = pd.read_csv(figures / "loss/convirt-chest.csv")
     assert list(loss) == ["step", "train_loss", "val_loss", "chance"]
     for text in ("Transfer, fine-tuned", "made-up data", "above 0", "70.0 [61.0, 78.9]", "P@50"):
         assert text in printed
@@ -162,7 +173,7 @@ def test_the_same_results_give_the_same_bytes(done: tuple[Path, str], tmp_path: 
         for pattern in ("*.*", "figures/*.*", "figures/loss/*")
     ]
     assert outputs[:3] == outputs[3:]
-    assert [len(part) for part in outputs[:3]] == [3, 5, 2]
+    assert [len(part) for part in outputs[:3]] == [2, 5, 2]
 
 
 def test_it_follows_the_matrix_and_not_the_files(report: Report, tmp_path: Path) -> None:
@@ -183,10 +194,10 @@ def test_it_follows_the_matrix_and_not_the_files(report: Report, tmp_path: Path)
             "models/finetune/mura-imagenet-100-finetune/predictions.parquet",
             "finetune@mura-imagenet-100-finetune",
         ),
-        ("metrics/pretrain/bone.json", "pretrain@bone"),
-        ("metrics/pretrain/bone.csv", "pretrain@bone"),
+        ("metrics/pretrain/convirt-bone.json", "pretrain@convirt-bone"),
+        ("metrics/pretrain/convirt-bone.csv", "pretrain@convirt-bone"),
         ("metrics/funnel/rsna.json", "preprocess@rsna"),
-        ("metrics/retrieval.json", "retrieve"),
+        ("metrics/retrieval/imagenet.json", "retrieve@imagenet"),
     ],
 )
 def test_a_missing_result_names_the_command(
@@ -254,7 +265,7 @@ def test_the_page_names_the_sets_of_a_user(report: Report, tmp_path: Path) -> No
     text = page(tmp_path)
     head = text.split("## Transfer")[0]
     assert "the sets `rsna` (reader `rsna`) are **given data**." in head
-    assert re.search(r"\*\*Made up, drawn by `stages/demo.py`\*\*, are .*`mimic-cxr`", head)
+    assert re.search(r"\*\*Made up, drawn by `stages/demo.py`\*\*, are .*`chest`", head)
     assert "| rsna | AUROC | `rsna` | ConVIRT (chest pairs) |" in text
     assert "here, given and made-up data" in text
     assert "- **rsna** (given data)" in text

@@ -99,7 +99,7 @@ def test_unknown_name_on_the_command_line(make: Make, capsys: pytest.CaptureFixt
     ("path", "old", "new", "named"),
     [
         ("convirt/used.py", "x = 1", "x = 2", "convirt/used.py"),
-        ("stages/toy.py", "used", "used  # why", "stages/toy.py"),
+        ("stages/toy.py", "used", "used as z", "stages/toy.py"),
         ("params.yaml", "lr: 0.0005", "lr: 0.0006", "params.yaml: train.lr"),
         ("params.yaml", "\nseed: 0", "\nseed: 1", "params.yaml: seed"),
     ],
@@ -197,7 +197,7 @@ def test_real_stage_process_refuses_after_an_edit(tmp_path: Path) -> None:
             assert process.stdout.readline() == "1e-05\n"
             if edit:
                 with (tmp_path / edit).open("a") as handle:
-                    handle.write("# an edit\n")
+                    handle.write("# an edit\n" if edit == "params.yaml" else "y = 1\n")
             _, told = process.communicate("\n", timeout=60)
             return process.returncode, told
 

@@ -45,8 +45,8 @@ def build(runs: Sequence[Mapping[str, Any]], **changes: Any) -> dict[str, Any]:
     inputs: dict[str, Any] = {
         "runs": runs,
         "predictions": tables,
-        "retrieval": None,
-        "pretrain": {},
+        "retrieval": {},
+        "pretrain": [],
         "made_up": 1.0,
         "resamples": 50,
         "seed": 0,
@@ -63,16 +63,20 @@ def flat(cells: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 RETRIEVAL = {
-    "image_image": {"p_at_5": 0.4, "p_at_10": 0.3, "chance": 0.125, "queries": 80},
-    "text_image": {"p_at_5": 0.6, "p_at_10": 0.5, "chance": 0.125, "queries": 40},
+    "convirt": {
+        "image_image": {"p_at_5": 0.4, "p_at_10": 0.3, "chance": 0.125, "queries": 80},
+        "text_image": {"p_at_5": 0.6, "p_at_10": 0.5, "chance": 0.125, "queries": 40},
+        "provenance": {"code": "c", "versions": {"torch": "2"}},
+    },
     "imagenet": {"image_image": {"p_at_5": 0.2, "p_at_10": 0.2, "chance": 0.125, "queries": 80}},
-    "provenance": {"code": "c", "versions": {"torch": "2"}},
 }
 
 
 def test_the_keys_are_those_that_the_issue_names() -> None:
     runs = [run(t, i, f) for t in ("rsna", "mura") for i in INITS for f in (10, 100)]
-    pretrain = {"chest": {"val_loss": 3.0, "chance": 4.0, "pairs": 9, "steps": 3, "lr": 0.1}}
+    about = {"objective": "convirt", "corpus": "chest", "steps": 3, "start": 4.1, "best": 3.0}
+    caption = about | {"objective": "caption_lstm", "val_loss": 2.0, "chance": None, "pairs": 9}
+    pretrain = [about | {"val_loss": 3.0, "chance": 4.0, "pairs": 9}, caption]
     cells = flat(build(runs, retrieval=RETRIEVAL, pretrain=pretrain))
     expected = {
         f"finetune.{t}.{i}.{f}.{part}"
@@ -90,15 +94,15 @@ def test_the_keys_are_those_that_the_issue_names() -> None:
     expected |= {"claim.mean.difference", "claim.equal_fraction.mean.difference", "data.made_up"}
     expected |= {
         f"retrieval.{d}.{part}"
-        for d in ("image_image", "text_image", "imagenet.image_image")
+        for d in ("convirt.image_image", "convirt.text_image", "imagenet.image_image")
         for part in ("p_at_5", "p_at_10", "chance")
     }
-    expected |= {
-        f"pretrain.chest.{part}" for part in ("val_loss", "chance", "below_chance", "pairs")
-    }
+    always = ("val_loss", "start", "best", "pairs")
+    expected |= {f"pretrain.{o}.chest.{p}" for o in ("convirt", "caption_lstm") for p in always}
+    expected |= {f"pretrain.convirt.chest.{part}" for part in ("chance", "below_chance")}
     assert set(cells) == expected
     assert all(type(value) in (int, float) for value in cells.values())
-    assert cells["pretrain.chest.below_chance"] == 0.25
+    assert cells["pretrain.convirt.chest.below_chance"] == 0.25
     fractions = {k: v for k, v in cells.items() if not k.startswith("pretrain.")}
     assert all(-1 <= value <= 1 for value in fractions.values())
 

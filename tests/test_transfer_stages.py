@@ -217,7 +217,7 @@ def test_one_class_only_in_the_test_set_is_a_clear_error(repo: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("rsna", "imagnet", "10", "linear"), "one of random, imagenet, convirt"),
+        (("rsna", "imagnet", "10", "linear"), "models/encoders/imagnet/chest"),
         (("rsna", "convirt", "10", "linear"), "config.json"),
         (("mura", "imagenet", "10", "linear"), "dvc repro preprocess@mura"),
         (("rsnaa", "imagenet", "10", "linear"), "tasks.rsna"),
@@ -280,34 +280,39 @@ def pair(repo: Path) -> Path:
 
 
 def test_retrieve_writes_numbers_rankings_and_a_gallery(pair: Path) -> None:
-    result = run(stage=retrieve)
-    assert result.exit_code == 0, result.output
-    values = json.loads((pair / "metrics/retrieval.json").read_text())
-    for cell in (values["image_image"], values["text_image"], values["imagenet"]["image_image"]):
+    folder, values = pair / "data/retrieval/convirt", {}
+    for system in ("imagenet", "convirt"):
+        result = run(system, stage=retrieve)
+        assert result.exit_code == 0, result.output
+        values[system] = json.loads((pair / f"metrics/retrieval/{system}.json").read_text())
+    assert "text_image" not in values["imagenet"]
+    baseline = values["imagenet"]["image_image"]
+    values = values["convirt"]
+    for cell in (values["image_image"], values["text_image"], baseline):
         assert cell["chance"] == pytest.approx(1 / 3) and cell["candidates"] == 15
         assert all(0 <= cell[f"p_at_{k}"] <= 1 for k in (1, 2, 4))
     assert values["image_image"]["queries"] == 3 and values["text_image"]["queries"] == 2
     assert values["image_image"]["p_at_1"] == 1.0  # the bands are easy to tell apart
 
-    table = pd.read_parquet(pair / "data/retrieval/rankings.parquet")
-    assert len(table) == (3 + 3 + 2) * 4
-    for (encoder, direction), rows in table.groupby(["encoder", "direction"]):
-        cell = values if encoder == "convirt" else values[encoder]
+    table = pd.read_parquet(folder / "rankings.parquet")
+    assert len(table) == (3 + 2) * 4
+    cell = values
+    for direction, rows in table.groupby("direction"):
         assert rows["right"].mean() == pytest.approx(cell[direction]["p_at_4"])
         assert rows[rows["rank"] <= 2]["right"].mean() == pytest.approx(cell[direction]["p_at_2"])
     assert not set(table["candidate"]) & {"0.png", "1.png", "2.png"}
-    files_made = {p.name: p.read_bytes() for p in (pair / "data/retrieval").iterdir()}
-    assert set(files_made) == {"gallery.png", "rankings.parquet"}
+    files_made = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert set(files_made) == {"embeddings.safetensors", "gallery.png", "rankings.parquet"}
 
-    assert run(stage=retrieve).exit_code == 0
-    assert files_made == {p.name: p.read_bytes() for p in (pair / "data/retrieval").iterdir()}
+    assert run("convirt", stage=retrieve).exit_code == 0
+    assert files_made == {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
 def test_retrieve_without_sentences_measures_images_alone(pair: Path) -> None:
     (pair / "data/stores/chexpert-8x200/queries.parquet").unlink()
-    result = run(stage=retrieve)
+    result = run("convirt", stage=retrieve)
     assert result.exit_code == 0, result.output
-    values = json.loads((pair / "metrics/retrieval.json").read_text())
+    values = json.loads((pair / "metrics/retrieval/convirt.json").read_text())
     assert "image_image" in values and "text_image" not in values
 
 
@@ -315,7 +320,7 @@ def test_retrieve_refuses_a_set_of_another_kind(
     pair: Path, write_params: Callable[..., Path]
 ) -> None:
     change(pair, "retrieval.dataset", "rsna", write_params)
-    result = run(stage=retrieve)
+    result = run("convirt", stage=retrieve)
     assert result.exit_code == 1 and "a store of kind labels" in result.output
 
 
@@ -323,5 +328,5 @@ def test_retrieve_refuses_more_than_there_are(
     pair: Path, write_params: Callable[..., Path]
 ) -> None:
     change(pair, "retrieval.k", [5, 50], write_params)
-    result = run(stage=retrieve)
+    result = run("convirt", stage=retrieve)
     assert result.exit_code == 1 and "at most 15" in result.output
