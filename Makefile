@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro table test check format coverage gate bench use doctor deps readme lock clean
+.PHONY: help setup repro table test check format coverage gate bench use doctor readme lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -53,9 +53,6 @@ use: setup  ## take over a profile: make use PROFILE=profiles/paper.yaml
 
 doctor: setup  ## what data, weights and hardware are there, and what is missing?
 	@python -m stages.doctor --params $(or $(PROFILE),params.yaml)
-
-deps: setup  ## rewrite the code dependencies in dvc.yaml from what the stages import
-	python -m stages.deps --write
 
 readme: setup  ## put the results of metrics/summary.json into the README
 	python -m stages.readme

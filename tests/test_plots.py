@@ -18,7 +18,10 @@ from convirt import plots
 def curves() -> dict[str, pd.DataFrame]:
     step = np.arange(0, 100, 25)
     columns = {"step": step, "train_loss": 4.1 - step / 90, "val_loss": 4 - step / 99}
-    return {name: pd.DataFrame(columns | {"chance": np.log(64)}) for name in ("convirt-chest", "convirt-bone")}
+    return {
+        name: pd.DataFrame(columns | {"chance": np.log(64)})
+        for name in ("convirt-chest", "convirt-bone")
+    }
 
 
 def efficiency_rows() -> list[dict[str, Any]]:
