@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from convirt.datasets.phantom.case import ChestCase, Finding, LimbCase
+from convirt.datasets.phantom.hedge import denial, hedged
+
+# Share of the reports with a finding, of the denials, and of the limb reports with a finding that
+# are worded in a way that rules trip over: in all about a quarter of the reports.
+_HEDGED, _HEDGED_DENIALS, _HEDGED_LIMBS = 0.22, 0.5, 0.2
 
 _PHRASES: dict[str, tuple[str, ...]] = {
     "Atelectasis": (
@@ -95,22 +102,48 @@ def _say(phrase: str, finding: Finding) -> str:
     )
 
 
+def _hedge(
+    rng: np.random.Generator, case: ChestCase | LimbCase, *texts: list[str], share: float
+) -> None:
+    """In a share of the cases, reword the phrases about one of the findings, in place."""
+    if not case.findings or rng.random() >= share:
+        return
+    i = int(rng.integers(len(case.findings)))
+    present = frozenset(finding.name for finding in case.findings)
+    plain = [text[i] for text in texts]
+    for text, phrase in zip(texts, hedged(rng, case.findings[i].name, plain, present), strict=True):
+        text[i] = phrase
+
+
+def _sentences(phrases: Sequence[str], case: ChestCase | LimbCase) -> list[str]:
+    """A phrase a finding, filled in."""
+    return [_say(phrase, f) for phrase, f in zip(phrases, case.findings, strict=True)]
+
+
 def chest_report(rng: np.random.Generator, case: ChestCase) -> tuple[str, str]:
     """Write the findings and the impression of a case; either may be an empty string."""
-    body = [_say(_PHRASES[f.name][rng.integers(3)], f) for f in case.findings]
+    wording = rng.spawn(1)[0]  # its draws do not move those of the film
+    first = [_PHRASES[f.name][rng.integers(3)] for f in case.findings]
+    others: list[str] = []
     if not case.findings:
-        body.append(_NORMAL[rng.integers(1, 4)])
+        others.append(_NORMAL[rng.integers(1, 4)])
     if case.device != "none" and rng.random() < 0.85:
-        body.append(_DEVICE_PHRASES[case.device])
+        others.append(_DEVICE_PHRASES[case.device])
     if case.low_volumes and rng.random() < 0.6:
-        body.append("Lung volumes are low.")
+        others.append("Lung volumes are low.")
     absent = [name for name in _NEGATIVE if name not in case.labels]
     if rng.random() < 0.25:
-        body.append(_NEGATIVE[absent[rng.integers(len(absent))]])
+        plain = _NEGATIVE[absent[rng.integers(len(absent))]]
+        tricky = wording.random() < _HEDGED_DENIALS
+        others.append(denial(wording, case.labels) if tricky else plain)
     if rng.random() < 0.15:
-        body.append(_IRRELEVANT[rng.integers(len(_IRRELEVANT))])
-    body = [body[i] for i in rng.permutation(len(body))]
-    impression = [_say(_PHRASES[f.name][rng.integers(3)], f) for f in case.findings]
+        others.append(_IRRELEVANT[rng.integers(len(_IRRELEVANT))])
+    order = rng.permutation(len(first) + len(others))
+    again = [_PHRASES[f.name][rng.integers(3)] for f in case.findings]
+    _hedge(wording, case, first, again, share=_HEDGED)
+    body = [*_sentences(first, case), *others]
+    body = [body[i] for i in order]
+    impression = _sentences(again, case)
     if not impression:
         impression = [_NORMAL[rng.integers(4)]]
     if rng.random() < 0.12:
@@ -217,10 +250,15 @@ _LIMB_NORMAL = (
 
 def limb_report(rng: np.random.Generator, case: LimbCase) -> str:
     """Write the report of a limb case, a few sentences."""
-    body: list[str] = []
-    for finding in case.findings:
-        first, second = rng.choice(3, size=2, replace=False)
-        body += [_say(_LIMB_PHRASES[finding.name][k], finding) for k in (first, second)]
+    wording = rng.spawn(1)[0]
+    pairs = [rng.choice(3, size=2, replace=False) for _ in case.findings]
+    first, again = (
+        [_LIMB_PHRASES[f.name][pair[k]] for f, pair in zip(case.findings, pairs, strict=True)]
+        for k in range(2)
+    )
+    _hedge(wording, case, first, again, share=_HEDGED_LIMBS)
+    both = zip(_sentences(first, case), _sentences(again, case), strict=True)
+    body = [sentence for pair in both for sentence in pair]
     if not case.findings:
         body += [_LIMB_NORMAL[k] for k in rng.choice(4, size=2, replace=False)]
     if case.extra == "cast" and rng.random() < 0.7:
