@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -206,15 +206,22 @@ def options_of(kind: type[T], parts: Parts) -> T:
     """
     from pydantic import TypeAdapter, ValidationError
 
+    def refuse(key: str, found: str) -> InputError:
+        return InputError(
+            f"params.yaml: objectives.<name>.options.{key}".rstrip("."),
+            f"options {', '.join(known) or '(none)'}",
+            found,
+            "see the docstring of Options in convirt/objectives/<name>.py",
+        )
+
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for key in parts.options:  # which pydantic would pass over
+        if key not in known:
+            raise refuse(key, f"{key!r}, which is none of them")
     try:
         # as JSON, of which strict mode makes dataclasses and tuples
         return TypeAdapter(kind).validate_json(json.dumps(dict(parts.options)), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"params.yaml: objectives.<name>.options.{where}",
-            f"options {', '.join(getattr(kind, '__dataclass_fields__', {})) or '(none)'}",
-            f"{first['msg']}: {first['input']!r}",
-            "see the docstring of Options in convirt/objectives/<name>.py",
-        ) from None
+        key = ".".join(str(part) for part in first["loc"])
+        raise refuse(key, f"{first['msg']}: {first['input']!r}") from None
