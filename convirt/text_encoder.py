@@ -132,6 +132,36 @@ class Tokenizer:
         )
         return batch["input_ids"], batch["attention_mask"].bool()
 
+    def pieces(self, sentences: Sequence[str]) -> list[list[int]]:
+        """Word pieces of sentences in the tokenizer's numbers: uncut, without [CLS] and [SEP]."""
+        batch = self.inner(
+            list(sentences), add_special_tokens=False, truncation=False, padding=False
+        )
+        return list(batch["input_ids"])
+
+    def names(self, pieces: Sequence[int]) -> list[str]:
+        """Word pieces as texts."""
+        return list(self.inner.convert_ids_to_tokens(list(pieces)))
+
+
+def create_tokenizer(weights: str, max_tokens: int) -> Tokenizer:
+    """The tokenizer of a text encoder alone, without its weights.
+
+    Raises:
+        InputError: It cannot be had.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(text_folder(weights))
+    except (OSError, ValueError) as error:
+        raise _unusable(weights, str(error).splitlines()[0][:200]) from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise _unusable(weights, "no vocabulary (tokenizer.json or vocab.txt)")
+    return Tokenizer(tokenizer, max_tokens)
+
 
 def create_text_encoder(
     weights: str, frozen_layers: int, max_tokens: int
@@ -142,7 +172,7 @@ def create_text_encoder(
         InputError: The weights cannot be had.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -155,7 +185,6 @@ def create_text_encoder(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told below, by name
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise _unusable(weights, str(error).splitlines()[0][:200]) from error
     if told["mismatched_keys"]:
@@ -165,11 +194,9 @@ def create_text_encoder(
     missing = sorted(key for key in told["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise _unusable(weights, f"{len(missing)} tensors missing, such as {missing[0]}")
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise _unusable(weights, "no vocabulary (tokenizer.json or vocab.txt)")
     if not hasattr(bert, "embeddings") or not hasattr(getattr(bert, "encoder", None), "layer"):
         raise _unusable(weights, f"a {type(bert).__name__}")
-    return TextEncoder(bert.float(), frozen_layers), Tokenizer(tokenizer, max_tokens)
+    return TextEncoder(bert.float(), frozen_layers), create_tokenizer(weights, max_tokens)
 
 
 def _unusable(weights: str, found: str) -> InputError:

@@ -130,6 +130,7 @@ def _parts(p: Params, blocks: Pretraining, config: TrainConfig, data: Corpus, co
         image=encoder,
         image_config=image_config,
         text=lambda: _text(p.model),
+        tokenizer=lambda: _tokenizer(p.model),
         texts=data.texts,
         train=data.train,
         val=data.val,
@@ -145,6 +146,12 @@ def _text(model: Model) -> tuple[TextEncoder, Tokenizer]:
 
     text = model.text
     return create_text_encoder(text.weights, text.frozen_layers, text.max_tokens)
+
+
+def _tokenizer(model: Model) -> Tokenizer:
+    from convirt.text_encoder import create_tokenizer
+
+    return create_tokenizer(model.text.weights, model.text.max_tokens)
 
 
 def _corpus(store: Store) -> Corpus:

@@ -17,7 +17,7 @@ from convirt.image_encoder import ImageConfig
 from convirt.objectives import base, find
 from convirt.pair_encoder import PairEncoder
 from convirt.pairs import Pairs
-from convirt.text_encoder import TextEncoder, Tokenizer, create_text_encoder
+from convirt.text_encoder import TextEncoder, Tokenizer, create_text_encoder, create_tokenizer
 from convirt.training import Corpus, Result, TrainConfig, pretrain, resumed_step
 
 WORDS = ["no", "acute", "finding", "left", "right", "upper", "lower", "small", "large"]
@@ -46,10 +46,14 @@ class TinyImageEncoder(nn.Module):
         self.norm = nn.BatchNorm2d(8)
         self.two = nn.Conv2d(8, 8, 3, stride=2, padding=1)
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The map before pooling, (N, 8, H / 4, W / 4)."""
+        features: Tensor = self.two(self.norm(self.one(x)).relu()).relu()
+        return features
+
     def forward(self, x: Tensor) -> Tensor:
         """Encode."""
-        h: Tensor = self.two(self.norm(self.one(x)).relu()).relu().mean(dim=(2, 3))
-        return h
+        return self.forward_features(x).mean(dim=(2, 3))
 
 
 def write_bert(folder: Path, layers: int = 3, seed: int = 0) -> Path:
@@ -156,6 +160,7 @@ def parts(
         image=image,
         image_config=ImageConfig("tiny", SIDE, 8, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)),
         text=lambda: text_encoder(folder, frozen),
+        tokenizer=lambda: create_tokenizer(f"file:{folder}", 24),
         texts=data.texts,
         train=data.train,
         val=data.val,

@@ -49,6 +49,7 @@ class Parts:
         image: The image encoder f_v with initial weights, (N, 3, S, S) to h (N, width).
         image_config: Of the image encoder.
         text: Loads the text encoder f_u and its tokenizer; objectives without text never call it.
+        tokenizer: Loads the tokenizer alone, for objectives that need words but no text encoder.
         texts: The distinct sentences of the corpus, which rows of a batch and of reports point at.
         train: Pairs to train on.
         val: Pairs to validate on.
@@ -61,6 +62,7 @@ class Parts:
     image: nn.Module
     image_config: ImageConfig
     text: Callable[[], tuple[TextEncoder, Tokenizer]]
+    tokenizer: Callable[[], Tokenizer]
     texts: Sequence[str]
     train: Pairs
     val: Pairs
