@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from convirt.errors import InputError
+from convirt.objectives.base import options_of
 from convirt.objectives.convirt import convirt_loss
 
 
@@ -117,3 +122,33 @@ def test_loss_falls_under_plain_gradient_steps() -> None:
                 x -= 0.05 * x.grad
     assert all(later < before for before, later in pairwise(losses))
     assert losses[-1] < 0.5 * losses[0]
+
+
+# ------------------------------------------------------------------------------ options
+@dataclass(frozen=True)
+class Settings:
+    size: int
+    share: float
+
+
+def settings(**options: Any) -> Settings:
+    return options_of(Settings, SimpleNamespace(options=options))  # type: ignore[arg-type]
+
+
+def test_options_are_read() -> None:
+    assert settings(size=3, share=0.5) == Settings(3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"size": 3, "share": 0.5, "unheard": 1}, "unheard"),
+        ({"size": 3}, "share"),
+        ({"size": "3", "share": 0.5}, "size"),
+        ({"size": 3.5, "share": 0.5}, "size"),
+        ({"size": True, "share": 0.5}, "size"),
+    ],
+)
+def test_options_that_do_not_fit(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=rf"options\.{named}\n"):
+        settings(**options)

@@ -222,7 +222,8 @@ def options_of(kind: type[T], parts: Parts) -> T:
             raise refuse(key, f"{key!r}, which is none of them")
     try:
         # as JSON, of which strict mode makes dataclasses and tuples
-        return TypeAdapter(kind).validate_json(json.dumps(dict(parts.options)), strict=True)
+        told = json.dumps(dict(parts.options))
+        return TypeAdapter(kind).validate_json(told, strict=True, extra="forbid")
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
