@@ -1,0 +1,113 @@
+"""Contrastive-Binary-Loss, the baseline that tells true pairs from false ones (section 4.3).
+
+h_v and h_u are each projected linearly to one width, laid side by side, and a small network says
+how likely it is that the two belong together: binary cross entropy over each pair and one fake.
+The text of a fake is that of another pair of the batch.
+
+A swapped-in text that says the same as the pair's own (the same row of the distinct sentences) is
+no fake: it is left out, and the fakes that remain share the weight of all. Both halves, true and
+fake, thus weigh a half each, and the loss of a network that knows nothing stays ln 2. A text that
+differs in words but is true of the film as well counts as a fake, as it does in the paper.
+
+Nothing here pulls a film and its sentence together in one space: the cosine of the two linear
+projections, by which images are retrieved, is no more than what the network happens to leave there.
+The paper's precision is close to chance, too (Table 2).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convirt import checkpoint
+from convirt.objectives import base
+from convirt.objectives.base import Inputs, Parts, full_precision, options_of
+from convirt.pair_encoder import Projection
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of this objective.
+
+    Attributes:
+        hidden: Width of the network's hidden layer; 0 is that of both projections together.
+    """
+
+    hidden: int
+
+
+def partners(count: int, draw: bool) -> Tensor:
+    """For each of `count` pairs the pair whose text is swapped in, (count,) int64.
+
+    A permutation that leaves no pair its own text (if there are two at least): the next one in an
+    order drawn from torch's CPU generator, so that each other pair is equally likely; without a
+    draw the next one in the batch.
+    """
+    if not draw:
+        return torch.arange(count).roll(-1)
+    order = torch.randperm(count)
+    other = torch.empty_like(order)
+    other[order] = order.roll(-1)
+    return other
+
+
+def binary_loss(true: Tensor, fake: Tensor, is_fake: Tensor) -> Tensor:
+    """Binary cross entropy of true pairs and fakes, half the weight each.
+
+    At chance, with all logits 0, it is ln 2. Without a single fake it is that of the true pairs.
+
+    Args:
+        true: Logits of the N pairs, (N,).
+        fake: Logits with the texts swapped, (N,).
+        is_fake: (N,) bool, false where the swapped text says the same as the own.
+
+    Returns:
+        A scalar.
+    """
+    of_true = F.softplus(-true).mean()  # -ln sigmoid
+    kept = is_fake.to(fake.dtype)
+    of_fake = (F.softplus(fake) * kept).sum() / kept.sum().clamp(min=1)
+    return torch.where(is_fake.any(), (of_true + of_fake) / 2, of_true)
+
+
+class Objective(base.PairObjective):
+    """Both encoders, a linear projection each, and the network that judges a pair."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        options = options_of(Options, parts)
+        width = 2 * parts.projection.dim
+        self.classifier = Projection(width, options.hidden or width, 1)
+
+    def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss; beside it the share of true pairs and fakes that are told right."""
+        v = self.model.image_projection(self.h_v(inputs))
+        u = self.model.text_projection(self.h_u(inputs))
+        rows = torch.from_numpy(inputs.batch.sentences)
+        other = partners(len(rows), self.training)
+        is_fake = (rows != rows[other]).to(v.device, non_blocking=True)
+        true, fake = self.judge(v, u), self.judge(v, u[other.to(v.device, non_blocking=True)])
+        right = (true > 0).sum() + ((fake < 0) & is_fake).sum()
+        with full_precision(v):
+            loss = binary_loss(true, fake, is_fake)
+        return loss, {"accuracy": right / (len(rows) + is_fake.sum())}
+
+    def judge(self, v: Tensor, u: Tensor) -> Tensor:
+        """Logits that image and text belong together, (N,) float32, from v and u, (N, dim)."""
+        logits: Tensor = self.classifier(torch.cat([v, u], dim=1))
+        return logits.squeeze(1).float()
+
+    def chance(self) -> float:
+        """Loss if every pair is as likely true as not."""
+        return math.log(2)
+
+    def save(self, folder: Path) -> None:
+        """Write both encoders and the projections, and the network beside them."""
+        super().save(folder)
+        path = folder / "classifier.safetensors"
+        checkpoint.save_safetensors(path, self.classifier.state_dict())

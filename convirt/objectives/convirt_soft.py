@@ -1,0 +1,77 @@
+"""ConVIRT that counts the same sentence as the same: not in the paper.
+
+Reports repeat themselves ("no pleural effusion"), and the paper's loss then pushes an image away
+from a sentence that is word for word its own. Here all pairs of the batch whose sentence is the
+same (one row of the distinct sentences) are right answers, each to the same degree, in both
+directions. Where all sentences of a batch differ this is the paper's loss.
+
+Kin: with the sentence in the place of the label this is the loss of UniCL (Yang et al. 2022, arXiv
+2204.03610), weighted by lambda, which carries SupCon (Khosla et al. 2020, arXiv 2004.11362, the sum
+over positives outside of the logarithm) over to images and texts. MedCLIP (Wang et al. 2022, arXiv
+2210.10163) goes further, with soft targets from the likeness of extracted findings; sentences that
+mean the same in other words are still negatives here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convirt.objectives import base
+from convirt.objectives.base import Inputs, Parts, full_precision, options_of
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of this objective: none; tau and lam are the general ones."""
+
+
+def convirt_soft_loss(v: Tensor, u: Tensor, rows: Tensor, tau: float, lam: float) -> Tensor:
+    """Bidirectional contrastive loss with a uniform target over the equal sentences of a batch.
+
+    At chance it is ln N, as is the paper's. It cannot fall below the mean of ln m, m the number of
+    pairs that share a sentence.
+
+    Args:
+        v: L2-normalised image embeddings, (N, d).
+        u: L2-normalised text embeddings, (N, d); row i belongs to row i of `v`.
+        rows: (N,) which sentence each is.
+        tau: Temperature.
+        lam: Weight of image-to-text (softmax over the texts); text-to-image gets ``1 - lam``.
+
+    Returns:
+        The mean over the pairs, a scalar.
+    """
+    logits = v @ u.T / tau
+    same = (rows[:, None] == rows[None, :]).to(logits.dtype)
+    target = same / same.sum(dim=1, keepdim=True)
+    image_to_text = F.cross_entropy(logits, target)
+    text_to_image = F.cross_entropy(logits.T, target)  # to be the same is mutual
+    return lam * image_to_text + (1 - lam) * text_to_image
+
+
+class Objective(base.PairObjective):
+    """Both encoders and their projections."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        options_of(Options, parts)
+        self.tau, self.lam = parts.config.tau, parts.config.lam
+        self.batch_size = parts.config.batch_size
+
+    def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch; beside it the share of pairs whose sentence is there twice."""
+        v, u = self.v(inputs), self.u(inputs)
+        rows = torch.from_numpy(inputs.batch.sentences).to(v.device, non_blocking=True)
+        with full_precision(v):
+            loss = convirt_soft_loss(v, u, rows, self.tau, self.lam)
+        shared = (rows[:, None] == rows[None, :]).sum(dim=1) > 1
+        return loss, {"shared": shared.float().mean()}
+
+    def chance(self) -> float:
+        """Loss of equal embeddings, ln N."""
+        return math.log(self.batch_size)
