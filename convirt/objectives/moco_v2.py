@@ -1,0 +1,187 @@
+"""MoCo v2, contrastive learning from images alone with a queue (section 6).
+
+He et al. 2020, arXiv 1911.05722, with the head of Chen et al. 2020, arXiv 2003.04297. One view of a
+film, encoded by the query encoder, is to find the film's other view, encoded by the key encoder,
+among the keys of earlier batches. The key encoder follows the query encoder slowly and gets no
+gradient. The query encoder is what is kept in the end.
+
+The start of the queue: it is empty, and only its filled part counts, so that no query is ever
+compared with noise. The first step therefore costs and teaches nothing, and the loss climbs to its
+level until the queue is full, which has to be the case by the first validation after a step.
+
+BatchNorm: were the batch's queries and keys normalised by the same films, a query could know its
+key by that alone. The original shuffles the keys over its GPUs, each of which normalises its own
+part. Here one device does what `groups` GPUs did: the queries go through the encoder in so many
+parts, and the keys in so many parts of an order drawn anew. (The running statistics then see all
+parts; the original's are those of the first GPU.)
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convirt.errors import InputError
+from convirt.objectives import base
+from convirt.objectives.base import Inputs, Parts, full_precision, options_of, seed_torch
+from convirt.pair_encoder import Projection
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of this objective.
+
+    Attributes:
+        queue: Keys that are kept, K.
+        momentum: Share of itself that the key encoder keeps at each step, in [0, 1].
+        groups: Parts in which BatchNorm sees a batch, as so many GPUs would; has to divide it.
+    """
+
+    queue: int
+    momentum: float
+    groups: int
+
+
+def queue_loss(q: Tensor, k: Tensor, queue: Tensor, filled: Tensor, tau: float) -> Tensor:
+    """Cross entropy of the own key among itself and the queue (MoCo, eq. 1).
+
+    At chance it is ln(1 + K) with a full queue; with an empty one it is 0, without a gradient.
+
+    Args:
+        q: L2-normalised queries, (N, d).
+        k: L2-normalised keys, (N, d); row i is of the film of row i of `q`.
+        queue: L2-normalised keys of earlier batches, (K, d).
+        filled: How many rows of the queue count, from the first, a scalar.
+        tau: Temperature.
+
+    Returns:
+        The mean over the queries, a scalar.
+    """
+    own = (q * k).sum(dim=1, keepdim=True)
+    empty = torch.arange(len(queue), device=q.device) >= filled
+    others = (q @ queue.T).masked_fill(empty, float("-inf"))
+    logits = torch.cat([own, others], dim=1) / tau
+    return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
+
+
+class Objective(base.Objective):
+    """Query and key encoder, a head on each, and the queue.
+
+    Attributes:
+        queue: (K, dim) float32 keys, a ring.
+        enqueued: Keys that ever went in; the next one goes to this row modulo K.
+    """
+
+    views: ClassVar[int] = 2
+    queue: Tensor
+    enqueued: Tensor
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self.options = options_of(Options, parts)
+        check(self.options, parts.config.batch_size, parts.config.eval_every)
+        self.tau = parts.config.tau
+        seed_torch(parts.config.seed)
+        head, width = parts.projection, parts.image_config.width
+        self.image_encoder = parts.image
+        self.head = Projection(width, head.hidden or width, head.dim, head.layers)
+        self.key_encoder = copy.deepcopy(self.image_encoder).requires_grad_(False)
+        self.key_head = copy.deepcopy(self.head).requires_grad_(False)
+        self.register_buffer("queue", torch.zeros(self.options.queue, head.dim))
+        self.register_buffer("enqueued", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch of two views each; in training the queue and the keys move on."""
+        query_view, key_view = inputs.views
+        if self.training:
+            self._follow()
+            q = self._embed(self.image_encoder, self.head, query_view)
+            k = self._keys(key_view)
+        else:
+            q = self.head(self.image_encoder(query_view))
+            with torch.no_grad():
+                k = self.key_head(self.key_encoder(key_view))
+        q, k = F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
+        with full_precision(q):
+            # a copy, since the backward pass still needs what is overwritten below
+            queue = self.queue.clone() if self.training else self.queue
+            loss = queue_loss(q, k, queue, self.enqueued, self.tau)
+        if self.training:
+            self._enqueue(k)
+        return loss, {}
+
+    def validate(self, batches: Iterable[Inputs]) -> dict[str, float]:
+        """The mean loss; that of chance as long as the queue is not full, before the first step.
+
+        Among few keys, or none, the own is found easily: such a loss would be the best for ever.
+        """
+        if int(self.enqueued) < len(self.queue):
+            return {"val_loss": self.chance()}
+        return super().validate(batches)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the key encoder's weights towards the query encoder's; not its BatchNorm counts."""
+        keys = chain(self.key_encoder.parameters(), self.key_head.parameters())
+        queries = chain(self.image_encoder.parameters(), self.head.parameters())
+        for key, query in zip(keys, queries, strict=True):
+            key.lerp_(query, 1 - self.options.momentum)
+
+    def _embed(self, encoder: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+        """Encode in `groups` parts, each with BatchNorm statistics of its own."""
+        return torch.cat([head(encoder(part)) for part in x.chunk(self.options.groups)])
+
+    @torch.no_grad()
+    def _keys(self, x: Tensor) -> Tensor:
+        """Encode the keys in parts of a drawn order, and put them back into theirs."""
+        order = torch.randperm(len(x))
+        back = order.argsort().to(x.device, non_blocking=True)
+        shuffled = x[order.to(x.device, non_blocking=True)]
+        shuffled = shuffled.contiguous(memory_format=torch.channels_last)
+        return self._embed(self.key_encoder, self.key_head, shuffled)[back]
+
+    @torch.no_grad()
+    def _enqueue(self, k: Tensor) -> None:
+        """Put the keys in the places of the oldest."""
+        rows = (self.enqueued + torch.arange(len(k), device=k.device)) % len(self.queue)
+        self.queue.index_copy_(0, rows, k)
+        self.enqueued += len(k)
+
+    def chance(self) -> float:
+        """Loss if every key of a full queue is as likely the own."""
+        return math.log(1 + self.options.queue)
+
+
+def check(options: Options, batch_size: int, eval_every: int) -> None:
+    """Refuse settings that do not go together.
+
+    Raises:
+        InputError: A queue smaller than a batch or not full at the first validation, a momentum
+            outside of [0, 1], or a batch that cannot be cut into equal groups.
+    """
+    where = "params.yaml: objectives.moco_v2.options."
+    most = batch_size * eval_every
+    if not batch_size <= options.queue <= most:
+        raise InputError(
+            f"{where}queue",
+            f"{batch_size} (train.batch_size) to {most} (the keys of train.eval_every steps)",
+            str(options.queue),
+            "lower it, or validate less often: losses over a queue that still grows do not compare",
+        )
+    if not 0 <= options.momentum <= 1:
+        raise InputError(f"{where}momentum", "0 to 1", str(options.momentum), "0.999 as published")
+    if options.groups < 1 or batch_size % options.groups:
+        raise InputError(
+            f"{where}groups",
+            f"a divisor of train.batch_size = {batch_size}",
+            str(options.groups),
+            "2, as many as the paper had GPUs",
+        )

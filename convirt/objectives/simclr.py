@@ -1,0 +1,71 @@
+"""SimCLR, contrastive learning from images alone (section 6; Chen et al. 2020, arXiv 2002.05709).
+
+Two transformed views of each film are to find each other among all other views of the batch. The
+head on top, W2 ReLU(W1 h), is thrown away; both views go through the encoder in one batch, so that
+BatchNorm sees them together, as in the code that the paper used (sthalles/SimCLR).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convirt.objectives import base
+from convirt.objectives.base import Inputs, Parts, full_precision, options_of, seed_torch
+from convirt.pair_encoder import Projection
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of this objective: none; tau and the head's width are the general ones."""
+
+
+def nt_xent(one: Tensor, two: Tensor, tau: float) -> Tensor:
+    """Normalised temperature-scaled cross entropy (SimCLR, eq. 1), over all 2N views.
+
+    Each view looks for its partner among the 2N - 1 others; at chance it is ln(2N - 1).
+
+    Args:
+        one: L2-normalised embeddings of the first views, (N, d).
+        two: Of the second views; row i shows the film of row i of `one`.
+        tau: Temperature.
+
+    Returns:
+        The mean over the views, a scalar.
+    """
+    z = torch.cat([one, two])
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.T / tau).masked_fill(itself, float("-inf"))
+    partner = torch.arange(len(z), device=z.device).roll(len(one))
+    return F.cross_entropy(logits, partner)
+
+
+class Objective(base.Objective):
+    """The image encoder and a head."""
+
+    views: ClassVar[int] = 2
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        options_of(Options, parts)
+        self.image_encoder = parts.image
+        self.tau, self.batch_size = parts.config.tau, parts.config.batch_size
+        seed_torch(parts.config.seed)
+        head, width = parts.projection, parts.image_config.width
+        self.head = Projection(width, head.hidden or width, head.dim, head.layers)
+
+    def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch of two views each."""
+        h = self.image_encoder(torch.cat(inputs.views))
+        one, two = F.normalize(self.head(h).float(), dim=-1).chunk(2)
+        with full_precision(one):
+            return nt_xent(one, two, self.tau), {}
+
+    def chance(self) -> float:
+        """Loss if every other view is as likely the partner."""
+        return math.log(2 * self.batch_size - 1)
