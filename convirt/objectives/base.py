@@ -217,12 +217,9 @@ def options_of(kind: type[T], parts: Parts) -> T:
         )
 
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    for key in parts.options:  # which pydantic would pass over
-        if key not in known:
-            raise refuse(key, f"{key!r}, which is none of them")
+    # as JSON, of which strict mode makes dataclasses and tuples
+    told = json.dumps(dict(parts.options))
     try:
-        # as JSON, of which strict mode makes dataclasses and tuples
-        told = json.dumps(dict(parts.options))
         return TypeAdapter(kind).validate_json(told, strict=True, extra="forbid")
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
