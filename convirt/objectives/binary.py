@@ -38,7 +38,7 @@ class Options:
         hidden: Width of the network's hidden layer; 0 is that of both projections together.
     """
 
-    hidden: int
+    hidden: int = 0
 
 
 def partners(count: int, draw: bool) -> Tensor:

@@ -37,7 +37,7 @@ from convirt.pair_encoder import Projection
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of this objective.
+    """Settings of this objective; the defaults are those published, and the paper's GPUs.
 
     Attributes:
         queue: Keys that are kept, K.
@@ -45,9 +45,9 @@ class Options:
         groups: Parts in which BatchNorm sees a batch, as so many GPUs would; has to divide it.
     """
 
-    queue: int
-    momentum: float
-    groups: int
+    queue: int = 4096
+    momentum: float = 0.999
+    groups: int = 2
 
 
 def queue_loss(q: Tensor, k: Tensor, queue: Tensor, filled: Tensor, tau: float) -> Tensor:

@@ -22,15 +22,15 @@ from convirt.objectives.base import Inputs, Parts, full_precision, options_of
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of this objective.
+    """Settings of this objective; the defaults are those published.
 
     Attributes:
         scale: t = exp(t') at the start, above 0; 10 as published.
         bias: b at the start; -10 as published.
     """
 
-    scale: float
-    bias: float
+    scale: float = 10.0
+    bias: float = -10.0
 
 
 def sigmoid_loss(v: Tensor, u: Tensor, scale: Tensor | float, bias: Tensor | float) -> Tensor:
