@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,17 +209,22 @@ def _no_state(path: Path, found: str) -> InputError:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold `folder`, made if need be, for this process alone; the kernel frees it on any death.
 
     The holder may delete the folder.
 
+    Args:
+        folder: What is held.
+        waiting: If given and another process holds the folder, it is told that process's number
+            ("unknown" where it is), and then the lock is waited for.
+
     Raises:
-        InputError: Another process holds it; named by its number where known.
+        InputError: Another process holds it, and `waiting` is not given.
     """
     import fcntl
 
-    descriptor = _acquire(folder)
+    descriptor = _acquire(folder, waiting)
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -230,7 +235,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(folder: Path) -> int:
+def _acquire(folder: Path, waiting: Callable[[str], None] | None) -> int:
     import fcntl
 
     path = folder / LOCK
@@ -244,10 +249,17 @@ def _acquire(folder: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = os.pread(descriptor, 32, 0).decode(errors="replace") or "unknown"
-            os.close(descriptor)
-            hint = f"wait for it, or end it: kill {pid}"
-            found = f"held by process {pid}: the same run twice"
-            raise InputError(folder, "a free scratch folder", found, hint) from None
+            if waiting is None:
+                os.close(descriptor)
+                hint = f"wait for it, or end it: kill {pid}"
+                found = f"held by process {pid}: the same run twice"
+                raise InputError(folder, "a free scratch folder", found, hint) from None
+            try:
+                waiting(pid)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except BaseException:  # a signal, say
+                os.close(descriptor)
+                raise
         try:
             if path.stat().st_ino == os.fstat(descriptor).st_ino:
                 return descriptor

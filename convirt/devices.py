@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from pathlib import Path
 
 from convirt.errors import InputError
 
@@ -27,6 +28,20 @@ def require(name: str) -> str:
     if name == "cpu":
         _keep_memory()
     return name
+
+
+def hardware(name: str) -> str:
+    """The make of what "cpu" or "cuda" stands for: another one may give other last bits."""
+    import torch
+
+    if name == "cuda":
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    if (told := Path("/proc/cpuinfo")).is_file():
+        lines = told.read_text(encoding="utf-8", errors="replace").splitlines()
+        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        model = next(names, model)
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _keep_memory() -> None:

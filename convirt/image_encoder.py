@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,6 +56,8 @@ def create_image_encoder(
     Raises:
         InputError: Weights are missing or do not fit the architecture.
     """
+    import timm  # brings torchvision: seconds that a run on kept features does without
+
     torch.manual_seed(seed)
     source, _, name = weights.partition(":")
     try:
@@ -94,6 +95,8 @@ def create_image_encoder(
 
 
 def _from_hub(architecture: str, tag: str) -> nn.Module:
+    import timm
+
     if tag.partition(".")[0] != architecture:
         raise InputError(
             "params.yaml: model.image.weights",
@@ -216,15 +219,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
 
 
+def read_image_config(folder: Path) -> ImageConfig:
+    """What config.json of an encoder's folder tells of its image encoder."""
+    values = dict(read_config(folder)["image"])
+    values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
+    return ImageConfig(**{field.name: values[field.name] for field in fields(ImageConfig)})
+
+
 def load_image_encoder(folder: Path) -> tuple[nn.Module, ImageConfig]:
     """Read an image encoder back: (N, 3, size, size) float to h_v (N, width).
 
     Raises:
         InputError: A file is missing, or a weight is missing, surplus or of the wrong shape.
     """
-    values = dict(read_config(folder)["image"])
-    values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
-    config = ImageConfig(**{field.name: values[field.name] for field in fields(ImageConfig)})
+    import timm
+
+    config = read_image_config(folder)
     encoder = timm.create_model(config.architecture, pretrained=False, num_classes=0)
     checkpoint.load_into(encoder, folder / "image_encoder.safetensors")
     return prepared(encoder), config

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convirt.errors import InputError
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EVAL_BATCH = 256  # images at once where no gradient is needed
+SPLITS = ("train", "val", "test")
 
 
 # ------------------------------------------------------------------------------ which images
@@ -50,7 +50,7 @@ def check_task(
                 f"columns {', '.join(map(str, records))}",
                 f"correct the label; the nearest column is {near[0]!r}",
             )
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         rows = records[records["split"] == split]
         y = rows[list(labels)].to_numpy(np.float64)
         units = group(rows[unit].tolist(), rows["patient"].tolist(), y)
@@ -128,18 +128,19 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Images:
-    """Some images of a store, read batch by batch: the store may be larger than memory.
+    """Some images of a store, or their features, read batch by batch: all may exceed the memory.
 
     Attributes:
-        pixels: The whole store, (N, S, S) uint8, usually a memory map.
+        pixels: The whole store, (N, S, S) uint8, or its features, (N, width) float32; usually a
+            memory map.
         rows: Where the n items lie in it.
         y: Labels, (n, L) float32.
         units: What is scored.
-        prepare: From (b, S, S) uint8 to the encoder's input.
+        prepare: From (b, S, S) uint8 to the encoder's input; features stay as they are.
         device: Where batches go before they are prepared.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: np.ndarray
     rows: Ints
     y: Tensor
     units: Units
@@ -147,7 +148,7 @@ class Images:
     device: str
 
     def batch(self, index: Ints) -> Tensor:
-        """Prepared images, (b, 3, H, W)."""
+        """Prepared images, (b, 3, H, W), or features, (b, width)."""
         stored = torch.from_numpy(np.ascontiguousarray(self.pixels[self.rows[index]]))
         return self.prepare(stored.to(self.device))
 
@@ -157,7 +158,7 @@ class Images:
 
 
 def split_of(
-    pixels: NDArray[np.uint8],
+    pixels: np.ndarray,
     records: pd.DataFrame,
     labels: Sequence[str],
     unit: str,
@@ -165,12 +166,17 @@ def split_of(
     prepare: Callable[[Tensor], Tensor],
     device: str,
 ) -> Images:
-    """The images of one split of a store; arguments as in `check_task` and `Images`."""
+    """The images of one split; row i of `records` tells of pixels[i]. Arguments as in `Images`."""
     rows = np.flatnonzero(records["split"] == split)
     part = records.iloc[rows]
     y = part[list(labels)].to_numpy(np.float64)
     units = group(part[unit].tolist(), part["patient"].tolist(), y)
     return Images(pixels, rows, torch.tensor(y, dtype=torch.float32), units, prepare, device)
+
+
+def as_they_are(features: Tensor) -> Tensor:
+    """The `prepare` of features."""
+    return features
 
 
 @dataclass(frozen=True)

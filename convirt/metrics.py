@@ -8,14 +8,16 @@ MURA by patient (section 4.2), MURA itself by study.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convirt import bootstrap
+from convirt.bootstrap import Spread
 from convirt.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,9 +26,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Metric = Callable[[Floats, Floats, Floats | None], Floats]
-
-BLOCK = 4_000_000  # weights held at once, so that 2,000 resamples of 25,000 units fit in memory
-REDRAWS = 200  # a resample that lacks a class is drawn anew at most so often
 
 
 def auroc(y: Floats, p: Floats, weights: Floats | None = None) -> Floats:
@@ -138,24 +137,63 @@ def check_classes(y: Floats, labels: Sequence[str], metric: str, where: Path | s
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value between 0 and 1 (or a difference of two), with its 95% interval over patients."""
+    """A value between 0 and 1 (or a difference of two), with its 95% intervals.
+
+    Attributes:
+        value: Mean over the repeats.
+        low: Lower end of the interval over patients and repeats: the one that tables show.
+        high: Its upper end.
+        patients: How many were tested.
+        repeats: The value of each repeat.
+        over_patients: The interval over patients alone, the repeats as they are.
+        over_repeats: The spread of the repeats, the patients as they are; None of a single one.
+    """
 
     value: float
     low: float
     high: float
     patients: int
     repeats: tuple[float, ...]
+    over_patients: tuple[float, float]
+    over_repeats: Spread | None
+
+
+def told(result: Estimate, resamples: int) -> dict[str, Any]:
+    """An estimate for a JSON file, with a sentence on how each interval was made."""
+    count = len(result.repeats)
+    way = f"95% bootstrap interval, {resamples} resamples of the test patients"
+    spread = result.over_repeats
+    return {
+        "value": result.value,
+        "low": result.low,
+        "high": result.high,
+        "how": f"{way} and of the {count} repeats" if spread else f"{way}, one repeat",
+        "patients_test": result.patients,
+        "repeats": list(result.repeats),
+        "over_patients": {
+            "low": result.over_patients[0],
+            "high": result.over_patients[1],
+            "how": f"{way}, the repeats as they are",
+        },
+        "over_repeats": spread
+        and {
+            **asdict(spread),
+            "how": f"95% interval of Student's t, {count - 1} degrees of freedom, "
+            "the test patients as they are",
+        },
+    }
 
 
 def estimate(predictions: pd.DataFrame, metric: str, resamples: int, seed: int) -> Estimate:
-    """The metric of one run, mean over its repeats, with a bootstrap interval.
+    """The metric of one run, mean over its R repeats, with bootstrap intervals.
 
     Patients, not images, are drawn with replacement, because the images of a patient are not
-    independent. A resample takes the same patients in every repeat and averages the repeats'
-    metrics, so the interval is that of the mean over repeats for another set of test patients;
-    how far the repeats lie apart is another question, and `repeats` answers it. The 2.5 and 97.5
-    percentiles are the interval. A resample in which a label has one class only has no AUROC and
-    is drawn anew.
+    independent; a resample takes the same patients in every repeat. Of the repeats (other labels,
+    head and order) R - 1 are drawn with replacement: R of R would understate the variance of their
+    mean by (R - 1) / R, much for 5 (Rao and Wu 1988). The mean of their metrics is the resample's
+    value, and the 2.5 and 97.5 percentiles of those are the interval: what the mean over R repeats
+    might have been with other patients and other draws. With one repeat it is that of the patients
+    alone. A resample in which a label has one class only has no AUROC and is drawn anew.
 
     Args:
         predictions: See the top of this file.
@@ -172,7 +210,8 @@ def paired_difference(
     """The metric of run `a` minus that of run `b` on the same test images.
 
     Each resample takes the same patients for both, so what makes a patient easy or hard for both
-    cancels. Rows may be in any order; else as `estimate`. `repeats` holds one difference a
+    cancels. Where both have equally many repeats, it takes the same ones too: repeat i has the same
+    seed in both. Rows may be in any order; else as `estimate`. `repeats` holds one difference a
     repeat where both runs have equally many, else the mean difference alone.
 
     Raises:
@@ -201,20 +240,29 @@ def _bootstrap(runs: list[pd.DataFrame], metric: str, resamples: int, seed: int)
         """The metric by run, repeat and resample: one (repeats, B) a run."""
         return [np.stack([METRICS[metric](units.y, p, weights) for p in run]) for run in scores]
 
-    def contrast(values: list[Floats]) -> Floats:
-        """Mean over the repeats, then the first run or the first minus the second: (B,)."""
-        means: list[Floats] = [value.mean(axis=0) for value in values]
+    def contrast(means: list[Floats]) -> Floats:
+        """The first run, or the first minus the second: (B,)."""
         return means[0] if len(means) == 1 else means[0] - means[1]
 
     whole = each(None)
-    draws = [contrast(each(w)) for w in _resample(units, metric == "auroc", resamples, seed)]
-    low, high = np.percentile(np.concatenate(draws), [2.5, 97.5])
-    value = contrast(whole)
+    blocks = [each(w) for w in bootstrap.resample(units, metric == "auroc", resamples, seed)]
+    values = [np.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True)]
+    weights = bootstrap.repeat_weights([len(run) for run in scores], resamples, seed)
+    fixed = contrast([value.mean(axis=0) for value in values])
+    drawn = contrast(
+        [(value * weight).sum(axis=0) for value, weight in zip(values, weights, strict=True)]
+    )
+    value = contrast([value.mean(axis=0) for value in whole])
     repeats = value
     if len({len(run) for run in whole}) == 1:
-        repeats = whole[0][:, 0] if len(whole) == 1 else (whole[0] - whole[1])[:, 0]
+        repeats = contrast([run[:, 0] for run in whole])
     return Estimate(
-        float(value[0]), float(low), float(high), units.patients, tuple(map(float, repeats))
+        float(value[0]),
+        *bootstrap.interval(drawn),
+        units.patients,
+        tuple(map(float, repeats)),
+        bootstrap.interval(fixed),
+        bootstrap.spread(repeats) if len(repeats) > 1 else None,
     )
 
 
@@ -223,40 +271,6 @@ def _scores(run: pd.DataFrame, labels: list[str], units: Units) -> list[Floats]:
     columns = [f"p_{label}" for label in labels]
     repeats = [rows.sort_values("image") for _, rows in run.groupby("repeat", sort=True)]
     return [units.average(rows[columns].to_numpy(np.float64)) for rows in repeats]
-
-
-def _resample(units: Units, both: bool, resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield blocks of weights (b, U): how often each unit's patient was drawn, b's summing up.
-
-    With `both`, every row holds both classes of every label.
-    """
-    rng = np.random.default_rng(seed)
-    block = max(1, BLOCK // max(units.patients, len(units.patient)))
-    for start in range(0, resamples, block):
-        weights = _draw(rng, units, min(block, resamples - start))
-        for _ in range(REDRAWS):
-            positive = weights @ units.y
-            lacks = (positive == 0) | (positive == weights.sum(axis=1, keepdims=True))
-            bad = np.flatnonzero(lacks.any(axis=1)) if both else np.empty(0, np.int64)
-            if not len(bad):
-                break
-            weights[bad] = _draw(rng, units, len(bad))
-        else:
-            raise InputError(
-                "test predictions",
-                "enough patients of each class for a bootstrap",
-                f"a resample without both classes, {REDRAWS} times in a row",
-                "use a test set with more patients of the rare class",
-            )
-        yield weights
-
-
-def _draw(rng: np.random.Generator, units: Units, count: int) -> Floats:
-    """Draw as many patients as there are with replacement, `count` times: weights (count, U)."""
-    size = units.patients
-    drawn = rng.integers(0, size, (count, size)) + np.arange(count)[:, None] * size
-    times = np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
-    return times[:, units.patient].astype(np.float64)
 
 
 def _labels(predictions: pd.DataFrame) -> list[str]:

@@ -87,6 +87,7 @@ Range = Annotated[tuple[Positive, Positive], *_Range]
 ShareRange = Annotated[tuple[PositiveShare, PositiveShare], *_Range]
 Counts = Annotated[tuple[Count, ...], *_Filled, AfterValidator(_ascending)]
 Shares = Annotated[tuple[Fraction, ...], *_Range]
+Penalties = Annotated[tuple[Positive, ...], *_Filled, AfterValidator(_ascending)]
 Names = Annotated[tuple[Name, ...], *_List]
 Labels = Annotated[tuple[Text, ...], *_Filled]
 Axis = Annotated[tuple[Name, ...], *_Filled]
@@ -244,20 +245,36 @@ class Matrix(_Strict):
     protocol: Annotated[tuple[Literal["finetune", "linear"], ...], *_Filled]
 
 
+class FullProtocol(_Strict):
+    """`finetune.finetune.*`: all weights are trained."""
+
+    head_steps: Natural
+    head_lr: Positive
+    max_epochs: Count
+    repeats: Count
+
+
+class LinearProtocol(_Strict):
+    """`finetune.linear.*`: a linear head alone is trained."""
+
+    solver: Literal["adam", "lbfgs"]
+    l2: Penalties
+    max_epochs: Count
+    repeats: Count
+
+
 class Finetune(_Strict):
-    """`finetune.*`: both transfer protocols."""
+    """`finetune.*`: what both transfer protocols share, and what is each one's own."""
 
     batch_size: Count
     weight_decay: NonNegative
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    head_steps: Natural
-    head_lr: Positive
     patience: Count
     factor: Fraction
     stop: Count
-    max_epochs: Count
-    repeats: Count
     bootstrap: Count
+    finetune: FullProtocol
+    linear: LinearProtocol
 
 
 class Retrieval(_Strict):

@@ -23,6 +23,7 @@ class Recipe:
         kind: "multiclass" has a softmax and one-hot labels, "binary" and "multilabel" a sigmoid
             a label.
         metric: The validation criterion, a name of `metrics.METRICS`.
+        head_steps, head_lr: Of fine-tuning alone.
         bfloat16: Autocast in training steps. Scores are always taken in float32, since 8 bits of
             mantissa would tie them.
     """
@@ -34,13 +35,13 @@ class Recipe:
     batch_size: int
     weight_decay: float
     dropout: float
-    head_steps: int
-    head_lr: float
     patience: int
     factor: float
     stop: int
     max_epochs: int
     seed: int
+    head_steps: int = 0
+    head_lr: float = 0.0
     device: str = "cpu"
     bfloat16: bool = False
 

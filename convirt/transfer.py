@@ -1,6 +1,7 @@
 """Transfer of an image encoder to a labelled task: the paper's linear and fine-tuning protocols.
 
-Section 4.2 and appendix B. Linear: the encoder is frozen and a linear head is trained.
+Section 4.2 and appendix B. Linear: the encoder is frozen and a linear head is trained, here on
+features that were computed before (`feature_cache`), so that the encoder is no part of the run.
 Fine-tuning: the head alone for the first steps, then everything. Both validate after every epoch,
 lower the rate when validation is flat, stop, and keep the best state.
 
@@ -10,6 +11,8 @@ do not move; no class weights; the state after the head-only phase is validated 
 be the best one; of equal validation metrics the lower loss is better; label fractions are
 stratified and nested (`labelled.label_subset`).
 
+Instead of the paper's optimiser a linear head may take the exact minimum (`probe`).
+
 Every random draw is a pure function of (seed, phase, epoch, batch), so any step can be redone.
 """
 
@@ -17,7 +20,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -29,6 +33,7 @@ from torch import Tensor, nn
 from convirt import checkpoint
 from convirt.errors import InputError
 from convirt.labelled import Source, blocks, features
+from convirt.logistic import Solution, solutions
 from convirt.metrics import METRICS, Ints
 from convirt.recipe import Recipe, Score, batches, key_of, loss_of, plan, probabilities
 
@@ -36,15 +41,20 @@ KEEP_EVERY = 60.0  # seconds between two resume states; of no effect on results
 INIT, HEAD, MAIN = 0, 1, 2  # phases, for the keys of random draws
 
 
+def linear_head(width: int, labels: int, recipe: Recipe) -> nn.Sequential:
+    """Dropout and one linear layer, drawn from the recipe's seed: (N, width) to logits (N, L)."""
+    torch.manual_seed(key_of(recipe.seed, INIT))
+    return nn.Sequential(nn.Dropout(recipe.dropout), nn.Linear(width, labels))
+
+
 class Classifier(nn.Module):
-    """An encoder, dropout, and one linear layer: (N, 3, H, W) to logits (N, L)."""
+    """An encoder and a head: (N, 3, H, W) to logits (N, L)."""
 
     def __init__(self, encoder: nn.Module, width: int, labels: int, recipe: Recipe) -> None:
         """Put a fresh head, drawn from the recipe's seed, on an encoder of (N, width) outputs."""
         super().__init__()
-        torch.manual_seed(key_of(recipe.seed, INIT))
         self.encoder = encoder
-        self.head = nn.Sequential(nn.Dropout(recipe.dropout), nn.Linear(width, labels))
+        self.head = linear_head(width, labels, recipe)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of images."""
@@ -89,34 +99,31 @@ class Outcome:
 
 
 def transfer(
-    classifier: Classifier,
+    model: nn.Module,
     train: Source,
     val: Source,
     recipe: Recipe,
     report: Callable[[Progress], None] = lambda progress: None,
     scratch: Path | None = None,
 ) -> Outcome:
-    """Train `classifier` in place and leave it in its best validated state.
+    """Train `model` in place and leave it in its best validated state.
 
     Args:
-        classifier: On the recipe's device.
-        train: Labelled images, the label fraction already taken.
-        val: Validation images.
+        model: On the recipe's device: a `Classifier`, of which the head alone is trained first, or
+            for the linear protocol a `linear_head`.
+        train: What the model takes, images or features, the label fraction already taken.
+        val: The same of the validation images.
         recipe: The protocol and its numbers.
         report: Called after each epoch.
         scratch: Folder of the resume state; with one or without, the result is the same bytes.
     """
     saved = checkpoint.load_state(scratch) if scratch else None
-    model: nn.Module = classifier
     first = 1  # the epoch of history[0]; epoch 0 is the state after the head-only phase
     history: list[Score] = []
-    if recipe.protocol == "linear":
-        model = classifier.head
-        train, val = features(classifier.encoder, train), features(classifier.encoder, val)
-    else:
+    if isinstance(model, Classifier):
         first = 0
         if saved is None:
-            train_head(classifier, train, recipe)
+            train_head(model, train, recipe)
             history.append(score(model, val, recipe))
     optimizer = _adam(model, recipe.lr, recipe)
     best = _snapshot(model)
@@ -169,8 +176,50 @@ def _require_finite(loss: float, epoch: int, lr: float) -> None:
             "params.yaml: tasks.<name>.lr",
             "a rate at which the loss stays finite",
             f"a loss of {loss} in epoch {epoch} at the rate {lr:g}",
-            "lower it, or finetune.head_lr",
+            "lower it, or finetune.finetune.head_lr",
         )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which penalty was chosen, and the steps to its minimum."""
+
+    l2: float
+    steps: int
+
+
+def probe(
+    head: nn.Sequential, train: Source, val: Source, recipe: Recipe, penalties: Sequence[float]
+) -> Choice:
+    """Set `head` to the penalised logistic regression that validates best; of equals the strongest.
+
+    Args:
+        head: A `linear_head`; its initial weights have no effect.
+        train: Features, the label fraction already taken; all of them are held in memory.
+        val: Features of the validation images.
+        recipe: Of it the kind, the metric and the device.
+        penalties: Values of l2 to choose from.
+
+    Raises:
+        InputError: As `logistic.solutions`.
+    """
+    linear = cast(nn.Linear, head[1])
+    h = torch.cat([train.batch(index) for index in blocks(np.arange(len(train.y)))])
+    best: tuple[Score, Solution] | None = None
+    for solution in solutions(h, train.y.to(recipe.device), recipe.kind, penalties):
+        _fill(linear, solution)
+        found = score(head, val, recipe)
+        if best is None or found > best[0]:
+            best = found, solution
+    assert best is not None  # params.yaml holds no empty list
+    _fill(linear, best[1])
+    return Choice(best[1].l2, best[1].steps)
+
+
+@torch.no_grad()
+def _fill(linear: nn.Linear, solution: Solution) -> None:
+    linear.weight.copy_(solution.weight)
+    linear.bias.copy_(solution.bias)
 
 
 def train_head(classifier: Classifier, train: Source, recipe: Recipe) -> None:
@@ -200,7 +249,7 @@ def step(
 ) -> Tensor:
     """One update on the items at `index`; the loss, detached, so that nothing waits for it."""
     model.train()
-    torch.manual_seed(key)  # of dropout
+    _seed_dropout(key, recipe.device)
     x, y = source.batch(index), source.y[torch.from_numpy(index)].to(recipe.device)
     with torch.autocast(recipe.device, torch.bfloat16, enabled=recipe.bfloat16):
         logits = model(x)
@@ -209,6 +258,26 @@ def step(
     loss.backward()
     optimizer.step()
     return loss.detach()
+
+
+def _seed_dropout(key: int, device: str) -> None:
+    if device == "cpu":
+        # the same as torch.manual_seed, which formats the stack for a GPU that may start later: a
+        # millisecond, most of a step of a linear head
+        torch.default_generator.manual_seed(key)
+    else:
+        torch.manual_seed(key)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Steps of a linear head are too small to divide among threads, which would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _adam(model: nn.Module, lr: float, recipe: Recipe) -> torch.optim.Adam:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
 from convirt import checkpoint, files
+from stages import _protocols as protocols
+from stages._protocols import Protocol
 from stages._stage import PARAMS, Stage
 
 if TYPE_CHECKING:
@@ -18,12 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from convirt.image_encoder import ImageConfig
-    from convirt.metrics import Estimate
     from convirt.params import Params, Task
-    from convirt.recipe import Recipe
-    from convirt.store import Store
-    from convirt.transfer import Classifier, Progress
+    from convirt.transfer import Progress
     from stages._progress import Progress as Bar
+    from stages._protocols import Setting
 
 READS = [
     "seed",
@@ -31,18 +29,18 @@ READS = [
     "compute.precision",
     "compute.threads",
     "model.baselines",
-    "finetune",
+    "finetune.batch_size",
+    "finetune.weight_decay",
+    "finetune.dropout",
+    "finetune.patience",
+    "finetune.factor",
+    "finetune.stop",
+    "finetune.bootstrap",
+    "finetune.{protocol}",
     "tasks.{task}",
 ]
 
 app = typer.Typer(add_completion=False)
-
-
-class Protocol(StrEnum):
-    """How an encoder is transferred."""
-
-    finetune = "finetune"
-    linear = "linear"
 
 
 class Repeat(NamedTuple):
@@ -50,7 +48,7 @@ class Repeat(NamedTuple):
 
     logits: Tensor
     weights: dict[str, Tensor]
-    facts: dict[str, int]
+    facts: dict[str, float]
 
 
 @app.command()
@@ -65,9 +63,9 @@ def main(
 
     Reads data/stores/TASK and models/encoders/INIT (of an objective: the corpus that
     tasks.TASK.corpus names). Writes models/finetune/TASK-INIT-FRACTION-PROTOCOL (the raw test
-    predictions; the classifier of the first repeat, which timm can load) and
-    metrics/finetune/TASK-INIT-FRACTION-PROTOCOL.json. Killed and run again it goes on where it
-    was.
+    predictions; of the first repeat the classifier, which timm can load, or the linear head alone)
+    and metrics/finetune/TASK-INIT-FRACTION-PROTOCOL.json. Killed and run again it goes on where it
+    was. Linear runs of one task and encoder share their features, in .scratch/features-DIGEST.
     """
     names = {"task": task, "init": init, "fraction": fraction, "protocol": protocol.value}
     key = "-".join(str(name) for name in names.values())
@@ -85,36 +83,47 @@ def main(
         labelled.check_task(
             records, spec.labels, spec.kind, spec.metric, spec.unit, where / "records.parquet"
         )
-        _, config = image_encoder.load_image_encoder(encoder)
+        config = image_encoder.read_image_config(encoder)
         weights = files.sha256(encoder / "config.json", encoder / "image_encoder.safetensors")
         inputs = {"store": store.meta["digest"], "encoder": weights}
-        total = p.finetune.repeats * p.finetune.max_epochs
-        with stage.scratch(inputs) as scratch, stage.progress(key, total, "epochs") as bar:
-            repeats = [
-                _repeat(stage, store, encoder, names, scratch / f"repeat-{i}", i, bar)
-                for i in range(p.finetune.repeats)
-            ]
+        own = protocols.own(p, protocol)
+        total = own.repeats * own.max_epochs
+        with stage.scratch(inputs) as scratch:
+            setting = protocols.setting(
+                protocol, stage, store, encoder, spec, inputs, scratch.parent
+            )
+            with stage.progress(key, total, "epochs") as bar:
+                repeats = [
+                    _repeat(stage, setting, names, scratch / f"repeat-{i}", i, bar)
+                    for i in range(own.repeats)
+                ]
             predictions = _predictions(records, spec, [repeat.logits for repeat in repeats])
             result = metrics.estimate(predictions, spec.metric, p.finetune.bootstrap, p.seed)
             stage.confirm()
             facts = {**names, "corpus": None if init in p.model.baselines else spec.corpus}
+            about = {
+                "folder": encoder.relative_to(stage.root).as_posix(),
+                "sha256": files.sha256(encoder / "image_encoder.safetensors"),
+            }
             with files.fresh_directory(stage.root / "models" / "finetune" / key) as folder:
                 files.write_parquet(folder / "predictions.parquet", predictions)
-                checkpoint.save_safetensors(folder / "model.safetensors", repeats[0].weights)
-                files.write_json(folder / "config.json", _config(config, spec, facts))
+                checkpoint.save_safetensors(
+                    folder / protocols.WEIGHTS[protocol], repeats[0].weights
+                )
+                files.write_json(folder / "config.json", _config(config, spec, facts, about))
             files.write_json(
                 stage.root / "metrics" / "finetune" / f"{key}.json",
                 {
                     **facts,
-                    **_result(records, spec, result, repeats),
+                    "metric": spec.metric,
+                    "unit": spec.unit,
+                    **metrics.told(result, p.finetune.bootstrap),
+                    **_counts(records, repeats),
                     "provenance": stage.provenance(inputs),
                 },
             )
             stage.scratch_done()
-        stage.say(
-            f"{key}: {spec.metric} {result.value:.3f} [{result.low:.3f}, {result.high:.3f}], "
-            f"best epoch {', '.join(str(repeat.facts['best_epoch']) for repeat in repeats)}"
-        )
+        stage.say(f"{key}: {spec.metric} {result.value:.3f} [{result.low:.3f}, {result.high:.3f}]")
 
 
 def _encoder_folder(p: Params, root: Path, init: str, spec: Task) -> Path:
@@ -123,75 +132,37 @@ def _encoder_folder(p: Params, root: Path, init: str, spec: Task) -> Path:
     return folder if init in p.model.baselines else folder / spec.corpus
 
 
-def _recipe(p: Params, spec: Task, protocol: str, repeat: int) -> Recipe:
-    """The numbers of params.yaml; a repeat is a run with the seed raised by one."""
-    from convirt.recipe import Recipe
-
-    f = p.finetune.model_dump(exclude={"repeats", "bootstrap"})
-    return Recipe(
-        protocol=protocol,
-        kind=spec.kind,
-        metric=spec.metric,
-        lr=spec.lr,
-        seed=p.seed + repeat,
-        device=p.compute.device,
-        bfloat16=p.compute.precision == "bfloat16",
-        **f,
-    )
-
-
 def _repeat(
-    stage: Stage,
-    store: Store,
-    encoder: Path,
-    names: dict[str, Any],
-    scratch: Path,
-    index: int,
-    bar: Bar,
+    stage: Stage, setting: Setting, names: dict[str, Any], scratch: Path, index: int, bar: Bar
 ) -> Repeat:
     """One run with its own draw of labels, head and order; taken up where it was cut off."""
-    from convirt import image_encoder, labelled, transfer
+    from convirt import labelled, transfer
 
-    p, spec = stage.params, stage.params.tasks[names["task"]]
+    spec = stage.params.tasks[names["task"]]
+    recipe = protocols.recipe(stage.params, spec, names["protocol"], index)
     done = checkpoint.load_state(scratch / "done")
     if done is not None:
         tensors, facts = done
-        bar.update(p.finetune.max_epochs)
+        bar.update(recipe.max_epochs)
         return Repeat(tensors.pop("logits"), tensors, facts)
-    recipe = _recipe(p, spec, names["protocol"], index)
-    network, config = image_encoder.load_image_encoder(encoder)
-    classifier = transfer.Classifier(network, config.width, len(spec.labels), recipe)
-    classifier.to(recipe.device)
-    prepare = partial(image_encoder.to_input, config=config)
-    part = partial(labelled.split_of, store.images, store.records, spec.labels, spec.unit)
-    train, val, test = (part(split, prepare, recipe.device) for split in ("train", "val", "test"))
-    rows = store.records.iloc[train.rows]
+    model = setting.build(recipe)
+    train, val, test = (setting.part(split) for split in labelled.SPLITS)
+    rows = setting.records.iloc[train.rows]
     train = train.take(labelled.label_subset(rows, spec.labels, names["fraction"], recipe.seed))
 
     def report(progress: Progress) -> None:
         bar.update(repeat=index, loss=progress.train_loss, val=progress.val.value)
         stage.poll()
 
-    outcome = transfer.transfer(classifier, train, val, recipe, report, scratch)
-    logits = transfer.predict(classifier, test)
-    facts = {
-        "n_train": len(train.rows),
-        "best_epoch": outcome.best_epoch,
-        "epochs": outcome.epochs,
-    }
-    weights = _named_for_timm(classifier) if index == 0 else {}
+    facts = {"n_train": len(train.rows)}
+    facts |= setting.train(model, train, val, recipe, report, scratch)
+    logits = transfer.predict(model, test)
+    weights = setting.weights(model) if index == 0 else {}
     checkpoint.save_state(scratch / "done", {"logits": logits, **weights}, facts)
     return Repeat(logits, weights, facts)
 
 
-def _named_for_timm(classifier: Classifier) -> dict[str, Tensor]:
-    """The classifier's weights under the names that timm gives to the same architecture."""
-    head = str(getattr(classifier.encoder, "default_cfg", {}).get("classifier", "head"))
-    weights = dict(classifier.encoder.state_dict())
-    weights |= {f"{head}.{name}": value for name, value in classifier.head[1].state_dict().items()}
-    return weights
-
-
+# ------------------------------------------------------------------------------ what is written
 def _predictions(records: pd.DataFrame, spec: Task, logits: list[Tensor]) -> pd.DataFrame:
     """One row a repeat and test image: who it is, what it has (y_), what was predicted (p_)."""
     import pandas as pd
@@ -210,36 +181,36 @@ def _predictions(records: pd.DataFrame, spec: Task, logits: list[Tensor]) -> pd.
     return pd.concat(tables, ignore_index=True)
 
 
-def _result(
-    records: pd.DataFrame, spec: Task, result: Estimate, repeats: list[Repeat]
-) -> dict[str, Any]:
-    """The numbers of a run; counts are images, but for patients_test."""
+def _counts(records: pd.DataFrame, repeats: list[Repeat]) -> dict[str, Any]:
+    """How many images there were, and how each repeat went."""
+    went = {name for repeat in repeats for name in repeat.facts} - {"n_train"}
     return {
-        "metric": spec.metric,
-        "unit": spec.unit,
-        "value": result.value,
-        "low": result.low,
-        "high": result.high,
-        "patients_test": result.patients,
-        "repeats": list(result.repeats),
         "n_train": repeats[0].facts["n_train"],
         "n_val": int((records["split"] == "val").sum()),
         "n_test": int((records["split"] == "test").sum()),
-        "best_epoch": [repeat.facts["best_epoch"] for repeat in repeats],
-        "epochs": [repeat.facts["epochs"] for repeat in repeats],
+        **{name: [repeat.facts[name] for repeat in repeats] for name in sorted(went)},
     }
 
 
-def _config(config: ImageConfig, spec: Task, facts: dict[str, Any]) -> dict[str, Any]:
-    """What a user of model.safetensors has to know."""
+def _config(
+    config: ImageConfig, spec: Task, facts: dict[str, Any], encoder: dict[str, str]
+) -> dict[str, Any]:
+    """What a user of the weights has to know."""
+    if facts["protocol"] == Protocol.linear:
+        load = f"logits = h @ weight.T + bias, h the output of the encoder in {encoder['folder']}"
+    else:
+        load = (
+            f"timm.create_model({config.architecture!r}, num_classes={len(spec.labels)}, "
+            f"checkpoint_path={protocols.WEIGHTS[Protocol.finetune]!r})"
+        )
     return {
         **facts,
+        "encoder": encoder,
         "image": asdict(config),
         "labels": list(spec.labels),
         "kind": spec.kind,
         "repeat": 0,
-        "load": f"timm.create_model({config.architecture!r}, num_classes={len(spec.labels)}, "
-        "checkpoint_path='model.safetensors')",
+        "load": load,
     }
 
 

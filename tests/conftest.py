@@ -37,8 +37,9 @@ TINY: dict[str, Any] = {
     "train.warmup": 1,
     "train.checkpoint_every": 1,
     "finetune.batch_size": 4,
-    "finetune.head_steps": 2,
-    "finetune.max_epochs": 1,
+    "finetune.finetune.head_steps": 2,
+    "finetune.finetune.max_epochs": 1,
+    "finetune.linear.max_epochs": 1,
     "finetune.bootstrap": 20,
     "retrieval.k": [1, 2],
 }  # what makes every stage run in a moment

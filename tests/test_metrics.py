@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from convirt import metrics
+from convirt import bootstrap, metrics
 from convirt.errors import InputError
 
 
@@ -128,7 +128,7 @@ def test_bootstrap_is_seeded_and_ignores_the_order_of_rows(monkeypatch: pytest.M
 
 def test_a_resample_in_blocks_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = table(*made_up(40, 1, seed=5))
-    monkeypatch.setattr(metrics, "BLOCK", 40 * 7)  # 100 resamples in blocks of 7
+    monkeypatch.setattr(bootstrap, "BLOCK", 40 * 7)  # 100 resamples in blocks of 7
     result = metrics.estimate(frame, "auroc", 100, seed=7)
     assert (result.low, result.high) == pytest.approx(slow_interval(frame, 100, 7), abs=1e-12)
 
@@ -186,7 +186,7 @@ def test_a_resample_without_a_class_is_drawn_anew() -> None:
 
 
 def test_a_class_too_rare_to_resample_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "REDRAWS", 1)
+    monkeypatch.setattr(bootstrap, "REDRAWS", 1)
     y, p = np.array([[0.0], [0.0], [1.0]]), np.array([[0.1], [0.2], [0.3]])
     with pytest.raises(InputError, match="without both classes"):
         metrics.estimate(table(y, p, ["a", "b", "c"]), "auroc", 50, 0)

@@ -64,9 +64,10 @@ def repo(
     """A working folder with parameters, two tasks and an encoder; the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    changes: dict[str, Any] = {"compute.threads": 1, "finetune.head_steps": 4}
+    changes: dict[str, Any] = {"compute.threads": 1, "finetune.finetune.head_steps": 4}
     changes |= {"finetune.batch_size": 8}
-    changes |= {"finetune.max_epochs": 3, "finetune.bootstrap": 50, "retrieval.k": [1, 2, 4]}
+    changes |= {"finetune.finetune.max_epochs": 3, "finetune.linear.max_epochs": 3}
+    changes |= {"finetune.linear.repeats": 1, "finetune.bootstrap": 50, "retrieval.k": [1, 2, 4]}
     for key, value in changes.items():
         set_key(default_params, key, value)
     write_params(default_params, tmp_path)
@@ -149,7 +150,7 @@ def test_the_saved_classifier_loads_in_timm_and_predicts_the_same(repo: Path) ->
 def test_same_bytes_twice_and_after_a_kill(
     repo: Path, monkeypatch: pytest.MonkeyPatch, write_params: Callable[..., Path]
 ) -> None:
-    change(repo, "finetune.repeats", 2, write_params)
+    change(repo, "finetune.finetune.repeats", 2, write_params)
     assert run(*RUN).exit_code == 0
     first = outputs(repo)
     assert json.loads(first[f"{KEY}.json"])["repeats"] != []
@@ -176,7 +177,7 @@ def test_same_bytes_twice_and_after_a_kill(
 def test_repeats_are_independent_and_averaged(
     repo: Path, write_params: Callable[..., Path]
 ) -> None:
-    change(repo, "finetune.repeats", 3, write_params)
+    change(repo, "finetune.finetune.repeats", 3, write_params)
     assert run(*RUN).exit_code == 0
     numbers = json.loads(outputs(repo)[f"{KEY}.json"])
     assert len(numbers["repeats"]) == 3
@@ -185,7 +186,7 @@ def test_repeats_are_independent_and_averaged(
     wide = table.pivot(index="image", columns="repeat", values="p_pneumonia")
     assert (wide[0] != wide[1]).any() and (wide[1] != wide[2]).any()
     # repeat 1 is what a run with the seed raised by one is
-    change(repo, "finetune.repeats", 1, write_params)
+    change(repo, "finetune.finetune.repeats", 1, write_params)
     change(repo, "seed", 1, write_params)
     assert run(*RUN).exit_code == 0
     again = pd.read_parquet(repo / "models/finetune" / KEY / "predictions.parquet")

@@ -1,0 +1,137 @@
+"""What a frozen encoder gives for the images of a store: computed once, kept on disk.
+
+A linear probe sees images through the frozen encoder alone, so that all label fractions, repeats
+and solvers of one task and encoder share these numbers. They are always computed in the same
+blocks and always read from the file, so a run gives the same bytes whether the file was there or
+not. The folder is named after all that the numbers depend on; deleting it costs time, no more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from convirt import checkpoint, files, image_encoder
+from convirt.errors import InputError
+
+BLOCK = 256  # images at once: last bits depend on it, so it is no setting
+KEEP_EVERY = 60.0  # seconds between two marks to go on from; of no effect on results
+FILE, PART, MARK = "features.npy", "features.part", "features.json"
+
+
+def features(
+    folder: Path,
+    images: np.ndarray,
+    rows: np.ndarray,
+    encoder: Path,
+    device: str,
+    report: Callable[[int], None] = lambda count: None,
+    confirm: Callable[[], None] = lambda: None,
+    waiting: Callable[[str], None] = lambda process: None,
+) -> np.ndarray:
+    """Read the features in `folder`, computing them first if they are not there yet.
+
+    Of several processes that need the same features one computes, the others wait for it. Killed
+    and run again it goes on from the last mark.
+
+    Args:
+        folder: Of this cache, named after everything that the features depend on.
+        images: A store's images, (N, S, S) uint8.
+        rows: Which of them, ascending, (n,).
+        encoder: Folder of the image encoder; its network is not loaded where nothing is computed.
+        device: "cpu" or "cuda".
+        report: Told after each block how many images it had.
+        confirm: Called before the file is kept; may raise, and then it is not.
+        waiting: Told the number of the process that is waited for.
+
+    Returns:
+        (n, width) float32, a memory map: h_v of images[rows[i]] in row i, in evaluation mode.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    path = folder / FILE
+    shape = (len(rows), image_encoder.read_image_config(encoder).width)
+    if not path.exists():
+        with checkpoint.locked(folder, waiting):
+            if not path.exists():  # the process that was waited for has made it
+                _compute(folder, images, rows, encoder, device, report)
+                confirm()
+                (folder / PART).rename(path)
+                (folder / MARK).unlink(missing_ok=True)
+    return _open(path, shape)
+
+
+def _open(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        found = f"{array.dtype} {array.shape}"
+    except (ValueError, OSError) as error:
+        found = str(error).splitlines()[0]
+    else:
+        if array.shape == shape and array.dtype == np.float32:
+            return array
+    hint = f"rm -r {path.parent}, and run the same command"
+    raise InputError(path, f"features, float32 {shape}", found, hint)
+
+
+def _compute(
+    folder: Path,
+    images: np.ndarray,
+    rows: np.ndarray,
+    encoder: Path,
+    device: str,
+    report: Callable[[int], None],
+) -> None:
+    """Write PART whole, on from MARK where there is one."""
+    network, config = image_encoder.load_image_encoder(encoder)
+    network.to(device).eval()
+    part, mark = folder / PART, folder / MARK
+    done, offset = _marked(part, mark)
+    # plain writes and no memory map: a full disk is then an error and not a dead process
+    with part.open("r+b" if done else "wb") as handle:
+        if not done:
+            shape = (len(rows), config.width)
+            head = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(handle, head)
+        else:
+            handle.truncate(offset)  # what was written after the mark
+            handle.seek(offset)
+            report(done)
+        kept = time.monotonic()
+        for start in range(done, len(rows), BLOCK):
+            index = rows[start : start + BLOCK]
+            stored = torch.from_numpy(np.ascontiguousarray(images[index])).to(device)
+            with torch.inference_mode():
+                h = network(image_encoder.to_input(stored, config)).float().cpu().numpy()
+            handle.write(np.ascontiguousarray(h, "<f4").tobytes())
+            if time.monotonic() - kept >= KEEP_EVERY:
+                _flush(handle.fileno(), handle.flush)
+                at = {"images": start + len(index), "bytes": handle.tell()}
+                files.write_json(mark, at)
+                kept = time.monotonic()
+            report(len(index))
+        _flush(handle.fileno(), handle.flush)
+
+
+def _marked(part: Path, mark: Path) -> tuple[int, int]:
+    """How many images are in PART for sure, and where they end in it."""
+    try:
+        at = json.loads(mark.read_text(encoding="utf-8"))
+        if part.stat().st_size >= at["bytes"]:
+            return int(at["images"]), int(at["bytes"])
+    except (FileNotFoundError, ValueError, KeyError):
+        pass
+    return 0, 0
+
+
+def _flush(descriptor: int, flush: Callable[[], None]) -> None:
+    """Bring what was written onto the disk."""
+    flush()
+    os.fsync(descriptor)

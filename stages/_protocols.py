@@ -1,0 +1,217 @@
+"""The two protocols of the stage finetune: what is trained on what, and what is kept of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from convirt.essence import digest_of
+from stages._stage import SCRATCH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from convirt.labelled import Images
+    from convirt.params import FullProtocol, LinearProtocol, Params, Task
+    from convirt.recipe import Recipe
+    from convirt.store import Store
+    from convirt.transfer import Classifier, Progress
+    from stages._stage import Stage
+
+    Report = Callable[[Progress], None]
+
+
+class Protocol(StrEnum):
+    """How an encoder is transferred."""
+
+    finetune = "finetune"
+    linear = "linear"
+
+
+WEIGHTS = {Protocol.finetune: "model.safetensors", Protocol.linear: "head.safetensors"}
+
+
+class Setting(NamedTuple):
+    """What a protocol trains on what.
+
+    Attributes:
+        part: The images of a split, or their features.
+        records: Row i tells of image i of those.
+        build: A model with a fresh head.
+        train: Of model, training and validation part, recipe, report and scratch folder: leaves
+            the model in its best state and tells how it got there.
+        weights: What is kept of a trained model.
+    """
+
+    part: Callable[[str], Images]
+    records: pd.DataFrame
+    build: Callable[[Recipe], Any]
+    train: Callable[[Any, Images, Images, Recipe, Report, Path], dict[str, float]]
+    weights: Callable[[Any], dict[str, Tensor]]
+
+
+def own(p: Params, protocol: str) -> FullProtocol | LinearProtocol:
+    """The parameters that a protocol reads alone."""
+    return p.finetune.linear if protocol == Protocol.linear else p.finetune.finetune
+
+
+def recipe(p: Params, spec: Task, protocol: str, repeat: int) -> Recipe:
+    """The numbers of params.yaml; a repeat is a run with the seed raised by one."""
+    from convirt.recipe import Recipe
+
+    f = p.finetune
+    phase: dict[str, Any] = {}
+    if protocol == Protocol.finetune:
+        phase = {"head_steps": f.finetune.head_steps, "head_lr": f.finetune.head_lr}
+    return Recipe(
+        protocol=protocol,
+        kind=spec.kind,
+        metric=spec.metric,
+        lr=spec.lr,
+        batch_size=f.batch_size,
+        weight_decay=f.weight_decay,
+        dropout=f.dropout,
+        patience=f.patience,
+        factor=f.factor,
+        stop=f.stop,
+        max_epochs=own(p, protocol).max_epochs,
+        seed=p.seed + repeat,
+        device=p.compute.device,
+        bfloat16=p.compute.precision == "bfloat16",
+        **phase,
+    )
+
+
+def setting(
+    protocol: Protocol,
+    stage: Stage,
+    store: Store,
+    encoder: Path,
+    spec: Task,
+    inputs: dict[str, str],
+    scratch: Path,
+) -> Setting:
+    """Ready a protocol: `inputs` are the digests of store and encoder, features go to `scratch`."""
+    if protocol is Protocol.finetune:
+        return _fine_tuned(stage, store, encoder, spec)
+    return _linear(stage, store, encoder, spec, inputs, scratch)
+
+
+def _fine_tuned(stage: Stage, store: Store, encoder: Path, spec: Task) -> Setting:
+    """All weights, on images."""
+    from convirt import image_encoder, labelled, transfer
+
+    config, device = image_encoder.read_image_config(encoder), stage.params.compute.device
+
+    def build(recipe: Recipe) -> nn.Module:
+        network, _ = image_encoder.load_image_encoder(encoder)
+        model = transfer.Classifier(network, config.width, len(spec.labels), recipe)
+        return model.to(device)
+
+    prepare = partial(image_encoder.to_input, config=config)
+    split = partial(labelled.split_of, store.images, store.records, spec.labels, spec.unit)
+    part = partial(split, prepare=prepare, device=device)
+    return Setting(part, store.records, build, _by_epochs, _named_for_timm)
+
+
+def _linear(
+    stage: Stage, store: Store, encoder: Path, spec: Task, inputs: dict[str, str], scratch: Path
+) -> Setting:
+    """A linear head, on features."""
+    import numpy as np
+
+    from convirt import image_encoder, labelled, transfer
+
+    device, own = stage.params.compute.device, stage.params.finetune.linear
+    rows = np.flatnonzero(store.records["split"].isin(labelled.SPLITS))
+    width = image_encoder.read_image_config(encoder).width
+    features = _features(stage, store, rows, encoder, inputs, scratch)
+
+    def build(recipe: Recipe) -> nn.Module:
+        return transfer.linear_head(width, len(spec.labels), recipe).to(device)
+
+    def by_steps(*arguments: Any) -> dict[str, float]:
+        with transfer.one_thread():
+            return _by_epochs(*arguments)
+
+    def exact(
+        head: nn.Sequential, train: Images, val: Images, recipe: Recipe, *rest: object
+    ) -> dict[str, float]:
+        choice = transfer.probe(head, train, val, recipe, own.l2)
+        return {"l2": choice.l2, "steps": choice.steps}
+
+    def weights(head: nn.Sequential) -> dict[str, Tensor]:
+        return dict(head[1].state_dict())
+
+    records = store.records.iloc[rows]
+    split = partial(labelled.split_of, features, records, spec.labels, spec.unit)
+    part = partial(split, prepare=labelled.as_they_are, device=device)
+    train = exact if own.solver == "lbfgs" else by_steps
+    return Setting(part, records, build, train, weights)
+
+
+def _features(
+    stage: Stage,
+    store: Store,
+    rows: np.ndarray,
+    encoder: Path,
+    inputs: dict[str, str],
+    scratch: Path,
+) -> np.ndarray:
+    """Features of some images, (n, width); other runs may have left them in the scratch folder."""
+    from convirt import devices, feature_cache, provenance
+
+    compute = stage.params.compute
+    root = Path(__file__).resolve().parents[1]
+    modules = provenance.import_closure(Path(feature_cache.__file__), root)
+    key = {
+        **inputs,
+        "code": {path.relative_to(root).as_posix(): digest_of(path) for path in modules},
+        "versions": provenance.versions(),
+        "hardware": devices.hardware(compute.device),
+        # sums on a CPU are split among threads; features are float32 whatever the precision
+        "threads": compute.threads if compute.device == "cpu" else None,
+    }
+    folder = scratch / f"features-{provenance.digest(key)[:24]}"
+    get = partial(feature_cache.features, folder, store.images, rows, encoder, compute.device)
+    if (folder / feature_cache.FILE).exists():
+        return get()
+
+    def waiting(process: str) -> None:
+        stage.say(f"waiting for process {process}, which computes the same features")
+
+    name = f"features of {encoder.relative_to(stage.root)}"
+    with stage.progress(name, len(rows), "images") as bar:
+
+        def report(images: int) -> None:
+            bar.update(images)
+            stage.poll()
+
+        found = get(report, stage.confirm, waiting)
+    size = f"{found.nbytes / 1e6:.0f} MB"
+    stage.say(f"{name}: {size} in {SCRATCH}/{folder.name}; `make clean` frees them")
+    return found
+
+
+def _by_epochs(
+    model: nn.Module, train: Images, val: Images, recipe: Recipe, report: Report, scratch: Path
+) -> dict[str, float]:
+    """The paper's way to train: Adam, a plateau schedule, the best epoch."""
+    from convirt import transfer
+
+    outcome = transfer.transfer(model, train, val, recipe, report, scratch)
+    return {"best_epoch": outcome.best_epoch, "epochs": outcome.epochs}
+
+
+def _named_for_timm(classifier: Classifier) -> dict[str, Tensor]:
+    """The classifier's weights under the names that timm gives to the same architecture."""
+    head = str(getattr(classifier.encoder, "default_cfg", {}).get("classifier", "head"))
+    weights = dict(classifier.encoder.state_dict())
+    weights |= {f"{head}.{name}": value for name, value in classifier.head[1].state_dict().items()}
+    return weights
