@@ -116,7 +116,12 @@ def transfer(
         recipe: The protocol and its numbers.
         report: Called after each epoch.
         scratch: Folder of the resume state; with one or without, the result is the same bytes.
+
+    Raises:
+        ValueError: The model is not one of the recipe's protocol.
     """
+    if isinstance(model, Classifier) != (recipe.protocol == "finetune"):
+        raise ValueError(f"{type(model).__name__} is no model of the protocol {recipe.protocol}")
     saved = checkpoint.load_state(scratch) if scratch else None
     first = 1  # the epoch of history[0]; epoch 0 is the state after the head-only phase
     history: list[Score] = []
@@ -271,7 +276,7 @@ def _seed_dropout(key: int, device: str) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Steps of a linear head are too small to divide among threads, which would wait for each other."""
+    """Steps of a linear head are too small to divide: threads would wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -17,6 +17,7 @@ from test_transfer import RECIPE, Encoder, split
 from tiny_models import CONFIG, PAPER
 
 from convirt import devices, transfer
+from convirt.labelled import Source, features
 from convirt.objectives.base import Objective
 from convirt.training import Result, TrainConfig, pretrain, resumed_step
 
@@ -106,9 +107,13 @@ def test_transfer_in_bfloat16(device: str, protocol: str) -> None:
         recipe = replace(RECIPE, protocol=protocol, device=where, bfloat16=bfloat16, dropout=0.0)
         images = replace(split(48, 0), device=where)
         classifier = transfer.Classifier(Encoder(), 6, 1, recipe).to(where)
-        outcome = transfer.transfer(classifier, images, images, recipe)
+        model: torch.nn.Module = classifier
+        data: Source = images
+        if protocol == "linear":
+            model, data = classifier.head, features(classifier.encoder, images)
+        outcome = transfer.transfer(model, data, data, recipe)
         losses.append([-score.minus_loss for score in outcome.history])
-        logits = transfer.predict(classifier, images)
+        logits = transfer.predict(model, data)
         assert logits.dtype == torch.float32 and logits.device.type == "cpu"
     assert losses[0] != losses[1]
     assert np.allclose(losses[0], losses[1], atol=0.02)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from convirt import labelled, transfer
 from convirt import recipe as recipe_parts
 from convirt.errors import InputError
-from convirt.labelled import Images, check_task, features, label_subset
+from convirt.labelled import Images, Source, check_task, features, label_subset
 from convirt.metrics import group
 from convirt.recipe import Recipe, Score
 from convirt.transfer import Classifier
@@ -75,6 +75,14 @@ def split(n: int, seed: int, labels: int = 1, patients: bool = False) -> Images:
 
 def classifier(recipe: Recipe = RECIPE, labels: int = 1) -> Classifier:
     return Classifier(Encoder(), 6, labels, recipe)
+
+
+def ready(recipe: Recipe, *sources: Images, labels: int = 1) -> tuple[nn.Module, list[Source]]:
+    """A fresh model of the recipe's protocol, and what it takes of some images."""
+    model = classifier(recipe, labels)
+    if recipe.protocol == "finetune":
+        return model, list(sources)
+    return model.head, [features(model.encoder, source) for source in sources]
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:
@@ -287,16 +295,24 @@ def test_fine_tuning_trains_everything() -> None:
     assert "encoder.norm.running_mean" in changed
 
 
-def test_a_linear_probe_leaves_the_encoder_untouched() -> None:
+def test_features_leave_the_encoder_untouched() -> None:
     recipe = replace(RECIPE, protocol="linear", lr=1e-2)
     model = classifier(recipe).train()
     before, head = state(model.encoder), state(model.head)
-    outcome = transfer.transfer(model, split(40, 0), split(20, 1), recipe)
-    assert same(before, state(model.encoder))
+    train, val = (features(model.encoder, split(n, seed)) for n, seed in ((40, 0), (20, 1)))
+    outcome = transfer.transfer(model.head, train, val, recipe)
+    assert same(before, state(model.encoder))  # BatchNorm statistics among them
     assert all(p.grad is None for p in model.encoder.parameters())
     assert not same(head, state(model.head))
     assert 1 <= outcome.best_epoch <= outcome.epochs == 4
     assert len(outcome.history) == 4
+
+
+@pytest.mark.parametrize(("protocol", "other"), [("linear", "finetune"), ("finetune", "linear")])
+def test_a_model_of_the_other_protocol_is_refused(protocol: str, other: str) -> None:
+    model, data = ready(replace(RECIPE, protocol=other), split(20, 0))
+    with pytest.raises(ValueError, match=protocol):
+        transfer.transfer(model, *data, *data, replace(RECIPE, protocol=protocol))
 
 
 def test_the_head_phase_equals_training_through_the_frozen_encoder() -> None:
@@ -322,12 +338,11 @@ def test_it_learns(protocol: str, kind: str) -> None:
     labels = 1 if kind == "binary" else 3
     metric = "accuracy" if kind == "multiclass" else "auroc"
     recipe = replace(RECIPE, protocol=protocol, kind=kind, metric=metric, lr=0.02, max_epochs=15)
-    model = classifier(recipe, labels)
+    images = split(90, 0, labels), split(45, 1, labels, patients=False), split(45, 2, labels)
+    model, (train, val, test) = ready(recipe, *images, labels=labels)
     told: list[transfer.Progress] = []
-    outcome = transfer.transfer(
-        model, split(90, 0, labels), split(45, 1, labels, patients=False), recipe, told.append
-    )
-    assert transfer.score(model, split(45, 2, labels), recipe).value > 0.9
+    outcome = transfer.transfer(model, train, val, recipe, told.append)
+    assert transfer.score(model, test, recipe).value > 0.9
     assert told[-1].train_loss < told[0].train_loss
     assert told[-1].epoch == outcome.epochs and told[-1].best_epoch == outcome.best_epoch
 
@@ -335,8 +350,8 @@ def test_it_learns(protocol: str, kind: str) -> None:
 @pytest.mark.parametrize("protocol", ["finetune", "linear"])
 def test_the_best_validated_state_is_kept(protocol: str) -> None:
     recipe = replace(RECIPE, protocol=protocol, lr=0.3, max_epochs=8)  # a rate that does harm
-    model, val = classifier(recipe), split(24, 1)
-    outcome = transfer.transfer(model, split(24, 0), val, recipe)
+    model, (train, val) = ready(recipe, split(24, 0), split(24, 1))
+    outcome = transfer.transfer(model, train, val, recipe)
     best = max(outcome.history)
     assert transfer.score(model, val, recipe) == pytest.approx(best) or (
         transfer.score(model, val, recipe).value == best.value
@@ -357,7 +372,8 @@ def test_the_head_only_state_is_a_candidate() -> None:
 def test_it_stops_when_validation_is_flat() -> None:
     recipe = replace(RECIPE, protocol="linear", lr=1e-30, stop=2, patience=1, max_epochs=50)
     told: list[transfer.Progress] = []
-    outcome = transfer.transfer(classifier(recipe), split(20, 0), split(20, 1), recipe, told.append)
+    model, data = ready(recipe, split(20, 0), split(20, 1))
+    outcome = transfer.transfer(model, *data, recipe, told.append)
     assert outcome.epochs == 3 and outcome.best_epoch == 1
     assert [p.lr / recipe.lr for p in told] == [1.0, 1.0, 0.5]
 
@@ -385,18 +401,19 @@ def test_killed_and_resumed_gives_the_same_bytes(
     monkeypatch.setattr(transfer, "KEEP_EVERY", 0.0)
     recipe = replace(RECIPE, protocol=protocol, max_epochs=5, lr=0.05)
 
-    def build() -> Classifier:
+    def build() -> nn.Module:
         # convolutions laid out as in real runs: a state read back has to take up that layout
-        return classifier(recipe).to(memory_format=torch.channels_last)
+        return ready(recipe)[0].to(memory_format=torch.channels_last)
 
     whole, resumed = build(), build()
-    expected = transfer.transfer(whole, split(40, 0), split(20, 1), recipe)
+    parts = ready(recipe, split(40, 0), split(20, 1))[1]
+    expected = transfer.transfer(whole, *parts, recipe)
 
     def kill(progress: transfer.Progress) -> None:
         if progress.epoch == when:
             raise KilledError
 
-    data = (split(40, 0), split(20, 1), recipe)
+    data = (*parts, recipe)
     with pytest.raises(KilledError):
         transfer.transfer(build(), *data, kill, tmp_path)
     seen: list[int] = []
@@ -408,9 +425,9 @@ def test_killed_and_resumed_gives_the_same_bytes(
 
 def test_a_loss_that_explodes_is_an_error() -> None:
     recipe = replace(RECIPE, protocol="linear", lr=1e38)
-    model = classifier(recipe)
+    model, data = ready(recipe, split(20, 0), split(20, 1))
     with pytest.raises(InputError, match="loss stays finite"):
-        transfer.transfer(model, split(20, 0), split(20, 1), replace(recipe, weight_decay=1e30))
+        transfer.transfer(model, *data, replace(recipe, weight_decay=1e30))
 
 
 def test_two_classifiers_of_one_seed_start_alike() -> None:

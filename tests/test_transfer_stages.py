@@ -126,8 +126,8 @@ def test_finetune_writes_predictions_weights_and_numbers(repo: Path) -> None:
 def test_the_saved_classifier_loads_in_timm_and_predicts_the_same(repo: Path) -> None:
     import timm
 
-    assert run("covidx", "imagenet", "100", "linear").exit_code == 0
-    folder = repo / "models/finetune/covidx-imagenet-100-linear"
+    assert run("covidx", "imagenet", "100", "finetune").exit_code == 0
+    folder = repo / "models/finetune/covidx-imagenet-100-finetune"
     config = json.loads((folder / "config.json").read_text())
     assert config["labels"] == ["normal", "pneumonia", "COVID-19"]
     model = timm.create_model(
