@@ -72,7 +72,7 @@ def _open(path: Path, shape: tuple[int, int]) -> np.ndarray:
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         found = f"{array.dtype} {array.shape}"
-    except (ValueError, OSError) as error:
+    except (ValueError, EOFError, OSError) as error:
         found = str(error).splitlines()[0]
     else:
         if array.shape == shape and array.dtype == np.float32:
