@@ -16,6 +16,7 @@ from convirt import logistic, transfer
 from convirt.errors import InputError
 from convirt.labelled import features
 from convirt.logistic import solutions
+from convirt.recipe import Score
 
 LINEAR = replace(RECIPE, protocol="linear")
 GRID = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -64,8 +65,8 @@ def test_size_and_origin_of_the_features_do_not_matter() -> None:
     h, y = made_up("binary")
     (one,) = solutions(h, y, "binary", [0.1])
     (other,) = solutions(h * 1000 - 7, y, "binary", [0.1])
-    logits = [x @ s.weight.T + s.bias for x, s in ((h, one), (h * 1000 - 7, other))]
-    assert torch.allclose(*logits, atol=1e-2)
+    plain, moved = (x @ s.weight.T + s.bias for x, s in ((h, one), (h * 1000 - 7, other)))
+    assert torch.allclose(plain, moved, atol=1e-2)
 
 
 def test_features_that_never_vary_leave_the_bias_alone() -> None:
@@ -106,7 +107,7 @@ def test_the_penalty_that_validates_best_is_chosen() -> None:
 
 
 def test_of_equal_penalties_the_strongest_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "score", lambda *rest: transfer.Score(0.5, -1.0))
+    monkeypatch.setattr(transfer, "score", lambda *rest: Score(0.5, -1.0))
     source = features(Encoder(), split(24, 0))
     head = transfer.linear_head(6, 1, LINEAR)
     assert transfer.probe(head, source, source, LINEAR, GRID).l2 == max(GRID)

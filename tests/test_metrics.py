@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm, t
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from convirt import bootstrap, metrics
@@ -151,6 +153,126 @@ def test_repeats_are_averaged() -> None:
     expected = (roc_auc_score(y, p), roc_auc_score(y, other + y))
     assert result.repeats == pytest.approx(expected, abs=1e-12)
     assert result.value == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+# ------------------------------------------------------------------------------ repeats
+def repeated(count: int, n: int = 60, seed: int = 20) -> pd.DataFrame:
+    """The same patients scored by several repeats of different skill."""
+    y, p, patient = made_up(n, 1, seed)
+    noise = [made_up(n, 1, seed + 1 + r)[1] for r in range(count)]
+    return pd.concat([table(y, p + noise[r] + r * y, patient, repeat=r) for r in range(count)])
+
+
+def slow_draws(frame: pd.DataFrame, resamples: int, seed: int, run: int = 0) -> np.ndarray:
+    """Resample patients, copy their rows in each repeat, and take R - 1 of the R repeats."""
+    tables = [rows for _, rows in frame.groupby("repeat")]
+    names = sorted(set(frame["patient"]))
+    rng, other = np.random.default_rng(seed), np.random.default_rng([seed, 1, run])
+    patients = rng.integers(0, len(names), (resamples, len(names)))
+    count = max(1, len(tables) - 1)
+    chosen = other.integers(0, len(tables), (resamples, count))
+    values = []
+    for drawn, repeats in zip(patients, chosen, strict=True):
+        scores = []
+        for number in repeats if len(tables) > 1 else [0]:
+            rows = tables[number]
+            copies = [rows[rows["patient"] == names[k]] for k in drawn]
+            copied = pd.concat(copies)
+            scores.append(roc_auc_score(copied["y_a"], copied["p_a"]))
+        values.append(np.mean(scores))
+    return np.array(values)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_interval_over_patients_and_repeats_equals_the_slow_one(count: int) -> None:
+    frame = repeated(count, n=24)
+    result = metrics.estimate(frame, "auroc", 40, seed=7)
+    expected = np.percentile(slow_draws(frame, 40, 7), [2.5, 97.5])
+    assert (result.low, result.high) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+def test_a_single_repeat_has_the_interval_over_patients() -> None:
+    frame = repeated(1)
+    result = metrics.estimate(frame, "auroc", 100, seed=7)
+    assert result.over_patients == (result.low, result.high)
+    assert result.over_patients == pytest.approx(slow_interval(frame, 100, 7), abs=1e-12)
+    assert result.over_repeats is None
+
+
+def test_repeats_that_differ_widen_the_interval_and_equal_ones_do_not() -> None:
+    frame = repeated(4)
+    result = metrics.estimate(frame, "auroc", 500, seed=7)
+    low, high = result.over_patients
+    assert result.high - result.low > 1.2 * (high - low)
+    y, p, patient = made_up(60, 1, 3)
+    same = pd.concat([table(y, p, patient, repeat=r) for r in range(4)])
+    result = metrics.estimate(same, "auroc", 500, seed=7)
+    assert (result.low, result.high) == pytest.approx(result.over_patients, abs=1e-12)
+    assert result.over_repeats is not None
+    assert result.over_repeats.sd == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 20])
+def test_drawn_repeats_have_the_variance_of_their_mean(count: int) -> None:
+    values = np.random.default_rng(0).normal(size=count)
+    (weights,) = bootstrap.repeat_weights([count], 200_000, 0)
+    assert weights.shape == (count, 200_000)
+    assert np.allclose(weights.sum(axis=0), 1)
+    drawn = values @ weights
+    assert drawn.mean() == pytest.approx(values.mean(), abs=0.01)
+    assert drawn.var() == pytest.approx(values.var(ddof=1) / count, rel=0.02)
+
+
+def test_coverage_over_patients_and_repeats() -> None:
+    # each repeat has a skill of its own, so its AUROC is Phi(skill / sqrt 2); the mean is known
+    skills = np.random.default_rng(0).normal(1.0, 0.3, (60, 5))
+    truth = norm.cdf(np.random.default_rng(1).normal(1.0, 0.3, 200_000) / np.sqrt(2)).mean()
+    inside = narrow = 0
+    for seed, skill in enumerate(skills):
+        rng = np.random.default_rng(2000 + seed)
+        y = (rng.random((200, 1)) < 0.4).astype(float)
+        names, easy = [f"p{k}" for k in range(200)], rng.normal(size=(200, 1))
+        own = rng.normal(size=(5, 200, 1))
+        tables = [
+            table(y, (easy + own[r]) / np.sqrt(2) + skill[r] * y, names, repeat=r) for r in range(5)
+        ]
+        result = metrics.estimate(pd.concat(tables), "auroc", 200, seed)
+        inside += result.low <= truth <= result.high
+        narrow += result.over_patients[0] <= truth <= result.over_patients[1]
+    assert inside >= 52  # of 60: near 95%
+    assert narrow < inside
+
+
+def test_the_spread_of_repeats_is_students() -> None:
+    result = metrics.estimate(repeated(5), "auroc", 20, seed=0)
+    spread, repeats = result.over_repeats, np.array(result.repeats)
+    assert spread is not None
+    assert (spread.mean, spread.sd) == pytest.approx((repeats.mean(), repeats.std(ddof=1)))
+    expected = t.interval(0.95, 4, repeats.mean(), repeats.std(ddof=1) / np.sqrt(5))
+    assert (spread.low, spread.high) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(3, 3), (3, 1), (2, 4)])
+def test_paired_repeats_equal_the_slow_ones(mine: int, theirs: int) -> None:
+    a, b = repeated(mine, n=24), repeated(theirs, n=24)
+    b["p_a"] += np.random.default_rng(9).normal(size=len(b))
+    result = metrics.paired_difference(a, b, "auroc", 40, seed=3)
+    # equally many: the same ones of both; else each run has draws of its own
+    other = 0 if mine == theirs else 1
+    draws = slow_draws(a, 40, 3) - slow_draws(b, 40, 3, other)
+    expected = np.percentile(draws, [2.5, 97.5])
+    assert (result.low, result.high) == pytest.approx(tuple(expected), abs=1e-12)
+    assert len(result.repeats) == (mine if mine == theirs else 1)
+    assert (result.over_repeats is None) == (mine != theirs)
+
+
+def test_an_estimate_tells_how_its_intervals_were_made() -> None:
+    said = metrics.told(metrics.estimate(repeated(3), "auroc", 20, 0), 20)
+    assert json.loads(json.dumps(said)) == said
+    assert "20 resamples of the test patients and of the 3 repeats" in said["how"]
+    assert "2 degrees of freedom" in said["over_repeats"]["how"]
+    one = metrics.told(metrics.estimate(repeated(1), "auroc", 20, 0), 20)
+    assert one["over_repeats"] is None and one["how"].endswith("one repeat")
 
 
 def test_paired_difference() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from convirt import labelled, transfer
 from convirt import recipe as recipe_parts
 from convirt.errors import InputError
-from convirt.labelled import Images, Source, check_task, features, label_subset
+from convirt.labelled import Images, check_task, features, label_subset
 from convirt.metrics import group
 from convirt.recipe import Recipe, Score
 from convirt.transfer import Classifier
@@ -77,7 +78,7 @@ def classifier(recipe: Recipe = RECIPE, labels: int = 1) -> Classifier:
     return Classifier(Encoder(), 6, labels, recipe)
 
 
-def ready(recipe: Recipe, *sources: Images, labels: int = 1) -> tuple[nn.Module, list[Source]]:
+def ready(recipe: Recipe, *sources: Images, labels: int = 1) -> tuple[nn.Module, Any]:
     """A fresh model of the recipe's protocol, and what it takes of some images."""
     model = classifier(recipe, labels)
     if recipe.protocol == "finetune":
@@ -310,9 +311,9 @@ def test_features_leave_the_encoder_untouched() -> None:
 
 @pytest.mark.parametrize(("protocol", "other"), [("linear", "finetune"), ("finetune", "linear")])
 def test_a_model_of_the_other_protocol_is_refused(protocol: str, other: str) -> None:
-    model, data = ready(replace(RECIPE, protocol=other), split(20, 0))
+    model, (data,) = ready(replace(RECIPE, protocol=other), split(20, 0))
     with pytest.raises(ValueError, match=protocol):
-        transfer.transfer(model, *data, *data, replace(RECIPE, protocol=protocol))
+        transfer.transfer(model, data, data, replace(RECIPE, protocol=protocol))
 
 
 def test_the_head_phase_equals_training_through_the_frozen_encoder() -> None:
@@ -372,8 +373,8 @@ def test_the_head_only_state_is_a_candidate() -> None:
 def test_it_stops_when_validation_is_flat() -> None:
     recipe = replace(RECIPE, protocol="linear", lr=1e-30, stop=2, patience=1, max_epochs=50)
     told: list[transfer.Progress] = []
-    model, data = ready(recipe, split(20, 0), split(20, 1))
-    outcome = transfer.transfer(model, *data, recipe, told.append)
+    model, (train, val) = ready(recipe, split(20, 0), split(20, 1))
+    outcome = transfer.transfer(model, train, val, recipe, told.append)
     assert outcome.epochs == 3 and outcome.best_epoch == 1
     assert [p.lr / recipe.lr for p in told] == [1.0, 1.0, 0.5]
 
@@ -406,18 +407,19 @@ def test_killed_and_resumed_gives_the_same_bytes(
         return ready(recipe)[0].to(memory_format=torch.channels_last)
 
     whole, resumed = build(), build()
-    parts = ready(recipe, split(40, 0), split(20, 1))[1]
-    expected = transfer.transfer(whole, *parts, recipe)
+    train, val = ready(recipe, split(40, 0), split(20, 1))[1]
+    expected = transfer.transfer(whole, train, val, recipe)
 
     def kill(progress: transfer.Progress) -> None:
         if progress.epoch == when:
             raise KilledError
 
-    data = (*parts, recipe)
     with pytest.raises(KilledError):
-        transfer.transfer(build(), *data, kill, tmp_path)
+        transfer.transfer(build(), train, val, recipe, kill, tmp_path)
     seen: list[int] = []
-    outcome = transfer.transfer(resumed, *data, lambda p: seen.append(p.epoch), tmp_path)
+    outcome = transfer.transfer(
+        resumed, train, val, recipe, lambda p: seen.append(p.epoch), tmp_path
+    )
     assert seen[0] == max(1, when)  # the epoch that was cut off is done again, none before it
     assert outcome == expected
     assert same(state(whole), state(resumed))
@@ -425,9 +427,9 @@ def test_killed_and_resumed_gives_the_same_bytes(
 
 def test_a_loss_that_explodes_is_an_error() -> None:
     recipe = replace(RECIPE, protocol="linear", lr=1e38)
-    model, data = ready(recipe, split(20, 0), split(20, 1))
+    model, (train, val) = ready(recipe, split(20, 0), split(20, 1))
     with pytest.raises(InputError, match="loss stays finite"):
-        transfer.transfer(model, *data, replace(recipe, weight_decay=1e30))
+        transfer.transfer(model, train, val, replace(recipe, weight_decay=1e30))
 
 
 def test_two_classifiers_of_one_seed_start_alike() -> None:
