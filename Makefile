@@ -20,8 +20,8 @@ $(READY): requirements.txt
 
 setup: $(READY)  ## build .venv from requirements.txt when it is missing or older
 
-repro: setup  ## run the whole experiment of params.yaml and print its results
-	dvc repro
+repro: setup  ## run the whole experiment and print its results; JOBS=4 or GPUS=0,1: in parallel
+	$(if $(JOBS)$(GPUS),python -m stages.runs --jobs $(or $(JOBS),0) --gpus "$(GPUS)",dvc repro)
 	@python -m stages.report --show
 
 table: setup  ## print the results that are there

@@ -1,0 +1,164 @@
+"""The workers of `stages.runs`: one process a slot, each in a process group of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from convirt.errors import InputError
+
+PATIENCE = 30.0  # seconds that a killed run is given to end
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A stage that a worker has come to the end of.
+
+    Attributes:
+        outcome: done (its command ran), cached (DVC had its outputs), unchanged, or failed.
+        seconds: From the order to the answer, waiting for DVC's lock included.
+        why: Of a failure that is not in the log.
+    """
+
+    stage: str
+    outcome: str
+    seconds: float
+    why: str = ""
+
+
+@dataclass
+class Worker:
+    """A slot and its process, which is started with the first order."""
+
+    slot: str  # for CUDA_VISIBLE_DEVICES
+    lock: int
+    stage: str | None = None
+    since: float = 0.0
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    def order(self, stage: str, log: Path) -> None:
+        """Let the worker reproduce a stage; it has to be idle."""
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "stages._repro", str(self.lock)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | {"CUDA_VISIBLE_DEVICES": self.slot},
+                pass_fds=[self.lock],
+                start_new_session=True,  # ctrl-C is for the runner alone
+            )
+        self.stage, self.since = stage, time.monotonic()
+        text = json.dumps({"stage": stage, "log": str(log)}) + "\n"
+        with contextlib.suppress(BrokenPipeError):  # then `answer` tells that it has died
+            _pipe(self.process.stdin).write(text.encode())
+            _pipe(self.process.stdin).flush()
+
+    def answer(self) -> Ended:
+        """Read the answer; one of a worker that has died is made here."""
+        assert self.process is not None and self.stage is not None
+        stage, self.stage = self.stage, None
+        seconds = time.monotonic() - self.since
+        if line := _pipe(self.process.stdout).readline():
+            return Ended(stage, json.loads(line)["outcome"], seconds)
+        self.end(kill=True)
+        why = f"its worker ended with {self.process.returncode}"
+        self.process = None
+        return Ended(stage, "failed", seconds, why)
+
+    def end(self, kill: bool = False) -> None:
+        """End the process and what it has started: at once, or once DVC has come to an end."""
+        if self.process is None:
+            return
+        with contextlib.suppress(BrokenPipeError):
+            _pipe(self.process.stdin).close()
+        if kill:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        _pipe(self.process.stdout).close()
+
+
+class Crew:
+    """As many workers as jobs."""
+
+    def __init__(self, slots: Sequence[str], lock: int) -> None:
+        """Plan one worker for each of `slots`, values of CUDA_VISIBLE_DEVICES."""
+        self.workers = [Worker(slot, lock) for slot in slots]
+
+    def idle(self) -> list[Worker]:
+        """Those that could take an order."""
+        return [worker for worker in self.workers if worker.stage is None]
+
+    def busy(self) -> list[Worker]:
+        """Those that work on one."""
+        return [worker for worker in self.workers if worker.stage is not None]
+
+    def wait(self, timeout: float) -> list[Ended]:
+        """What has ended, after at most `timeout` seconds."""
+        with selectors.DefaultSelector() as selector:
+            for worker in self.busy():
+                assert worker.process is not None
+                selector.register(_pipe(worker.process.stdout), selectors.EVENT_READ, worker)
+            return [key.data.answer() for key, _ in selector.select(timeout)]
+
+    def close(self) -> None:
+        """End all; a second interrupt ends them at once."""
+        try:
+            for worker in self.workers:
+                if worker.process is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        _pipe(worker.process.stdin).close()
+            for worker in self.workers:
+                worker.end()
+        except KeyboardInterrupt:
+            for worker in self.workers:
+                worker.end(kill=True)
+            raise
+
+
+@contextmanager
+def alone(folder: Path, tell: Callable[[str], None]) -> Iterator[int]:
+    """Hold `folder` for one runner and its workers; yields the lock, for the workers to inherit.
+
+    The lock is held as long as a worker lives, so a run that is started right after a kill waits
+    for the end of the stages that were killed.
+
+    `tell` is called if there is something to wait for.
+
+    Raises:
+        InputError: Another runner holds it for longer.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as file:
+        deadline, told = time.monotonic() + PATIENCE, False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    hint = "let it end, or kill it, then run the same command"
+                    found = "another one at work in this folder"
+                    raise InputError(file.name, "no other `stages.runs`", found, hint) from error
+                if not told:
+                    tell("waiting for the end of an earlier run ...")
+                    told = True
+                time.sleep(0.1)
+        yield file.fileno()
+
+
+def _pipe(stream: IO[Any] | None) -> IO[Any]:
+    assert stream is not None
+    return stream

@@ -1,0 +1,188 @@
+"""All that `stages.runs` asks of DVC: what is outdated, and to reproduce a stage.
+
+As a program this is a worker of `stages.runs`, one a job: it reads a JSON object a line on stdin
+(`stage`, `log`), does what `dvc --wait-for-lock repro --single-item <stage>` does, and answers with
+one on stdout. The worker loads DVC once; a `dvc` a stage would load it each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from convirt.errors import InputError
+from stages._plan import outdated
+
+GRACE = 5.0  # seconds between SIGTERM and SIGKILL for a stage whose runner is gone
+LINGER = 600.0  # seconds for which DVC may go on recording after that
+UNCHANGED, CACHED = "didn't change, skipping", "is cached - skipping run"  # DVC's words
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What of DVC's graph matters to a run.
+
+    Attributes:
+        stale: True of a stage that changed, False of one below such; each after its upstream.
+        upstream: Of each stage: the stages whose outputs it reads.
+        total: How many stages the targets need.
+    """
+
+    stale: dict[str, bool]
+    upstream: dict[str, tuple[str, ...]]
+    total: int
+
+
+def examine(targets: Sequence[str], ran: Collection[str] = ()) -> Pipeline:
+    """Ask DVC once for everything; waits while another `dvc` holds the lock.
+
+    Args:
+        targets: As for `dvc repro`; none means all of dvc.yaml.
+        ran: Stages that ran already; those of them that DVC always runs are not stale.
+
+    Raises:
+        InputError: DVC cannot read the pipeline, does not know a target, or is busy.
+    """
+    from dvc.dvcfile import PROJECT_FILE
+    from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+
+    with _repository() as repo:
+        graph = get_active_graph(repo.index.graph)
+        stages = plan_repro(graph, collect_stages(repo, targets or [PROJECT_FILE]))
+        named = {stage.addressing: stage for stage in stages}
+        upstream = {
+            name: tuple(above.addressing for above in graph.successors(stage))
+            for name, stage in named.items()
+        }
+
+        def changed(name: str) -> bool:
+            stage = named[name]
+            always = stage.always_changed or stage.is_callback
+            return not (always and name in ran) and bool(stage.changed())
+
+        return Pipeline(outdated(list(named), upstream, changed), upstream, len(named))
+
+
+def changed(names: Collection[str]) -> set[str]:
+    """Those of the stages `names` that DVC would run now; nothing above them may be outdated.
+
+    Raises:
+        InputError: As of `examine`.
+    """
+    with _repository() as repo:
+        stages = (stage for stage in repo.index.stages if stage.addressing in names)
+        return {stage.addressing for stage in stages if stage.changed()}
+
+
+@contextlib.contextmanager
+def _repository() -> Iterator[Any]:
+    """The locked repository, and DVC's errors as ours."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo, lock_repo
+    from dvc.utils.strictyaml import YAMLSyntaxError
+
+    try:
+        with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
+            yield repo
+    except YAMLSyntaxError as error:
+        hint = "mend it; for dvc.lock: `git checkout dvc.lock`, finished runs come from DVC's cache"
+        raise InputError(error.path, "YAML", str(error), hint) from error
+    except DvcException as error:
+        hint = "`dvc stage list --all` names the stages, `dvc status` tells of busy ones"
+        raise InputError("dvc.yaml", "a pipeline and its stages", str(error), hint) from error
+
+
+# ------------------------------------------------------------------------------ the worker
+def serve() -> None:
+    """Reproduce what is asked for until stdin ends; then end the stage that still runs, too.
+
+    So a runner that is killed takes its stages along. DVC itself is let go on to its end: it
+    rewrites dvc.lock in place, and killed at that moment it would leave half a file.
+    """
+    orders = os.fdopen(os.dup(0), encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # a stage inherits 0, 1 and 2 and nothing else: neither the pipes nor the runner's lock
+    _point(os.devnull, 0, os.O_RDONLY)
+    if len(sys.argv) > 1:
+        os.set_inheritable(int(sys.argv[1]), False)
+    todo: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    stopping = threading.Event()
+    threading.Thread(target=_listen, args=(orders, todo, stopping), daemon=True).start()
+    while (order := todo.get()) is not None and not stopping.is_set():
+        answer = _reproduce(order["stage"], Path(order["log"]))
+        try:
+            print(json.dumps(answer), file=answers, flush=True)
+        except BrokenPipeError:
+            break
+    if os.getpgrp() == os.getpid():  # what the stages have left behind, and this very process
+        os.killpg(0, signal.SIGKILL)
+
+
+def _reproduce(stage: str, log: Path) -> dict[str, Any]:
+    from dvc.cli import main
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    for number in (1, 2):
+        _point(log, number, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC * (number == 1))
+    arguments = ["--wait-for-lock", "repro", "--single-item", stage]
+    sys.argv = ["dvc", *arguments]  # what DVC tells others who has locked a file
+    code = main(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    told = log.read_text(encoding="utf-8", errors="replace")
+    if code:
+        outcome = "failed"
+    elif UNCHANGED in told:
+        outcome = "unchanged"
+    else:
+        outcome = "cached" if CACHED in told else "done"
+    return {"stage": stage, "outcome": outcome}
+
+
+def _point(path: Path | str, number: int, flags: int) -> None:
+    """Open a file as the descriptor `number`."""
+    opened = os.open(path, flags, 0o644)
+    os.dup2(opened, number)
+    os.close(opened)
+
+
+def _listen(
+    orders: TextIO, todo: queue.SimpleQueue[dict[str, Any] | None], stopping: threading.Event
+) -> None:
+    """Pass orders on; once there are no more, end children until the process ends."""
+    for line in orders:
+        todo.put(json.loads(line))
+    stopping.set()
+    todo.put(None)
+    deadline = time.monotonic() + LINGER
+    while time.monotonic() < deadline:  # the main thread may be about to start one
+        _end_children()
+        time.sleep(0.05)
+    os._exit(1)
+
+
+def _end_children() -> None:
+    """SIGTERM for every process below this one, SIGKILL for those that stay."""
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.terminate()
+    for child in psutil.wait_procs(children, timeout=GRACE)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+if __name__ == "__main__":
+    serve()

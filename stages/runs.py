@@ -1,0 +1,164 @@
+"""Reproduce several stages at a time, each on a GPU of its own: `dvc repro` in parallel.
+
+    python -m stages.runs --jobs 2                     # on the CPU
+    python -m stages.runs --gpus 0,1,2,3               # one stage a GPU
+    python -m stages.runs --gpus 0,1 finetune retrieve
+
+DVC runs one stage after the other. This walks DVC's own graph: whatever is outdated starts as soon
+as all that it reads is up to date, through `dvc repro --single-item`, which still decides whether
+it runs, takes it from the cache, and records it. So the results are those of `dvc repro`, and a
+kill costs what a kill of `dvc repro` costs: stages that ended are recorded and do not run again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import typer
+
+from convirt.errors import InputError
+from convirt.params import read_yaml
+from stages import _repro
+from stages._board import Board
+from stages._crew import Crew, alone
+from stages._plan import Schedule
+
+TARGETS: list[str] = typer.Argument(None, help="As for `dvc repro`; none means everything.")
+JOBS: int = typer.Option(0, min=0, help="Stages at a time; 0: one a GPU of --gpus, or 2.")
+GPUS: str = typer.Option("", help="Such as 0,1: a slot each; name one twice to share it.")
+FOLDER = Path(".scratch/runs")  # logs and the lock
+
+
+def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> None:
+    """Bring TARGETS up to date, several stages at a time; without --gpus none of them sees a GPU.
+
+    Writes what the stages write, dvc.lock, and a log a stage in .scratch/runs/. A stage that
+    fails stops those below it and no others. Exit code 1 if one failed.
+    """
+    board = Board()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        chosen = slots(jobs, gpus)
+        check_compute(chosen, board)
+        with alone(FOLDER, board.say) as lock:
+            good = work(targets or [], chosen, lock, board)
+    except InputError as error:
+        board.say(str(error), style="red")
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        board.say("interrupted; what ended is recorded, run the same command to go on", "yellow")
+        raise typer.Exit(130) from error
+    if not good:
+        raise typer.Exit(1)
+
+
+def work(targets: list[str], chosen: list[str], lock: int, board: Board) -> bool:
+    """Run all that is outdated; returns whether all is up to date now."""
+    board.say("asking DVC what is outdated ...")
+    pipeline = _repro.examine(targets)
+    if not pipeline.stale:
+        board.say(f"Nothing to do: all {pipeline.total} stages are up to date.", "green")
+        return True
+    schedule = Schedule(pipeline.stale, pipeline.upstream)
+    crew = Crew(chosen, lock)
+    with board.over(schedule, crew):
+        try:
+            run(schedule, crew, {name for name, sure in pipeline.stale.items() if sure}, board)
+        finally:
+            crew.close()
+    board.summary()
+    if board.failures:
+        return False
+    if again := _repro.examine(targets, ran=pipeline.stale).stale:
+        board.say(
+            f"{len(again)} stages are outdated again, such as {next(iter(again))}: something that "
+            "they read was edited meanwhile. Run the same command.",
+            style="yellow",
+        )
+    return not again
+
+
+def run(schedule: Schedule, crew: Crew, sure: set[str], board: Board) -> None:
+    """Keep the crew busy until nothing is left that could run.
+
+    `sure` are stages that DVC is known to run. A worker asks DVC about its stage anyway, so others
+    are asked about beforehand only where they are many, and then once for all of them.
+    """
+    while not schedule.finished:
+        unsure = [stage for stage in schedule.ready() if stage not in sure]
+        if crew.idle() and len(unsure) > len(crew.workers):
+            try:
+                found = _repro.changed(unsure)
+            except InputError:  # somebody else's `dvc` is at work on one of them: leave it to
+                found = set(unsure)  # the workers, whose other stages need not suffer
+            sure |= found
+            board.up_to_date(settled := [stage for stage in unsure if stage not in found])
+            for stage in settled:
+                schedule.done(stage)
+            continue
+        for worker, stage in zip(crew.idle(), schedule.ready(), strict=False):
+            schedule.start(stage)
+            worker.order(stage, log(stage))
+            board.started(stage, worker.slot)
+        for ended in crew.wait(timeout=0.5):
+            if ended.outcome == "failed":
+                board.failed(ended, log(ended.stage), schedule.failed(ended.stage))
+            else:
+                schedule.done(ended.stage)
+                board.done(ended)
+        board.refresh()
+
+
+def slots(jobs: int, gpus: str) -> list[str]:
+    """CUDA_VISIBLE_DEVICES of each job.
+
+    Raises:
+        InputError: There are fewer GPUs than jobs, or a name is empty.
+    """
+    if not gpus:
+        return [""] * (jobs or 2)
+    names = [name.strip() for name in gpus.split(",")]
+    if not all(names):
+        raise InputError("--gpus", "numbers with commas between", repr(gpus), "--gpus 0,1")
+    if jobs > len(names):
+        hint = f"--jobs {len(names)}, or name a GPU once for each job: --gpus {gpus},{names[0]}"
+        raise InputError("--jobs", f"at most {len(names)}, one a GPU", str(jobs), hint)
+    return names[: jobs or len(names)]
+
+
+def log(stage: str) -> Path:
+    """Where a stage's output goes."""
+    return FOLDER / f"{stage.replace('/', '_')}.log"
+
+
+def check_compute(chosen: list[str], board: Board, params: Path = Path("params.yaml")) -> None:
+    """Hold the slots against the parameters; too many threads are slow and no more than that.
+
+    Raises:
+        InputError: The parameters ask for a GPU, and no slot has one.
+    """
+    data: dict[str, Any] = read_yaml(params) if params.is_file() else {}
+    compute = data.get("compute") or {}
+    if compute.get("device") == "cuda" and not any(chosen):
+        found = "compute.device: cuda in params.yaml"
+        raise InputError("--gpus", "the GPUs to use", found, "--gpus 0, or --gpus 0,1 for two")
+    threads = compute.get("threads")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if isinstance(threads, int) and len(chosen) * threads > (cores or 1):
+        board.say(
+            f"{len(chosen)} jobs x {threads} threads (compute.threads) on {cores} cores: stages "
+            "that compute on the CPU slow each other down. Other threads give other last bits.",
+            style="yellow",
+        )
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    typer.run(main)
