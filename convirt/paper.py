@@ -36,13 +36,45 @@ SETTINGS: dict[str, str] = {
 }
 """Settings that a reader has to know before comparing any number (sections 3, 4.1, appendix A)."""
 
-# Table 1, columns: (task, percent of the labels). COVIDx has no 1% column.
-_COLUMNS: tuple[tuple[str, int], ...] = (
+VARIANTS: dict[str, str] = {
+    "default": "ConVIRT (default)",
+    "tau-0-01": "τ = 0.01",
+    "tau-1": "τ = 1",
+    "batch-16": "batch size 16",
+    "batch-128": "batch size 128",
+    "linear-projections": "linear projections",
+}
+"""Our name of a setting of Table 4, and the paper's; the default is τ 0.1, batch size 32, heads
+with a hidden layer."""
+
+SUPERVISED: dict[str, str] = {"convirt_supervised": "ConVIRT + CheXpert Supervised"}
+"""The row of Table 2 that the paper calls an upper bound: fine-tuned on all labels of CheXpert."""
+
+FIGURE_3: tuple[str, ...] = (
+    "Pneumonia",
+    "Pleural Effusion",
+    "Pneumothorax",
+    "Cardiomegaly",
+    "Atelectasis",
+)
+"""The classes of the t-SNE plots."""
+
+FIGURE_4: tuple[str, ...] = ("Atelectasis", "Cardiomegaly", "Edema", "Pleural Effusion")
+"""The classes of the saliency maps."""
+
+FIGURE_4_SYSTEMS: tuple[str, ...] = ("imagenet", "simclr", "moco_v2", "convirt")
+
+CORRELATIONS: dict[str, float] = {"linear": 0.91, "image_image": 0.93, "text_image": 0.88}
+"""Pearson's r of minus the validation loss and a score, over the 40 states of Figure 5; taken from
+the coordinates in the PDF, the paper prints none."""
+
+TABLE_1_COLUMNS: tuple[tuple[str, int], ...] = (
     *(("rsna", fraction) for fraction in (1, 10, 100)),
     *(("chexpert", fraction) for fraction in (1, 10, 100)),
     *(("covidx", fraction) for fraction in (10, 100)),
     *(("mura", fraction) for fraction in (1, 10, 100)),
 )
+"""Task and percent of the labels; there is no 1% column of COVIDx, so they are 11."""
 
 # fmt: off
 _TABLE_1: dict[str, dict[str, tuple[float, ...]]] = {
@@ -87,23 +119,23 @@ _TABLE_2: dict[str, dict[str, tuple[float, float, float]]] = {
 RETRIEVAL_K: tuple[int, ...] = (5, 10, 50)
 
 # Table 3: image-only contrastive learning. RSNA linear 1%, CheXpert linear 1%, image-image P@10.
-_TABLE_3_COLUMNS = ("rsna_linear_1", "chexpert_linear_1", "image_image_p_at_10")
+TABLE_3_COLUMNS: tuple[str, ...] = ("rsna_linear_1", "chexpert_linear_1", "image_image_p_at_10")
 _TABLE_3: dict[str, tuple[float, float, float]] = {
     "imagenet": (82.8, 75.7, 14.4),
     "simclr":   (86.3, 77.4, 17.6),
-    "moco":     (86.6, 81.3, 20.6),
+    "moco_v2":  (86.6, 81.3, 20.6),
     "convirt":  (90.7, 85.9, 42.9),
 }
 
 # Table 4: hyper-parameters. RSNA linear 1%, image-image P@10, text-image P@10.
-_TABLE_4_COLUMNS = ("rsna_linear_1", "image_image_p_at_10", "text_image_p_at_10")
+TABLE_4_COLUMNS: tuple[str, ...] = ("rsna_linear_1", "image_image_p_at_10", "text_image_p_at_10")
 _TABLE_4: dict[str, tuple[float, float, float]] = {
     "default":            (90.7, 42.9, 57.5),   # tau 0.1, batch 32, heads with a hidden layer
-    "tau_0.01":           (90.7, 40.5, 21.0),
-    "tau_1":              (89.6, 25.0, 31.0),
-    "batch_16":           (90.3, 40.0, 55.8),
-    "batch_128":          (90.3, 39.3, 50.3),
-    "linear_projections": (90.6, 40.8, 55.8),
+    "tau-0-01":           (90.7, 40.5, 21.0),
+    "tau-1":              (89.6, 25.0, 31.0),
+    "batch-16":           (90.3, 40.0, 55.8),
+    "batch-128":          (90.3, 39.3, 50.3),
+    "linear-projections": (90.6, 40.8, 55.8),
 }
 # fmt: on
 
@@ -118,9 +150,9 @@ def transfer(protocol: str, task: str, init: str, fraction: int) -> float | None
         fraction: Percent of the training labels, 1, 10 or 100.
     """
     row = _TABLE_1.get(protocol, {}).get(init)
-    if row is None or (task, fraction) not in _COLUMNS:
+    if row is None or (task, fraction) not in TABLE_1_COLUMNS:
         return None
-    return _share(row[_COLUMNS.index((task, fraction))])
+    return _share(row[TABLE_1_COLUMNS.index((task, fraction))])
 
 
 def difference(protocol: str, task: str, baseline_fraction: int = 100) -> float | None:
@@ -146,25 +178,24 @@ def retrieval(direction: str, init: str, k: int) -> float | None:
 
 
 def image_only(objective: str, column: str) -> float | None:
-    """Table 3: `objective` is imagenet, simclr, moco (v2) or convirt.
+    """Table 3: `objective` is imagenet, simclr, moco_v2 or convirt.
 
     `column` is ``"rsna_linear_1"``, ``"chexpert_linear_1"`` or ``"image_image_p_at_10"``.
     """
     row = _TABLE_3.get(objective)
-    known = row is not None and column in _TABLE_3_COLUMNS
-    return _share(row[_TABLE_3_COLUMNS.index(column)]) if row is not None and known else None
+    known = row is not None and column in TABLE_3_COLUMNS
+    return _share(row[TABLE_3_COLUMNS.index(column)]) if row is not None and known else None
 
 
 def setting(name: str, column: str) -> float | None:
     """Table 4: ConVIRT with one hyper-parameter changed.
 
-    `name` is ``"default"``, ``"tau_0.01"``, ``"tau_1"``, ``"batch_16"``, ``"batch_128"`` or
-    ``"linear_projections"``; `column` is ``"rsna_linear_1"``, ``"image_image_p_at_10"`` or
+    `name` is a key of `VARIANTS`; `column` is ``"rsna_linear_1"``, ``"image_image_p_at_10"`` or
     ``"text_image_p_at_10"``.
     """
     row = _TABLE_4.get(name)
-    known = row is not None and column in _TABLE_4_COLUMNS
-    return _share(row[_TABLE_4_COLUMNS.index(column)]) if row is not None and known else None
+    known = row is not None and column in TABLE_4_COLUMNS
+    return _share(row[TABLE_4_COLUMNS.index(column)]) if row is not None and known else None
 
 
 def _share(percent: float) -> float:

@@ -70,7 +70,7 @@ def test_tables_2_to_4() -> None:
     assert paper.retrieval("text_image", "imagenet", 5) is None
     assert paper.retrieval("image_image", "convirt", 100) is None
     assert paper.retrieval("image_text", "convirt", 5) is None
-    assert paper.image_only("moco", "image_image_p_at_10") == 0.206
-    assert paper.image_only("moco", "mura") is None
-    assert paper.setting("tau_0.01", "text_image_p_at_10") == 0.21
-    assert paper.setting("tau_2", "text_image_p_at_10") is None
+    assert paper.image_only("moco_v2", "image_image_p_at_10") == 0.206
+    assert paper.image_only("moco_v2", "mura") is None
+    assert paper.setting("tau-0-01", "text_image_p_at_10") == 0.21
+    assert paper.setting("tau-2", "text_image_p_at_10") is None
