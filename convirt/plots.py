@@ -52,17 +52,17 @@ STYLE = {
 }
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Draw with our style alone, whatever a matplotlibrc on this machine says."""
 
     @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(STYLE)
             return draw(*args, **kwargs)
 
-    return styled
+    return drawn
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -79,7 +79,7 @@ def colours(inits: Iterable[str]) -> dict[str, str]:
     return COLOURS | {key: SPARE_COLOURS[i % len(SPARE_COLOURS)] for i, key in enumerate(others)}
 
 
-@_styled
+@styled
 def loss(curves: Mapping[str, pd.DataFrame], data: str) -> Figure:
     """Pretraining loss over the steps, one panel an encoder, with the level of chance.
 
@@ -91,7 +91,7 @@ def loss(curves: Mapping[str, pd.DataFrame], data: str) -> Figure:
     columns = min(len(curves), 2)
     rows = -(-len(curves) // columns)
     # losses of several objectives have several scales
-    figure, panels = _grid(rows, columns, 4.6, 3.5, sharey=rows == 1)
+    figure, panels = grid(rows, columns, 4.6, 3.5, sharey=rows == 1)
     flat = [axes for row in panels for axes in row]
     for axes in flat[len(curves) :]:
         axes.set_visible(False)
@@ -116,7 +116,7 @@ def loss(curves: Mapping[str, pd.DataFrame], data: str) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def efficiency(rows: Sequence[Row], data: Mapping[str, str]) -> Figure:
     """Test metric over the share of labels: what was measured here above, the paper's below.
 
@@ -132,7 +132,7 @@ def efficiency(rows: Sequence[Row], data: Mapping[str, str]) -> Figure:
     fractions = sorted({row["fraction"] for row in rows})
     bands = [(p, s) for p in _unique(r["protocol"] for r in rows) for s in ("here", "paper")]
     bands = [b for b in bands if any((r["protocol"], r["source"]) == b for r in rows)]
-    figure, panels = _grid(len(bands), len(tasks), 3.0, 3.0)
+    figure, panels = grid(len(bands), len(tasks), 3.0, 3.0)
     for band, line in zip(bands, panels, strict=True):
         protocol, source = band
         for axes, task in zip(line, tasks, strict=True):
@@ -146,7 +146,7 @@ def efficiency(rows: Sequence[Row], data: Mapping[str, str]) -> Figure:
             axes.set_xlabel("labels used" if band == bands[-1] else "")
         label = "measured here" if source == "here" else "printed in the paper"
         line[0].set_ylabel(f"{name(protocol)},\n{label}")
-    _legend(figure, panels)
+    legend(figure, panels)
     return figure
 
 
@@ -199,7 +199,7 @@ def _round_ticks(axes: Axes) -> None:
     axes.yaxis.set_major_formatter("{x:.2f}")
 
 
-@_styled
+@styled
 def retrieval(rows: Sequence[Row], here: str) -> Figure:
     """Precision@k as bars, one panel a direction, the paper's hatched, with the chance level.
 
@@ -210,7 +210,7 @@ def retrieval(rows: Sequence[Row], here: str) -> Figure:
     directions = _unique(row["direction"] for row in rows)
     ks = sorted({row["k"] for row in rows})
     colour = colours(row["init"] for row in rows)
-    figure, panels = _grid(1, len(directions), 4.8, 3.8, sharey=True)
+    figure, panels = grid(1, len(directions), 4.8, 3.8, sharey=True)
     for axes, direction in zip(panels[0], directions, strict=True):
         mine = [row for row in rows if row["direction"] == direction]
         bars = _unique((row["source"], row["init"]) for row in mine)
@@ -236,11 +236,11 @@ def retrieval(rows: Sequence[Row], here: str) -> Figure:
         axes.set_xticks(range(len(ks)), labels=[f"P@{k}" for k in ks])
         axes.set(title=name(direction), ylim=(0, max(1.12 * max(r["value"] for r in rows), 0.2)))
     panels[0][0].set_ylabel("mean precision over queries")
-    _legend(figure, panels, 3)
+    legend(figure, panels, 3)
     return figure
 
 
-@_styled
+@styled
 def contact_sheet(
     images: Sequence[NDArray[Any]],
     titles: Sequence[str],
@@ -257,7 +257,7 @@ def contact_sheet(
     """
     if len(images) != len(titles) or not images:
         raise ValueError(f"as many titles as images, at least one: {len(titles)}, {len(images)}")
-    figure, panels = _grid(-(-len(images) // columns), columns, 1.7, 2.05)
+    figure, panels = grid(-(-len(images) // columns), columns, 1.7, 2.05)
     flat = [axes for line in panels for axes in line]
     for axes in flat:
         axes.grid(visible=False)
@@ -272,7 +272,7 @@ def contact_sheet(
     return figure
 
 
-def _grid(
+def grid(
     lines: int, columns: int, width: float, height: float, sharey: bool = False
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure of lines x columns panels, each width x height inches, that never overlap."""
@@ -281,7 +281,7 @@ def _grid(
     return figure, [list(line) for line in panels]
 
 
-def _legend(figure: Figure, panels: Sequence[Sequence[Axes]], columns: int = 4) -> None:
+def legend(figure: Figure, panels: Sequence[Sequence[Axes]], columns: int = 4) -> None:
     """One legend below the figure for all panels, each entry once."""
     entries: dict[str, Any] = {}
     for axes in (axes for line in panels for axes in line):
