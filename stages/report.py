@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from convirt.errors import InputError
+from stages._results import is_made_up, read_json, there
 from stages._stage import PARAMS, Stage
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from convirt.params import Params, Source
+    from convirt.params import Params
     from convirt.report_text import Results
 
 READS = [
@@ -29,7 +29,6 @@ READS = [
     "retrieval",
     "train",
 ]
-DEMO = "data/demo"  # where stages/demo.py puts what it draws
 RUN_KEYS = {"task", "init", "fraction", "protocol", "metric", "value", "low", "high"}
 RUN_KEYS |= {"n_train", "n_test", "repeats", "corpus"}
 LOSS_COLUMNS = ["step", "train_loss", "val_loss", "chance"]
@@ -66,7 +65,7 @@ def main(
 def _show() -> int:
     """Print the tables of an existing summary; the exit code."""
     try:
-        _print(_read_json(Path.cwd(), "metrics/summary.json", "report"))
+        _print(read_json(Path.cwd(), "metrics/summary.json", "report"))
     except InputError as error:
         typer.echo(str(error), err=True)
         return 1
@@ -99,19 +98,19 @@ def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
     paired = {key for pair in comparisons(runs) for key in (pair.ours, pair.baseline)}
     predictions = {
         key: pd.read_parquet(
-            _there(root, f"models/finetune/{key}/predictions.parquet", f"finetune@{key}")
+            there(root, f"models/finetune/{key}/predictions.parquet", f"finetune@{key}")
         )
         for key in sorted(paired)
     }
     sources = p.datasets.sources
     trained = [f"{objective}-{corpus}" for objective in p.objectives for corpus in p.corpora]
-    pretrain = [_read_json(root, f"metrics/pretrain/{k}.json", f"pretrain@{k}") for k in trained]
-    funnels = {s: _read_json(root, f"metrics/funnel/{s}.json", f"preprocess@{s}") for s in sources}
+    pretrain = [read_json(root, f"metrics/pretrain/{k}.json", f"pretrain@{k}") for k in trained]
+    funnels = {s: read_json(root, f"metrics/funnel/{s}.json", f"preprocess@{s}") for s in sources}
     retrieval = {
-        s: _read_json(root, f"metrics/retrieval/{s}.json", f"retrieve@{s}")
+        s: read_json(root, f"metrics/retrieval/{s}.json", f"retrieve@{s}")
         for s in p.retrieval.systems
     }
-    made_up = frozenset(s for s, source in sources.items() if _is_made_up(root, source))
+    made_up = frozenset(s for s, source in sources.items() if is_made_up(root, source))
     share = len(made_up) / len(sources)
     resamples = p.finetune.bootstrap
     results = Results(
@@ -126,14 +125,9 @@ def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
         settings=_settings(p, len(runs[0]["repeats"])),
     )
     curves = {
-        k: pd.read_csv(_there(root, f"metrics/pretrain/{k}.csv", f"pretrain@{k}")) for k in trained
+        k: pd.read_csv(there(root, f"metrics/pretrain/{k}.csv", f"pretrain@{k}")) for k in trained
     }
     return results, curves
-
-
-def _is_made_up(root: Path, source: Source) -> bool:
-    """Whether a data set is one that the demo drew."""
-    return (root / source.root).resolve().is_relative_to((root / DEMO).resolve())
 
 
 def _settings(p: Params, repeats: int) -> list[tuple[str, str, str]]:
@@ -164,31 +158,12 @@ def _read_run(root: Path, key: str) -> dict[str, Any]:
     from convirt.summary import key_of
 
     name = f"metrics/finetune/{key}.json"
-    run = _read_json(root, name, f"finetune@{key}")
+    run = read_json(root, name, f"finetune@{key}")
     missing = sorted(RUN_KEYS - set(run))
     found = f"no {', '.join(missing)}" if missing else key_of(run)
     if found != key:
         raise InputError(name, f"the result of {key}", found, f"dvc repro -f finetune@{key}")
     return run
-
-
-def _read_json(root: Path, name: str, stage: str) -> dict[str, Any]:
-    """The JSON object that `stage` writes at `name` below `root`."""
-    path = _there(root, name, stage)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also not UTF-8
-        raise InputError(name, "JSON", str(error), f"dvc repro -f {stage}") from error
-    if not isinstance(value, dict):
-        raise InputError(name, "a JSON object", type(value).__name__, f"dvc repro -f {stage}")
-    return value
-
-
-def _there(root: Path, name: str, stage: str) -> Path:
-    """The path of an output of `stage`, which has to exist."""
-    if not (root / name).is_file():
-        raise InputError(name, f"an output of {stage}", "no such file", f"dvc repro {stage}")
-    return root / name
 
 
 def _write(results: Results, curves: Mapping[str, pd.DataFrame], metrics: Path) -> None:
