@@ -1,0 +1,113 @@
+"""Intervals of Precision@k over queries, and of its difference between two systems.
+
+`metrics.py` does the same for classification, over patients. Here a query is what is drawn: a
+system's rankings say for each query how many of its k nearest candidates are right.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convirt.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+
+TOLERANCE = 1e-9  # between the precision in a JSON and the one of the rankings beside it
+
+
+class Interval(NamedTuple):
+    """A value, or a difference of two, with its 95% interval; fractions between 0 and 1."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Queries(NamedTuple):
+    """What a search put: names and classes of its Q queries, in the order of the file, and hits.
+
+    Attributes:
+        names: Name of an image, or a sentence; sentences may repeat.
+        hits: Whether the candidate at a rank has the query's class, (Q, depth).
+    """
+
+    names: tuple[str, ...]
+    hits: NDArray[np.bool_]
+
+
+def queries(rankings: pd.DataFrame, direction: str, where: Path | str) -> Queries:
+    """The searches of one direction in a system's rankings.parquet.
+
+    Raises:
+        InputError: The table is not one block of ranks 1, 2, ... a query; `where` names it.
+    """
+    rows = rankings[rankings["direction"] == direction]
+    rank = rows["rank"].to_numpy()
+    starts = np.flatnonzero(rank == 1)
+    depth = len(rows) // max(1, len(starts))
+    if not len(starts) or not np.array_equal(rank, np.tile(np.arange(1, depth + 1), len(starts))):
+        raise InputError(
+            where,
+            f"rankings of the direction {direction}, one block of ranks 1, 2, ... a query",
+            f"{len(rows)} rows, {len(starts)} of rank 1",
+            "dvc repro -f retrieve",
+        )
+    names = tuple(rows["query"].to_numpy(str)[starts].tolist())
+    return Queries(names, rows["right"].to_numpy(bool).reshape(len(starts), depth))
+
+
+def precision(found: Queries, k: int, stated: float, where: Path | str) -> Floats:
+    """Precision@k of each query, (Q,), whose mean has to be the one that was stated.
+
+    Raises:
+        InputError: It is not, or fewer than k candidates were kept: the files are of two runs.
+    """
+    depth = found.hits.shape[1]
+    values: Floats = found.hits[:, :k].mean(axis=1, dtype=np.float64)
+    if k > depth or abs(values.mean() - stated) > TOLERANCE:
+        raise InputError(
+            where,
+            f"rankings with Precision@{k} {stated:.4f}, as their JSON says",
+            f"depth {depth}" if k > depth else f"{values.mean():.4f}",
+            "dvc repro -f retrieve",
+        )
+    return values
+
+
+def interval(values: Floats, resamples: int, seed: int) -> Interval:
+    """Mean over queries, with the 2.5 and 97.5 percentiles of resampling them with replacement.
+
+    The same seed and number of queries draw the same queries, so the interval of `a - b` is that
+    of a paired difference.
+
+    Args:
+        values: One a query, (Q,).
+        resamples: How many.
+        seed: Of the draws.
+    """
+    count = len(values)
+    drawn = np.random.default_rng(seed).integers(0, count, (resamples, count))
+    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def correlation(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[float, float] | None:
+    """Pearson's and Spearman's correlation over the pairs of which both are there.
+
+    None where there are fewer than 3 pairs, or one side does not vary.
+    """
+    from scipy.stats import rankdata
+
+    whole = np.isfinite(x) & np.isfinite(y)
+    x, y = x[whole], y[whole]
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    ranks = np.corrcoef(rankdata(x), rankdata(y))[0, 1]
+    return float(np.corrcoef(x, y)[0, 1]), float(ranks)

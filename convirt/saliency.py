@@ -1,0 +1,83 @@
+"""Which pixels a classifier's answer depends on: gradients of a logit (Simonyan et al. 2014).
+
+Figure 4 of the paper: models trained on 1% of CheXpert with the encoder frozen.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from convirt import checkpoint
+from convirt.errors import InputError
+from convirt.image_encoder import ImageConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load_classifier(folder: Path, hint: str) -> tuple[nn.Module, ImageConfig, list[str]]:
+    """Read the classifier that a transfer run left: (N, 3, S, S) to logits (N, L), its L labels.
+
+    Args:
+        folder: models/finetune/<run>.
+        hint: The command that makes it.
+
+    Raises:
+        InputError: A file or a weight is missing.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(path, "a transfer run's folder", "no config.json", hint)
+    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    image = about["image"]
+    config = ImageConfig(**{**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])})
+    model = timm.create_model(
+        config.architecture, pretrained=False, num_classes=len(about["labels"])
+    )
+    checkpoint.load_into(model, folder / "model.safetensors")
+    for module in model.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False
+    return cast(nn.Module, model.eval()), config, list(about["labels"])
+
+
+def saliency(model: nn.Module, x: Tensor, labels: Tensor) -> NDArray[np.float32]:
+    """Largest absolute gradient over the channels, of one logit an image.
+
+    Args:
+        model: (N, 3, S, S) to logits (N, L), in evaluation mode.
+        x: Normalised images, (N, 3, S, S).
+        labels: Which logit of each image, (N,).
+
+    Returns:
+        (N, S, S) float32, not negative.
+    """
+    x = x.detach().clone().requires_grad_(True)
+    logits = model(x).gather(1, labels[:, None]).sum()
+    (gradient,) = torch.autograd.grad(logits, x)
+    maps: NDArray[np.float32] = gradient.abs().amax(dim=1).cpu().numpy()
+    return maps
+
+
+def samples(records: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, int]:
+    """By class the row of its first image query: the first in the list's order, not a chosen one.
+
+    Args:
+        records: Of a retrieval store: `role` and `label`.
+        classes: Those without an image query are left out.
+    """
+    role, label = records["role"].to_numpy(str), records["label"].to_numpy(str)
+    found = {}
+    for name in classes:
+        rows = np.flatnonzero((role == "query") & (label == name))
+        if len(rows):
+            found[name] = int(rows[0])
+    return found

@@ -1,0 +1,216 @@
+"""Cells laid out as the paper lays them out: rows, columns, groups. Page and pictures draw these.
+
+The paper's rows and columns are always there, whether measured here or not; systems that the paper
+does not have follow under a rule. What fits no column of the paper (COVIDx with 1% of the labels,
+a task of your own) is in the CSV files alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from convirt import paper
+from convirt.markdown import name
+from convirt.tables import DEFAULT, REFERENCE, Cell, Column
+
+TASKS = {"rsna": "RSNA", "chexpert": "CheXpert", "covidx": "COVIDx", "mura": "MURA"}
+METRICS = {"auroc": "AUROC", "accuracy": "accuracy"}
+ORDER = (
+    *(*paper.INITS, *paper.SUPERVISED),
+    *("simclr", "moco_v2", "report_labels", "siglip", "convirt_soft"),
+)
+"""Systems in the order of rows; others follow by name."""
+
+NO_PAPER = "not in the paper"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One place of a table: what was measured there, and what the paper prints."""
+
+    cell: Cell | None = None
+    paper: float | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table to be drawn.
+
+    Attributes:
+        key: Name of its picture and of its place on the page, e.g. "table1-linear".
+        title: One line.
+        groups: Heads over the columns, each with how many columns it spans.
+        columns: One a column.
+        rows: The row's name and its entries, one a column.
+        own: From this row on, systems that the paper's table does not have.
+        notes: What a reader has to know of this table, one sentence each.
+        data: What was measured on, e.g. "made-up data".
+        against: Whom the marks compare a row with.
+    """
+
+    key: str
+    title: str
+    groups: tuple[tuple[str, int], ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Entry, ...]], ...]
+    own: int
+    notes: tuple[str, ...] = ()
+    data: str = "data of unknown origin"
+    against: str = "ConVIRT"
+
+    def published(self) -> bool:
+        """Whether the paper has any of it."""
+        return any(entry.paper is not None for _, row in self.rows for entry in row)
+
+    def measured(self) -> int:
+        """How many cells were measured here."""
+        return sum(entry.cell is not None for _, row in self.rows for entry in row)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What `_grid` needs of a table beside its cells."""
+
+    table: str
+    columns: Mapping[Column, str]
+    published: Mapping[tuple[str, Column], float | None]
+    rows: tuple[str, ...]
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+def transfer(cells: Iterable[Cell], protocol: str) -> Grid:
+    """Table 1(a), linear, or 1(b), fine-tuned: the paper's 11 columns."""
+    columns: dict[Column, str] = {}
+    published: dict[tuple[str, Column], float | None] = {}
+    for task, fraction in paper.TABLE_1_COLUMNS:
+        column = (protocol, task, fraction)
+        columns[column] = "all" if fraction == 100 else f"{fraction}%"
+        for init in paper.INITS:
+            published[init, column] = paper.transfer(protocol, task, init, fraction)
+    cells = list(cells)
+    groups = []
+    for task, label in TASKS.items():
+        metric = "accuracy" if task == "covidx" else "AUROC"
+        groups.append((f"{label} ({metric})", sum(task == t for t, _ in paper.TABLE_1_COLUMNS)))
+    shape = _Shape("table1", columns, published, tuple(paper.INITS))
+    what = "linear classification" if protocol == "linear" else "fine-tuning"
+    title = f"{paper.PROTOCOLS[protocol]}: {what}, with 1%, 10% and all of the training labels"
+    return _grid(f"table1-{protocol}", title, groups, shape, cells)
+
+
+def retrieval(cells: Iterable[Cell]) -> Grid:
+    """Table 2: both directions, Precision@5, @10 and @50."""
+    rows = (*paper.INITS, *paper.SUPERVISED)
+    columns: dict[Column, str] = {}
+    published: dict[tuple[str, Column], float | None] = {}
+    for direction in ("image_image", "text_image"):
+        for k in paper.RETRIEVAL_K:
+            columns[direction, k] = f"P@{k}"
+            for system in rows:
+                published[system, (direction, k)] = paper.retrieval(direction, system, k)
+    groups = [(name(d), len(paper.RETRIEVAL_K)) for d in ("image_image", "text_image")]
+    shape = _Shape("table2", columns, published, rows)
+    notes = (
+        "The paper's row Random is a random guess; ours is an encoder with random weights.",
+        "A system without a text encoder finds nothing by text: those places are empty.",
+    )
+    return _grid("table2", "Table 2: zero-shot retrieval", groups, shape, cells, notes)
+
+
+def image_only(cells: Iterable[Cell]) -> Grid:
+    """Table 3: ConVIRT beside contrastive learning on images alone."""
+    rows = ("imagenet", "simclr", "moco_v2", "convirt")
+    columns: dict[Column, str] = {}
+    published: dict[tuple[str, Column], float | None] = {}
+    for key, text in zip(paper.TABLE_3_COLUMNS, ("linear, 1%", "linear, 1%", "P@10"), strict=True):
+        columns[key,] = text
+        published |= {(s, (key,)): paper.image_only(s, key) for s in rows}
+    groups = [(head, 1) for head in ("RSNA", "CheXpert", "image → image")]
+    kept = [cell for cell in cells if cell.system in rows]
+    title = "Table 3: against contrastive learning on images alone"
+    return _grid("table3", title, groups, _Shape("table3", columns, published, rows), kept)
+
+
+def settings(cells: Iterable[Cell], columns: Mapping[str, tuple[str, str]]) -> Grid:
+    """Table 4: one hyper-parameter changed.
+
+    Args:
+        cells: All cells.
+        columns: By name of a column its two heads, as "rsna_linear_1": "RSNA" and "linear, 1%".
+    """
+    rows = tuple(paper.VARIANTS)
+    published: dict[tuple[str, Column], float | None] = {}
+    for key in columns:
+        published |= {(v, (key,)): paper.setting(v, key) for v in rows}
+    texts: dict[Column, str] = {(key,): text for key, (_, text) in columns.items()}
+    shape = _Shape("table4", texts, published, rows, paper.VARIANTS)
+    notes = ("Default: τ = 0.1, batch size 32, projections with a hidden layer.",)
+    groups = [(head, 1) for head, _ in columns.values()]
+    title = "Table 4: hyper-parameters of ConVIRT"
+    return _grid("table4", title, groups, shape, cells, notes)
+
+
+def zeroshot(cells: Sequence[Cell]) -> Grid:
+    """Zero-shot classification by prompts, which the paper does not have."""
+    tasks = list(dict.fromkeys(cell.column for cell in cells if cell.table == "zeroshot"))
+    columns: dict[Column, str] = {}
+    for column in tasks:
+        metric = next(c.metric for c in cells if c.table == "zeroshot" and c.column == column)
+        columns[column] = METRICS.get(metric, metric)
+    groups = [(TASKS.get(str(task), str(task)), 1) for (task,) in tasks]
+    shape = _Shape("zeroshot", columns, {}, ())
+    notes = ("Images are scored by their similarity to sentences; no label is used.",)
+    return _grid("zeroshot", "Zero-shot classification", groups, shape, cells, notes)
+
+
+def _grid(
+    key: str,
+    title: str,
+    groups: Iterable[tuple[str, int]],
+    shape: _Shape,
+    cells: Iterable[Cell],
+    notes: tuple[str, ...] = (),
+) -> Grid:
+    """Place cells; rows of the paper first, then those that only we have."""
+    found = {
+        (c.system, c.column): c
+        for c in cells
+        if c.table == shape.table and c.column in shape.columns
+    }
+    known = [*ORDER, *sorted({system for system, _ in found} - set(ORDER))]
+    own = [s for s in known if s not in shape.rows and any(s == system for system, _ in found)]
+    rows = []
+    for system in (*shape.rows, *own):
+        entries = tuple(
+            Entry(found.get((system, column)), shape.published.get((system, column)))
+            for column in shape.columns
+        )
+        rows.append((shape.names.get(system, label(system)), entries))
+    return Grid(
+        key,
+        title,
+        tuple(groups),
+        tuple(shape.columns.values()),
+        tuple(rows),
+        len(shape.rows),
+        notes,
+    )
+
+
+def label(system: str) -> str:
+    """How the tables write a system: as the paper does, where it does."""
+    if system == DEFAULT:
+        return name(REFERENCE)
+    return {**paper.INITS, **paper.SUPERVISED}.get(system, name(system))
+
+
+def best(grid: Grid) -> set[tuple[int, int]]:
+    """Rows and columns of the highest values here, ties included."""
+    found = set()
+    for j in range(len(grid.columns)):
+        cells = {i: row[j].cell for i, (_, row) in enumerate(grid.rows)}
+        values = {i: cell.value for i, cell in cells.items() if cell is not None}
+        if len(values) > 1:
+            found |= {(i, j) for i, value in values.items() if value == max(values.values())}
+    return found

@@ -1,0 +1,255 @@
+"""The paper's tables as cells: what was measured here, what the paper prints, and their order.
+
+A cell is one number with its 95% interval and where it came from. An order is a question about
+two cells: the paper has one system ahead of another, do our data agree? Pure functions; what is
+not handed in is no cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from convirt import paper
+from convirt.compare import Interval
+
+Run = Mapping[str, Any]  # a result's JSON
+Column = tuple[str | int, ...]
+
+REFERENCE, BASELINE, DEFAULT = "convirt", "imagenet", "default"
+DIRECTIONS = ("image_image", "text_image")
+TABLES = ("table1", "table2", "table3", "table4", "zeroshot")
+HEADS: dict[str, tuple[str, ...]] = {
+    "table1": ("protocol", "task", "fraction"),
+    "table2": ("direction", "k"),
+    "table3": ("column",),
+    "table4": ("column",),
+    "zeroshot": ("task",),
+}
+"""What names a column of each table; `Cell.column` holds the values in this order."""
+
+FILES: dict[str, tuple[str, ...]] = {
+    "table1": (
+        *("system", "protocol", "task", "fraction", "metric"),
+        *("value", "low", "high", "repeats", "paper"),
+    ),
+    "table2": ("system", "direction", "k", "value", "low", "high", "paper"),
+    "table3": ("system", "column", "value", "low", "high", "paper"),
+    "table4": ("variant", "column", "value", "low", "high", "paper"),
+    "zeroshot": ("system", "task", "metric", "value", "low", "high"),
+}
+"""The columns of each CSV file."""
+
+AGREES, CONTRADICTS, OPEN = "agrees", "contradicts", "open"
+
+
+@dataclass(frozen=True)
+class Order:
+    """The reference minus a cell's system, here with a paired 95% interval, and in the paper."""
+
+    against: str
+    value: float
+    low: float
+    high: float
+    paper: float | None
+
+    @property
+    def mark(self) -> str | None:
+        """What our interval says of the paper's order; None where the paper has none.
+
+        `AGREES`: it lies wholly on the paper's side of 0. `CONTRADICTS`: wholly on the other side.
+        `OPEN`: it holds 0. The paper has no order where it prints equal numbers, or not both.
+        """
+        if not self.paper:
+            return None
+        sign = 1 if self.paper > 0 else -1
+        low, high = sorted((sign * self.low, sign * self.high))
+        return AGREES if low > 0 else CONTRADICTS if high < 0 else OPEN
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured number.
+
+    Attributes:
+        table: A name of `TABLES`.
+        system: Our name, with underscores; in Table 4 that of a variant, or "default".
+        column: Which column, see `HEADS`.
+        metric: "auroc", "accuracy" or "precision".
+        value: A fraction between 0 and 1, as are low, high and paper.
+        repeats: Independent runs that it is the mean of.
+        order: Against `REFERENCE` (Table 4: the default) in the same column.
+        source: The JSON that it comes from.
+        code: Digest of the code that made that JSON.
+        params: Digest of the parameters.
+    """
+
+    table: str
+    system: str
+    column: Column
+    metric: str
+    value: float
+    low: float
+    high: float
+    repeats: int
+    paper: float | None
+    order: Order | None
+    source: str
+    code: str
+    params: str
+
+
+def dashed(system: str) -> str:
+    """How files of the tables write a system: caption-lstm."""
+    return system.replace("_", "-")
+
+
+def transfer_cells(runs: Iterable[Run], paired: Mapping[str, Interval]) -> list[Cell]:
+    """Table 1: one cell a transfer run.
+
+    Args:
+        runs: Their JSONs, each with its path under ``"source"``.
+        paired: By source, `REFERENCE` minus that run, on the same test patients.
+    """
+    cells = []
+    for run in runs:
+        column = (run["protocol"], run["task"], run["fraction"])
+        published = paper.transfer(run["protocol"], run["task"], run["init"], run["fraction"])
+        ahead = paper.transfer(run["protocol"], run["task"], REFERENCE, run["fraction"])
+        order = _order(REFERENCE, paired.get(run["source"]), ahead, published)
+        cells.append(_probe("table1", run["init"], column, run, published, order))
+    return cells
+
+
+def retrieval_cell(
+    system: str, column: Column, own: Interval, lead: Interval | None, found: Run
+) -> Cell:
+    """Table 2: one cell, by its direction and k.
+
+    Args:
+        system: Our name.
+        column: Direction and k.
+        own: Precision@k over the queries.
+        lead: `REFERENCE` minus `system`, query by query.
+        found: The JSON of the search, with its path under ``"source"``.
+    """
+    direction, k = str(column[0]), int(column[1])
+    published = paper.retrieval(direction, system, k)
+    order = _order(REFERENCE, lead, paper.retrieval(direction, REFERENCE, k), published)
+    return Cell(
+        "table2",
+        system,
+        column,
+        "precision",
+        *own,
+        1,
+        published,
+        order,
+        found["source"],
+        found["provenance"]["code"],
+        found["provenance"]["params"],
+    )
+
+
+def zeroshot_cells(found: Iterable[Run]) -> list[Cell]:
+    """Zero-shot classification, which the paper does not have: one cell a task and system."""
+    return [_probe("zeroshot", cell["system"], (cell["task"],), cell, None, None) for cell in found]
+
+
+def image_only_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """Table 3, made of cells of Tables 1 and 2; all systems are in it."""
+    places: dict[str, tuple[str, Column]] = {
+        "rsna_linear_1": ("table1", ("linear", "rsna", 1)),
+        "chexpert_linear_1": ("table1", ("linear", "chexpert", 1)),
+        "image_image_p_at_10": ("table2", ("image_image", 10)),
+    }
+    found = []
+    for name in paper.TABLE_3_COLUMNS:
+        for cell in cells:
+            if (cell.table, cell.column) == places[name]:
+                published = paper.image_only(cell.system, name)
+                ahead = paper.image_only(REFERENCE, name)
+                lead = _lead(cell.order)
+                order = _order(REFERENCE, lead, ahead, published)
+                found.append(_moved(cell, "table3", cell.system, name, published, order))
+    return found
+
+
+def setting_cell(cell: Cell, variant: str, column: str, lead: Interval | None) -> Cell:
+    """Table 4: a cell of Table 1 or 2 as that of a variant, or of the default.
+
+    Args:
+        cell: The measured cell.
+        variant: A key of ablation.variants, or `DEFAULT`.
+        column: Its name; the paper has those of `paper.TABLE_4_COLUMNS`.
+        lead: The default minus this variant; None of the default itself.
+    """
+    published = paper.setting(variant, column)
+    order = _order(DEFAULT, lead, paper.setting(DEFAULT, column), published)
+    return _moved(cell, "table4", variant, column, published, order)
+
+
+def csv_rows(table: str, cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """The rows of a table's CSV file, in the order of `cells`; the columns are `FILES[table]`."""
+    rows = []
+    for cell in cells:
+        if cell.table == table:
+            named = dict(zip(HEADS[table], cell.column, strict=True))
+            named |= {"system": dashed(cell.system), "variant": cell.system}
+            rows.append({key: (asdict(cell) | named)[key] for key in FILES[table]})
+    return rows
+
+
+def as_json(cell: Cell) -> dict[str, Any]:
+    """A cell for cells.json."""
+    told = asdict(cell)
+    told["system"] = cell.system if cell.table == "table4" else dashed(cell.system)
+    told["column"] = dict(zip(HEADS[cell.table], cell.column, strict=True))
+    if cell.order is not None:
+        told["order"]["mark"] = cell.order.mark
+    return told
+
+
+def _probe(
+    table: str, system: str, column: Column, run: Run, published: float | None, order: Order | None
+) -> Cell:
+    return Cell(
+        table,
+        system,
+        column,
+        run["metric"],
+        run["value"],
+        run["low"],
+        run["high"],
+        len(run.get("repeats") or [run["value"]]),
+        published,
+        order,
+        run["source"],
+        run["provenance"]["code"],
+        run["provenance"]["params"],
+    )
+
+
+def _moved(
+    cell: Cell, table: str, system: str, column: str, published: float | None, order: Order | None
+) -> Cell:
+    """A cell as it stands in another table."""
+    changes = {"table": table, "system": system, "column": (column,)}
+    kept = {key: value for key, value in vars(cell).items() if key not in changes}
+    return Cell(**{**kept, **changes, "paper": published, "order": order})
+
+
+def _lead(order: Order | None) -> Interval | None:
+    return None if order is None else Interval(order.value, order.low, order.high)
+
+
+def _order(
+    against: str, lead: Interval | None, ahead: float | None, published: float | None
+) -> Order | None:
+    """An order, where there is a difference to compare."""
+    if lead is None:
+        return None
+    known = ahead is not None and published is not None
+    printed = round(ahead - published, 4) if known else None  # type: ignore[operator]
+    return Order(against, *lead, printed)

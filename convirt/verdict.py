@@ -1,0 +1,184 @@
+"""The headline claims of the paper, answered from the cells: plain sentences with numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from convirt import paper
+from convirt.compare import Interval
+from convirt.markdown import interval, percent, points
+from convirt.table_layout import TASKS, label
+from convirt.tables import AGREES, CONTRADICTS, OPEN, REFERENCE, Cell, Column, Order
+
+YES, PARTLY, NO, UNKNOWN = "yes", "partly", "no", "not measured"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim and what became of it.
+
+    Attributes:
+        question: What the paper claims, as a question.
+        answer: `YES`, `PARTLY`, `NO` or `UNKNOWN`.
+        text: The answer in one or two sentences.
+        points: Numbers behind it, one line each.
+        short: The answer as part of a sentence, for the head of the page.
+    """
+
+    question: str
+    answer: str
+    text: str
+    points: tuple[str, ...] = ()
+    short: str = ""
+
+
+def efficiency(differences: Mapping[str, Interval], protocol: str) -> Claim:
+    """The abstract's claim: ConVIRT with 10% of the labels against ImageNet with all of them.
+
+    Args:
+        differences: By task, ConVIRT@10% minus ImageNet@100% on the same test patients.
+        protocol: "finetune" (which the claim is about) or "linear".
+    """
+    how = "fine-tuned" if protocol == "finetune" else "linear"
+    question = f"With a tenth of the labels, is ConVIRT as good as ImageNet? ({how})"
+    if not differences:
+        return Claim(question, UNKNOWN, f"No task has both {how} runs.")
+    ahead = [task for task, d in differences.items() if d.low > 0]
+    behind = [task for task, d in differences.items() if d.high < 0]
+    count = len(differences)
+    level = count - len(ahead) - len(behind)
+    answer = YES if not behind else NO if len(behind) == count else PARTLY
+    text = (
+        f"With 10% of the labels ConVIRT is ahead of ImageNet with 100% on {len(ahead)} of {count} "
+        f"tasks, level on {level} (the interval of the difference holds 0) and behind on "
+        f"{len(behind)}."
+    )
+    lines = []
+    for task, d in differences.items():
+        printed = paper.difference(protocol, task)
+        beside = "" if printed is None else f"; paper\u00a0{points(printed)}"
+        lines.append(f"{TASKS.get(task, task)}: {_points(d)} points{beside}")
+    short = ""
+    if protocol == "finetune":
+        short = (
+            "with 10% of the labels ConVIRT is ahead of, or level with, ImageNet with 100% on "
+            f"{count - len(behind)} of {count} tasks"
+        )
+    return Claim(question, answer, text, tuple(lines), short)
+
+
+def first(cells: Iterable[Cell], protocol: str) -> Claim:
+    """In how many of the paper's 11 columns ConVIRT is first or tied among the paper's systems.
+
+    First: no other system of the paper has a higher value. Tied: one has, but the paired interval
+    of the difference to each such system holds 0.
+    """
+    what = "linear" if protocol == "linear" else "fine-tuned"
+    question = f"Is ConVIRT the best of the paper's systems? ({what})"
+    wanted = {(protocol, task, fraction) for task, fraction in paper.TABLE_1_COLUMNS}
+    by_column: dict[Column, list[Cell]] = {}
+    for cell in cells:
+        if cell.table == "table1" and cell.column in wanted and cell.system in paper.INITS:
+            by_column.setdefault(cell.column, []).append(cell)
+    places = [
+        place for column in by_column.values() if (place := _place(column)) and len(column) > 1
+    ]
+    if not places:
+        return Claim(question, UNKNOWN, f"No {what} cell has ConVIRT and another system.")
+    best, tied = places.count("first"), places.count("tied")
+    systems = {cell.system for column in by_column.values() for cell in column}
+    answer = YES if best + tied == len(places) else PARTLY if best + tied else NO
+    text = (
+        f"First in {best} and tied by interval in {tied} of the {len(places)} {what} cells, among "
+        f"{len(systems)} of the paper's {len(paper.INITS)} systems "
+        f"(the paper: first in {_first_in_paper(protocol)} of {len(paper.TABLE_1_COLUMNS)})."
+    )
+    orders = [cell.order for column in by_column.values() for cell in column if cell.order]
+    short = f"it is first or tied in {best + tied} of {len(places)} linear cells"
+    return Claim(question, answer, text, (_marks(orders),), short if what == "linear" else "")
+
+
+def retrieval(cells: Iterable[Cell], chance: float, k: int = 10) -> Claim:
+    """Whether ConVIRT finds images by text: better than chance, and than the other systems."""
+    question = "Does ConVIRT find images by a sentence, without any label?"
+    found = {cell.system: cell for cell in cells if cell.column == ("text_image", k)}
+    own = found.get(REFERENCE)
+    if own is None:
+        return Claim(question, UNKNOWN, "Its text-image retrieval was not run.")
+    beside = f" (the paper: {percent(own.paper)})" if own.paper is not None else ""
+    text = (
+        f"Of the {k} images nearest to a sentence, {percent(own.value)}% are of its class{beside}; "
+        f"chance is {percent(chance)}%."
+    )
+    lines = [_line(cell) for cell in found.values()]
+    orders = [cell.order for cell in found.values() if cell.order]
+    beaten = any(order.high < 0 for order in orders)
+    above = own.low > chance
+    answer = NO if not above else PARTLY if beaten else YES
+    short = (
+        f"of the {k} images nearest to a sentence {percent(own.value)}% are right (chance "
+        f"{percent(chance)}%)"
+    )
+    return Claim(question, answer, text, tuple(lines), short)
+
+
+def images(cells: Iterable[Cell], k: int = 10) -> Claim:
+    """Whether ConVIRT finds images by image better than the paper's other systems."""
+    question = "Does ConVIRT find images of the same class by an image?"
+    found = {cell.system: cell for cell in cells if cell.column == ("image_image", k)}
+    own = found.get(REFERENCE)
+    others = {s: c for s, c in found.items() if s in paper.INITS and s != REFERENCE}
+    if own is None or not others:
+        return Claim(question, UNKNOWN, "ConVIRT or what to compare it with was not run.")
+    place = _place([own, *others.values()])
+    word = {"first": "first", "tied": "tied for first by interval", "behind": "not first"}[place]
+    beside = f" (the paper: {percent(own.paper)})" if own.paper is not None else ""
+    text = (
+        f"Of the {k} images nearest to an image, {percent(own.value)}% are of its class{beside}: "
+        f"{word} among {len(others) + 1} of the paper's systems."
+    )
+    lines = [_line(cell) for cell in found.values() if cell.system in paper.INITS]
+    answer = {"first": YES, "tied": PARTLY, "behind": NO}[place]
+    return Claim(question, answer, text, tuple(lines))
+
+
+def _place(column: Sequence[Cell]) -> str:
+    """ConVIRT's place in a column: "first", "tied", "behind", or "" where it is not there."""
+    own = next((cell for cell in column if cell.system == REFERENCE), None)
+    if own is None:
+        return ""
+    higher = [cell for cell in column if cell.value > own.value]
+    if not higher:
+        return "first"
+    open_ = [cell.order is None or cell.order.low <= 0 <= cell.order.high for cell in higher]
+    return "tied" if all(open_) else "behind"
+
+
+def _marks(orders: Iterable[Order]) -> str:
+    """How many of the paper's orders our intervals confirm and contradict."""
+    marks = [order.mark for order in orders if order.mark]
+    counts = {mark: marks.count(mark) for mark in (AGREES, OPEN, CONTRADICTS)}
+    return (
+        f"Of the paper's {len(marks)} comparisons with ConVIRT, our intervals confirm "
+        f"{counts[AGREES]}, leave {counts[OPEN]} open and contradict {counts[CONTRADICTS]}."
+    )
+
+
+def _first_in_paper(protocol: str) -> int:
+    """In how many columns the paper prints no higher number than ConVIRT's."""
+    wins = 0
+    for task, fraction in paper.TABLE_1_COLUMNS:
+        values = [paper.transfer(protocol, task, init, fraction) for init in paper.INITS]
+        own = paper.transfer(protocol, task, REFERENCE, fraction)
+        wins += own is not None and own >= max(v for v in values if v is not None)
+    return wins
+
+
+def _line(cell: Cell) -> str:
+    between = interval(cell.value, cell.low, cell.high).replace(" ", "\u00a0")
+    return f"{label(cell.system)}: {between}"
+
+
+def _points(d: Interval) -> str:
+    return f"{points(d.value)}\u00a0[{points(d.low)},\u00a0{points(d.high)}]"
