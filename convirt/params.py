@@ -299,6 +299,13 @@ class Ablation(_Strict):
     trajectory: Names
 
 
+class ZeroShot(_Strict):
+    """`zeroshot.*`."""
+
+    task: Names
+    system: Names
+
+
 class Params(_Strict):
     """All of `params.yaml`."""
 
@@ -315,7 +322,9 @@ class Params(_Strict):
     matrix: Matrix
     finetune: Finetune
     retrieval: Retrieval
+    zeroshot: ZeroShot
     ablation: Ablation
+    tables: Annotated[tuple[Literal["tables"], ...], *_List]
     _source: str = PrivateAttr("params.yaml")
 
     def get(self, key: str) -> Any:

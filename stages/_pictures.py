@@ -1,0 +1,231 @@
+"""The pictures of the tables' page, as PNG bytes; which of them may leave the machine."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convirt import paper
+from convirt.errors import InputError
+from convirt.markdown import data_name
+from convirt.summary import run_key
+from stages._results import there
+from stages._table_inputs import setting_columns
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from convirt.html import Picture
+    from convirt.store import Store
+    from convirt.table_layout import Grid
+    from stages._stage import Stage
+    from stages._table_cells import Measured
+
+MAP_SYSTEMS = ("imagenet", "convirt")  # of Figure 3
+PROBED, FRACTION = "chexpert", 1  # of Figure 4
+
+
+@dataclass
+class Drawn:
+    """What was drawn.
+
+    Attributes:
+        grids: Tables that have a cell.
+        pictures: Figures, in the order of the page.
+        public: PNG bytes by name, free of anything of a patient.
+        private: Likewise, but with images of given data.
+        absent: Tables and figures that the parameters ask nothing of, and what would.
+    """
+
+    grids: list[Grid] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    public: dict[str, bytes] = field(default_factory=dict)
+    private: dict[str, bytes] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
+
+    def add(self, key: str, title: str, figure: Figure, caption: str, alt: str) -> None:
+        """Take a figure that shows no image of a patient."""
+        from convirt.html import Picture, size_of
+
+        png = self.public[key] = _png(figure)
+        self.pictures.append(Picture(key, title, caption, alt, png, size_of(png)))
+
+
+def draw(stage: Stage, measured: Measured, made_up: frozenset[str]) -> Drawn:
+    """Draw every table and figure of which something was measured.
+
+    Raises:
+        InputError: A file that one of them needs is missing.
+    """
+    from convirt.store import Store
+
+    p = stage.params
+    drawn = Drawn()
+    _tables(drawn, stage, measured, made_up)
+    where = Path("data") / "stores" / p.retrieval.dataset
+    store = Store.open(stage.root / where)
+    if "role" not in store.records:
+        hint = "name a retrieval set in retrieval.dataset"
+        raise InputError(where, "a retrieval set", f"a store of kind {store.meta['kind']}", hint)
+    searched = data_name([p.retrieval.dataset], made_up)
+    _embeddings(drawn, stage, store, searched)
+    _saliency(drawn, stage, store, searched, p.retrieval.dataset in made_up)
+    _trajectory(drawn, measured, data_name([p.ablation.corpus], made_up))
+    _curves(drawn, measured, data_name(p.corpora, made_up))
+    return drawn
+
+
+def _tables(drawn: Drawn, stage: Stage, measured: Measured, made_up: frozenset[str]) -> None:
+    from convirt import table_layout, table_plots
+
+    p, cells = stage.params, measured.cells
+    tasks = data_name(p.matrix.task, made_up)
+    searched = data_name([p.retrieval.dataset], made_up)
+    both = data_name([p.retrieval.dataset, *p.matrix.task], made_up)
+    grids = [
+        (table_layout.transfer(cells, "linear"), tasks, "matrix.protocol: [linear]"),
+        (table_layout.transfer(cells, "finetune"), tasks, "matrix.protocol: [finetune]"),
+        (table_layout.retrieval(cells), searched, "retrieval.systems"),
+        (table_layout.image_only(cells), both, "matrix.fraction: [1], linear"),
+        (table_layout.settings(cells, setting_columns(p)), both, "ablation.variants"),
+        (table_layout.zeroshot(cells), tasks, "zeroshot.task, zeroshot.system"),
+    ]
+    for grid, data, what in grids:
+        if not grid.measured():
+            drawn.absent.append(f"{grid.title.partition(':')[0]} ({what})")
+            continue
+        against = "the default" if grid.key == "table4" else grid.against
+        grid = replace(grid, data=data, against=against)
+        drawn.grids.append(grid)
+        drawn.public[grid.key] = _png(table_plots.table(grid))
+
+
+def _embeddings(drawn: Drawn, stage: Stage, store: Store, data: str) -> None:
+    """Figure 3."""
+    import numpy as np
+
+    from convirt import checkpoint, embedding_map, figure_plots
+
+    p = stage.params
+    systems = [s for s in MAP_SYSTEMS if s in p.retrieval.systems]
+    label = store.records["label"].to_numpy(str)
+    candidate = store.records["role"].to_numpy(str) == "candidate"
+    rows = np.flatnonzero(candidate & np.isin(label, paper.FIGURE_3))
+    if not systems or not len(rows):
+        drawn.absent.append("Figure 3 (imagenet and convirt in retrieval.systems)")
+        return
+    order = {name: i for i, name in enumerate(paper.FIGURE_3)}
+    rows = rows[np.argsort([order[name] for name in label[rows]], kind="stable")]
+    maps, purity = {}, {}
+    for system in systems:
+        name = f"data/retrieval/{system}/embeddings.safetensors"
+        h = checkpoint.load_safetensors(there(stage.root, name, f"retrieve@{system}"))["h"].numpy()
+        if len(h) != len(label):
+            found, hint = f"{len(h)} vectors", f"dvc repro -f retrieve@{system}"
+            raise InputError(name, f"one vector for each of {len(label)} images", found, hint)
+        maps[system] = embedding_map.tsne(h[rows], p.seed)
+        purity[system] = embedding_map.purity(h[rows], label[rows])
+        stage.poll()
+    drawn.add(
+        "figure3",
+        "Figure 3: image embeddings of five classes",
+        figure_plots.embeddings(maps, label[rows], purity, data),
+        f"t-SNE (perplexity 30, unit vectors, seed {p.seed}) of the {len(rows):,} candidates of "
+        "the paper’s five classes. A better encoder gathers a class; distances between groups and "
+        "their sizes mean nothing. The share in the title is taken in the full space, not here.",
+        "; ".join(f"{s}: {100 * purity[s]:.0f}% of neighbours of the same class" for s in systems),
+    )
+
+
+def _saliency(drawn: Drawn, stage: Stage, store: Store, data: str, made_up: bool) -> None:
+    """Figure 4; images of patients stay out of metrics/ and of the page."""
+    import numpy as np
+    import torch
+
+    from convirt import figure_plots, image_encoder, saliency
+    from convirt.html import Picture
+
+    matrix = stage.params.matrix
+    systems = [s for s in paper.FIGURE_4_SYSTEMS if s in matrix.init]
+    asked = PROBED in matrix.task and FRACTION in matrix.fraction and "linear" in matrix.protocol
+    chosen = saliency.samples(store.records, paper.FIGURE_4)
+    if not (systems and asked and chosen):
+        drawn.absent.append("Figure 4 (chexpert, 1%, linear in matrix, with imagenet and convirt)")
+        return
+    images = torch.from_numpy(np.stack([store.images[row] for row in chosen.values()]))
+    maps, shown = {}, {}
+    for system in systems:
+        key = run_key(PROBED, system, FRACTION, "linear")
+        folder = stage.root / "models" / "finetune" / key
+        model, config, labels = saliency.load_classifier(folder, f"dvc repro finetune@{key}")
+        lacking = sorted(set(chosen) - set(labels))
+        if lacking:
+            hint = "name them in tasks.chexpert.labels"
+            raise InputError(folder, f"the labels {', '.join(chosen)}", f"no {lacking[0]}", hint)
+        columns = torch.tensor([labels.index(kind) for kind in chosen])
+        maps[system] = saliency.saliency(model, image_encoder.to_input(images, config), columns)
+        shown = {kind: store.images[row] for kind, row in chosen.items()}
+    figure = figure_plots.saliency(shown, maps, data)
+    title = "Figure 4: what the linear probes look at"
+    caption = (
+        "Absolute gradient of the class’s logit by pixel, the largest over the channels (Simonyan "
+        "et al. 2014), each map to its own scale; probes trained on 1% of CheXpert. Of each class "
+        "the first image query of the list, not a chosen one."
+    )
+    if made_up:
+        drawn.add("figure4", title, figure, caption, "saliency maps beside the images")
+        return
+    drawn.private["figure4"] = _png(figure)
+    aside = " It shows images of the given data, so it is in data/tables/figure4.png alone."
+    drawn.pictures.append(Picture("figure4", title, caption + aside))
+
+
+def _trajectory(drawn: Drawn, measured: Measured, data: str) -> None:
+    """Figure 5."""
+    from convirt import figure_plots
+
+    if not measured.states:
+        drawn.absent.append("Figure 5 (ablation.trajectory and train.keep_every)")
+        return
+    known = [row for row in measured.correlations if row["pearson"] is not None]
+    told = "; ".join(
+        f"{row['objective']}, {figure_plots.SCORES[row['score']]}: r = {row['pearson']:.2f}"
+        + ("" if row["paper"] is None else f" (paper {row['paper']:.2f})")
+        for row in known
+    )
+    drawn.add(
+        "figure5",
+        "Figure 5: pretraining loss against what it is for",
+        figure_plots.trajectory(measured.states, measured.correlations, data),
+        "Each point is a state kept during pretraining. Pearson’s r of minus the validation loss "
+        f"and the score: {told or 'not defined'}. The paper’s r are read off its figure. Points of "
+        "one run are no independent sample, so no interval is given.",
+        told,
+    )
+
+
+def _curves(drawn: Drawn, measured: Measured, data: str) -> None:
+    from convirt import figure_plots
+
+    if not measured.curves:
+        drawn.absent.append("Curves (objectives)")
+        return
+    drawn.add(
+        "curves",
+        "Curves: the pretraining of every objective",
+        figure_plots.curves(measured.curves, data),
+        "What each objective is validated by, over its steps; the mark is the state that is kept. "
+        "Losses of different objectives are on different scales and say nothing about each other.",
+        "validation curves of " + ", ".join(measured.curves),
+    )
+
+
+def _png(figure: Figure) -> bytes:
+    from convirt import plots
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "figure.png"
+        plots.save(figure, path)
+        return path.read_bytes()

@@ -1,0 +1,135 @@
+"""Reading what the tables are made of; a result that is missing names the command to type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from convirt.errors import InputError
+from convirt.summary import key_of
+from stages._results import read_json, require_keys, there
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from convirt.compare import Queries
+    from convirt.figure_plots import Curve
+    from convirt.params import Params
+    from stages._stage import Stage
+
+Found = dict[str, Any]
+
+RUN_KEYS = {"task", "init", "fraction", "protocol", "metric", "value", "low", "high", "repeats"}
+RUN_KEYS |= {"provenance"}
+ZEROSHOT_KEYS = {"task", "system", "metric", "value", "low", "high", "provenance"}
+STATE_COLUMNS = ["step", "val_loss", "linear", "image_image", "text_image"]
+CORRELATION = ("objective", "score", "states", "pearson", "spearman", "paper")
+
+
+def json(stage: Stage, name: str, made_by: str, keys: set[str]) -> Found:
+    value = read_json(stage.root, name, made_by)
+    require_keys(value, keys, name, made_by)
+    return {**value, "source": name}
+
+
+def run(stage: Stage, key: str, made_by: str) -> Found:
+    """The JSON of a transfer run, which has to be about that run."""
+    name = f"metrics/finetune/{key}.json"
+    run = json(stage, name, made_by, RUN_KEYS)
+    if key_of(run) != key:
+        raise InputError(name, f"the result of {key}", key_of(run), f"dvc repro -f {made_by}")
+    return run
+
+
+def search(system: str, made_by: str) -> tuple[str, str, set[str]]:
+    return f"metrics/retrieval/{system}.json", f"{made_by}@{system}", {"system", "provenance"}
+
+
+def queries(
+    stage: Stage, searches: Mapping[str, Found], made_by: str
+) -> dict[tuple[str, str], Queries]:
+    """By system and direction what each query found."""
+    import pandas as pd
+
+    from convirt.compare import queries
+    from convirt.tables import DIRECTIONS
+
+    found = {}
+    for system, search in searches.items():
+        name = f"data/retrieval/{system}/rankings.parquet"
+        table = pd.read_parquet(there(stage.root, name, f"{made_by}@{system}"))
+        for direction in DIRECTIONS:
+            if direction in search:
+                found[system, direction] = queries(table, direction, name)
+    return found
+
+
+# ------------------------------------------------------------------------------ pretraining
+def curves(stage: Stage) -> dict[str, list[Curve]]:
+    """The histories of all pretraining runs."""
+    import pandas as pd
+
+    from convirt.figure_plots import Curve
+
+    p = stage.params
+    wanted = [(o, c, f"pretrain@{o}-{c}") for o in p.objectives for c in p.corpora]
+    wanted += [(v, p.ablation.corpus, f"vary@{v}") for v in p.ablation.variants]
+    curves: dict[str, list[Curve]] = {}
+    for name, corpus, made_by in wanted:
+        path = f"metrics/pretrain/{name}-{corpus}"
+        about = json(stage, f"{path}.json", made_by, {"criterion", "best_step"})
+        history = pd.read_csv(there(stage.root, f"{path}.csv", made_by))
+        _columns(history, {"step", "chance", about["criterion"]}, f"{path}.csv", made_by)
+        run = Curve(corpus, history, about["criterion"], about["best_step"])
+        curves.setdefault(name, []).append(run)
+    return curves
+
+
+def states(stage: Stage) -> dict[str, pd.DataFrame]:
+    """Figure 5's rows of each objective."""
+    import pandas as pd
+
+    states = {}
+    for objective in stage.params.ablation.trajectory:
+        name, made_by = f"metrics/trajectory/{objective}.csv", f"trajectory@{objective}"
+        states[objective] = pd.read_csv(there(stage.root, name, made_by))
+        _columns(states[objective], set(STATE_COLUMNS), name, made_by)
+    return states
+
+
+def _columns(table: pd.DataFrame, wanted: set[str], name: str, made_by: str) -> None:
+    missing = sorted(wanted - set(table.columns))
+    if missing:
+        found = f"no {', '.join(missing)}"
+        raise InputError(name, ", ".join(sorted(wanted)), found, f"dvc repro -f {made_by}")
+
+
+def correlations(states: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    """Minus the validation loss against each score, over the states of an objective."""
+    from convirt import paper
+    from convirt.compare import correlation
+    from convirt.tables import REFERENCE
+
+    rows = []
+    for objective, table in states.items():
+        for score in STATE_COLUMNS[2:]:
+            loss, values = -table["val_loss"].to_numpy(float), table[score].to_numpy(float)
+            r = correlation(loss, values) or (None, None)
+            published = paper.CORRELATIONS.get(score) if objective == REFERENCE else None
+            known = (objective, score, len(table), *r, published)
+            rows.append(dict(zip(CORRELATION, known, strict=True)))
+    return rows
+
+
+def setting_columns(p: Params) -> dict[str, tuple[str, str]]:
+    """Names of the columns of Table 4, each with its two heads."""
+    from convirt.table_layout import TASKS
+
+    own = p.ablation
+    how = "linear" if own.protocol == "linear" else "fine-tuned"
+    probe = f"{own.task}_{own.protocol}_{own.fraction}"
+    return {
+        probe: (TASKS.get(own.task, own.task), f"{how}, {own.fraction}%"),
+        f"image_image_p_at_{own.k}": ("image → image", f"P@{own.k}"),
+        f"text_image_p_at_{own.k}": ("text → image", f"P@{own.k}"),
+    }

@@ -1,0 +1,435 @@
+"""The tables: cells, marks, intervals, verdicts, pictures and the stage, on a made-up grid."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import browser
+import numpy as np
+import pandas as pd
+import pytest
+import table_world
+import torch
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from typer.testing import CliRunner, Result
+
+from convirt import compare, embedding_map, html, paper, saliency, table_layout, verdict
+from convirt.compare import Interval
+from convirt.errors import InputError
+from convirt.params import read_yaml
+from convirt.tables import AGREES, CONTRADICTS, OPEN, Cell, Order, csv_rows, dashed
+from stages.tables import app
+
+HEADS = {
+    "table1": "system,protocol,task,fraction,metric,value,low,high,repeats,paper",
+    "table2": "system,direction,k,value,low,high,paper",
+    "table3": "system,column,value,low,high,paper",
+    "table4": "variant,column,value,low,high,paper",
+    "zeroshot": "system,task,metric,value,low,high",
+    "figure5": "objective,score,states,pearson,spearman,paper",
+}
+PNGS = ["table1-linear", "table1-finetune", "table2", "table3", "table4", "zeroshot"]
+PNGS += ["figure3", "figure4", "figure5", "curves"]
+
+
+# ------------------------------------------------------------------------------ the stage
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up grid on which the stage has run."""
+    folder = tmp_path_factory.mktemp("world")
+    data = table_world.params(read_yaml(ROOT / "params.yaml"))
+    table_world.build(folder, data)
+    result = run(folder, data)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def run(folder: Path, data: dict[str, Any]) -> Result:
+    from ruamel.yaml import YAML
+
+    with (folder / "params.yaml").open("w") as handle:
+        YAML(typ="safe", pure=True).dump(data, handle)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return CliRunner().invoke(app, [])
+
+
+@pytest.fixture
+def small(tmp_path: Path, default_params: dict[str, Any]) -> Callable[..., tuple[Path, Result]]:
+    """Run the stage on two systems and one task, after a change."""
+    data = default_params
+    data["matrix"] |= {"task": ["rsna"], "init": ["imagenet", "convirt"], "fraction": [10, 100]}
+    data["retrieval"]["systems"] = ["imagenet", "convirt"]
+    data["finetune"]["bootstrap"] = 20
+    data["corpora"] = ["chest"]
+
+    def go(change: Callable[[Path], None] = lambda folder: None, **more: Any) -> Any:
+        table_world.build(tmp_path, data, patients=40, per_class=6)
+        change(tmp_path)
+        return tmp_path, run(tmp_path, data | more)
+
+    return go
+
+
+def rows(world: Path, table: str) -> list[dict[str, str]]:
+    with (world / f"metrics/tables/{table}.csv").open() as handle:
+        return list(csv.DictReader(handle))
+
+
+def cells(world: Path) -> list[dict[str, Any]]:
+    found = json.loads((world / "metrics/tables/cells.json").read_text())["cells"]
+    return list(found)
+
+
+@pytest.mark.parametrize("table", HEADS)
+def test_files_have_the_agreed_columns(world: Path, table: str) -> None:
+    text = (world / f"metrics/tables/{table}.csv").read_text()
+    assert text.splitlines()[0] == HEADS[table]
+    assert rows(world, table)
+
+
+def test_every_wanted_cell_is_there_once(world: Path) -> None:
+    found = rows(world, "table1")
+    keys = {(r["system"], r["protocol"], r["task"], r["fraction"]) for r in found}
+    assert len(found) == len(keys) == 12 * 2 * 4 * 3
+    assert ("caption-lstm", "linear", "covidx", "1") in keys  # no column of the paper, yet kept
+    assert {r["system"] for r in found} == {dashed(s) for s in table_world.SYSTEMS}
+    assert {r["repeats"] for r in found if r["protocol"] == "linear"} == {"3"}
+    assert len(rows(world, "table2")) == 12 * 3 + 4 * 3
+    assert len(rows(world, "table4")) == 6 * 3
+    assert len(rows(world, "zeroshot")) == 4
+
+
+def test_numbers_are_those_of_the_results_and_of_the_paper(world: Path) -> None:
+    run = json.loads((world / "metrics/finetune/rsna-caption_lstm-10-linear.json").read_text())
+    (row,) = (
+        r
+        for r in rows(world, "table1")
+        if (r["system"], r["protocol"], r["task"], r["fraction"])
+        == ("caption-lstm", "linear", "rsna", "10")
+    )
+    assert [float(row[k]) for k in ("value", "low", "high")] == [
+        run[k] for k in ("value", "low", "high")
+    ]
+    assert float(row["paper"]) == paper.transfer("linear", "rsna", "caption_lstm", 10) == 0.908
+    (found,) = (
+        r
+        for r in rows(world, "table2")
+        if (r["system"], r["direction"], r["k"]) == ("convirt", "text_image", "10")
+    )
+    search = json.loads((world / "metrics/retrieval/convirt.json").read_text())
+    assert float(found["value"]) == pytest.approx(search["text_image"]["p_at_10"])
+    assert float(found["low"]) < float(found["value"]) < float(found["high"])
+    (tau,) = (
+        r
+        for r in rows(world, "table4")
+        if (r["variant"], r["column"]) == ("tau-0-01", "text_image_p_at_10")
+    )
+    assert float(tau["paper"]) == 0.21
+
+
+def test_cells_say_what_made_them(world: Path) -> None:
+    for cell in cells(world):
+        assert (world / cell["source"]).is_file()
+        made_by = json.loads((world / cell["source"]).read_text())["provenance"]
+        assert (cell["code"], cell["params"]) == (made_by["code"], made_by["params"])
+    orders = [cell["order"] for cell in cells(world) if cell["order"]]
+    assert len(orders) > 300
+    assert {order["against"] for order in orders} == {"convirt", "default"}
+
+
+def test_every_picture_is_there_and_the_figures_are_on_the_page(world: Path) -> None:
+    folder = world / "metrics/tables"
+    assert sorted(p.stem for p in folder.glob("*.png")) == sorted(PNGS)
+    text = (folder / "index.html").read_text()
+    assert text.count("data:image/png;base64,") == 4
+    assert len(re.findall(r"<table>", text)) == 6
+    for outside in ("http://", "https://", "<script", '<link rel="stylesheet', 'src="./'):
+        assert outside not in text
+    assert "Measured on made-up data." in text
+    assert "exclude the paper’s order" in text
+    assert str(world) not in text
+
+
+def test_the_page_is_the_same_every_time(
+    small: Callable[..., tuple[Path, Result]], tmp_path: Path
+) -> None:
+    folder, first = small()
+    assert first.exit_code == 0, first.output
+    before = {p.name: p.read_bytes() for p in (folder / "metrics/tables").iterdir()}
+    shutil.rmtree(folder / "data/stores")
+    _, second = small()
+    assert second.exit_code == 0, second.output
+    assert {p.name: p.read_bytes() for p in (folder / "metrics/tables").iterdir()} == before
+    text = before["index.html"].decode()
+    assert "Not asked for in params.yaml" in text
+    assert "Figure 5 (ablation.trajectory" in text
+
+
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [
+        ("metrics/finetune/rsna-imagenet-10-finetune.json", "finetune@rsna-imagenet-10-finetune"),
+        ("models/finetune/rsna-convirt-100-finetune/predictions.parquet", "finetune@rsna-convirt"),
+        ("metrics/retrieval/convirt.json", "retrieve@convirt"),
+        ("data/retrieval/imagenet/rankings.parquet", "retrieve@imagenet"),
+        ("data/retrieval/convirt/embeddings.safetensors", "retrieve@convirt"),
+        ("metrics/pretrain/convirt-chest.csv", "pretrain@convirt-chest"),
+        ("data/stores/chexpert-8x200/images.npy", "preprocess@chexpert-8x200"),
+    ],
+)
+def test_a_missing_result_names_the_command(
+    small: Callable[..., tuple[Path, Result]], missing: str, command: str
+) -> None:
+    folder, result = small(lambda folder: (folder / missing).unlink())
+    assert result.exit_code == 1
+    assert f"dvc repro {command}" in result.output
+    assert not (folder / "metrics/tables").exists()
+
+
+def test_rankings_of_another_run_are_refused(
+    small: Callable[..., tuple[Path, Result]],
+) -> None:
+    def stale(folder: Path) -> None:
+        path = folder / "metrics/retrieval/convirt.json"
+        found = json.loads(path.read_text())
+        found["text_image"]["p_at_10"] += 0.01
+        path.write_text(json.dumps(found))
+
+    _, result = small(stale)
+    assert result.exit_code == 1
+    assert "Precision@10" in result.output
+
+
+def test_images_of_patients_stay_out_of_metrics(
+    tmp_path: Path, default_params: dict[str, Any]
+) -> None:
+    data = default_params
+    data["matrix"] = {"task": ["chexpert"], "init": ["imagenet", "convirt"], "fraction": [1]}
+    data["matrix"] |= {"protocol": ["linear"]}
+    data["retrieval"]["systems"] = ["imagenet", "convirt"]
+    data["finetune"]["bootstrap"], data["corpora"] = 20, ["chest"]
+    data["datasets"]["sources"]["chexpert-8x200"]["root"] = str(tmp_path / "elsewhere")
+    table_world.build(tmp_path, data, patients=40, per_class=6)
+    result = run(tmp_path, data)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "data/tables/figure4.png").is_file()
+    assert not (tmp_path / "metrics/tables/figure4.png").exists()
+    private = (tmp_path / "data/tables/figure4.png").read_bytes()
+    import base64
+
+    page = (tmp_path / "metrics/tables/index.html").read_text()
+    assert base64.b64encode(private).decode()[:400] not in page
+    assert "data/tables/figure4.png alone" in page
+
+
+# ------------------------------------------------------------------------------ marks
+@pytest.mark.parametrize(
+    ("low", "high", "printed", "mark"),
+    [
+        (0.01, 0.05, 0.02, AGREES),
+        (-0.05, -0.01, 0.02, CONTRADICTS),
+        (-0.01, 0.02, 0.02, OPEN),
+        (0.01, 0.05, -0.001, CONTRADICTS),
+        (-0.05, -0.01, -0.001, AGREES),
+        (0.01, 0.05, 0.0, None),  # the paper prints equal numbers
+        (0.01, 0.05, None, None),
+        (0.0, 0.05, 0.02, OPEN),  # an interval that touches 0 holds it
+    ],
+)
+def test_marks(low: float, high: float, printed: float | None, mark: str | None) -> None:
+    assert Order("convirt", (low + high) / 2, low, high, printed).mark == mark
+
+
+@given(st.floats(-1, 1), st.floats(0, 1), st.floats(-1, 1))
+def test_turning_a_comparison_round_keeps_its_mark(
+    low: float, width: float, printed: float
+) -> None:
+    order = Order("convirt", low, low, low + width, printed)
+    turned = Order("convirt", -low, -low - width, -low, -printed)
+    assert order.mark == turned.mark
+
+
+# ------------------------------------------------------------------------------ intervals
+def rankings() -> pd.DataFrame:
+    hits = [[1, 0, 1], [0, 0, 0], [1, 1, 1]]
+    return pd.DataFrame(
+        {
+            "direction": "text_image",
+            "query": np.repeat(["same", "same", "other"], 3),
+            "rank": [1, 2, 3] * 3,
+            "right": np.array(hits, bool).ravel(),
+        }
+    )
+
+
+def test_precision_of_each_query_though_two_have_one_name() -> None:
+    found = compare.queries(rankings(), "text_image", "x")
+    assert found.names == ("same", "same", "other")
+    assert compare.precision(found, 2, 0.5, "x").tolist() == [0.5, 0.0, 1.0]
+    with pytest.raises(InputError, match="depth 3"):
+        compare.precision(found, 5, 0.5, "x")
+    with pytest.raises(InputError, match="one block of ranks"):
+        compare.queries(rankings().iloc[:-1], "text_image", "x")
+    with pytest.raises(InputError, match="one block of ranks"):
+        compare.queries(rankings(), "image_image", "x")
+
+
+def test_interval_of_a_mean() -> None:
+    values = np.random.default_rng(0).normal(0.5, 0.1, 400)
+    found = compare.interval(values, 4000, 1)
+    assert found.value == pytest.approx(values.mean())
+    half = 1.96 * values.std() / 20
+    assert found.low == pytest.approx(found.value - half, abs=half / 10)
+    assert found.high == pytest.approx(found.value + half, abs=half / 10)
+
+
+def test_pairs_share_their_draws() -> None:
+    a = np.random.default_rng(0).normal(size=50)
+    paired = compare.interval(a + 0.1 - a, 200, 3)
+    assert paired.low == pytest.approx(0.1) and paired.high == pytest.approx(0.1)
+
+
+def test_correlation() -> None:
+    x = np.array([1.0, 2, 3, 4, np.nan])
+    assert compare.correlation(x, np.exp(x)) == pytest.approx((0.92, 1.0), abs=0.01)
+    assert compare.correlation(x, np.full(5, 2.0)) is None
+    assert compare.correlation(x[:2], x[:2]) is None
+
+
+# ------------------------------------------------------------------------------ verdicts
+def cell(system: str, value: float, lead: tuple[float, float] | None = None, **more: Any) -> Cell:
+    column = more.get("column", ("linear", "rsna", 1))
+    order = lead and Order("convirt", sum(lead) / 2, *lead, 0.01)
+    table = "table2" if len(column) == 2 else "table1"
+    return Cell(
+        table,
+        system,
+        column,
+        "auroc",
+        value,
+        value - 0.01,
+        value + 0.01,
+        1,
+        None,
+        order,
+        "",
+        "",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("others", "answer", "text"),
+    [
+        ([cell("imagenet", 0.7, (0.05, 0.2))], verdict.YES, "First in 1 and tied by interval in 0"),
+        ([cell("binary", 0.85, (-0.1, 0.01))], verdict.YES, "First in 0 and tied by interval in 1"),
+        ([cell("binary", 0.9, (-0.2, -0.05))], verdict.NO, "First in 0 and tied by interval in 0"),
+        ([cell("siglip", 0.9, (-0.2, -0.05))], verdict.UNKNOWN, "another system"),
+        ([], verdict.UNKNOWN, "another system"),
+    ],
+)
+def test_first_or_tied(others: list[Cell], answer: str, text: str) -> None:
+    found = verdict.first([cell("convirt", 0.8), *others], "linear")
+    assert found.answer == answer
+    assert text in found.text
+
+
+def test_covidx_with_1_percent_is_not_among_the_11() -> None:
+    extra = [
+        cell("convirt", 0.8, column=("linear", "covidx", 1)),
+        cell("imagenet", 0.7, (0.05, 0.2), column=("linear", "covidx", 1)),
+    ]
+    assert verdict.first(extra, "linear").answer == verdict.UNKNOWN
+    assert table_layout.transfer(extra, "linear").measured() == 0
+    assert len(csv_rows("table1", extra)) == 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "answer"),
+    [(0.01, 0.1, verdict.YES), (-0.1, 0.1, verdict.YES), (-0.1, -0.01, verdict.NO)],
+)
+def test_label_efficiency(low: float, high: float, answer: str) -> None:
+    found = verdict.efficiency({"rsna": Interval((low + high) / 2, low, high)}, "finetune")
+    assert found.answer == answer
+    assert "paper\u00a0+0.7" in found.points[0]
+    assert verdict.efficiency({}, "finetune").answer == verdict.UNKNOWN
+
+
+def test_text_retrieval_has_to_beat_chance() -> None:
+    column = ("text_image", 10)
+    assert verdict.retrieval([cell("convirt", 0.5, column=column)], 0.125).answer == verdict.YES
+    assert verdict.retrieval([cell("convirt", 0.13, column=column)], 0.125).answer == verdict.NO
+    better = cell("siglip", 0.7, (-0.3, -0.1), column=column)
+    found = verdict.retrieval([cell("convirt", 0.5, column=column), better], 0.125)
+    assert found.answer == verdict.PARTLY
+
+
+# ------------------------------------------------------------------------------ pictures
+def test_saliency_is_the_gradient_of_the_asked_logit() -> None:
+    head = nn.Linear(3 * 4, 2, bias=False)
+    model = nn.Sequential(nn.Flatten(), head)
+    x = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    found = saliency.saliency(model, x, torch.tensor([1, 0]))
+    weight = head.weight.detach().reshape(2, 3, 2, 2).abs().amax(dim=1).numpy()
+    np.testing.assert_allclose(found, weight[[1, 0]])
+
+
+def test_neighbours_of_one_class() -> None:
+    h = np.repeat(np.eye(2), 20, axis=0) + 0.01 * np.random.default_rng(0).normal(size=(40, 2))
+    labels = np.repeat(["a", "b"], 20)
+    assert embedding_map.purity(h, labels) == 1.0
+    points = embedding_map.tsne(h, 0)
+    assert points.shape == (40, 2)
+    assert np.array_equal(points, embedding_map.tsne(h, 0))
+    centres = [points[labels == c].mean(axis=0) for c in "ab"]
+    spread = max(points[labels == c].std() for c in "ab")
+    assert np.linalg.norm(centres[0] - centres[1]) > spread
+
+
+def test_names_with_markup_stay_text() -> None:
+    claim = verdict.Claim("a < b?", verdict.YES, '<img src="x">', ("&",))
+    page = html.Page("made-up data", "", [claim], [], [], html.marks(), [])
+    text = html.render(page)
+    assert "<img" not in text and "a &lt; b?" in text and "<li>&amp;</li>" in text
+
+
+# ------------------------------------------------------------------------------ in a browser
+SIZES = {"phone": (390, 844), "desk": (1280, 900)}
+
+
+@pytest.mark.skipif(browser.find() is None, reason="no Chromium here: apt-get install chromium")
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_page_in_a_browser(world: Path, tmp_path: Path, size: str, dark: bool) -> None:
+    width, height = SIZES[size]
+    executable = browser.find()
+    assert executable is not None
+    with browser.browser(executable, tmp_path) as window:
+        window.open(world / "metrics/tables/index.html", width, height, dark)
+        assert window.value("document.documentElement.scrollWidth") <= width
+        assert window.value("window.innerWidth") == width  # no zooming out to fit
+        loaded = "[...document.images].map(i => i.complete && i.naturalWidth > 0)"
+        assert window.value(loaded) == [True] * 4
+        # what is too wide scrolls in its own box
+        boxes = (
+            "[...document.querySelectorAll('.scroll')].map(e => e.getBoundingClientRect().right)"
+        )
+        assert all(right <= width for right in window.value(boxes))
+        clipped = "[...document.querySelectorAll('p, h1, h2, h3, li, figcaption')]"
+        clipped += ".filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
+        assert window.value(clipped) == []
+        background = window.value("getComputedStyle(document.body).backgroundColor")
+        assert (background == "rgb(255, 255, 255)") is not dark
+        assert window.complaints == []
+        window.screenshot(tmp_path / "page.png")
+        assert (tmp_path / "page.png").stat().st_size > 50_000
