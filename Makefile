@@ -64,5 +64,5 @@ lock: setup  ## resolve requirements.in into requirements.txt
 	  .venv-lock/bin/pip freeze | sed -E 's/^((nvidia|cuda|triton)[^ ]*)$$/\1 ; sys_platform == "linux"/' ) > requirements.txt
 	rm -rf .venv-lock
 
-clean:  ## remove resume states and caches; outputs stay
+clean:  ## remove resume states, kept features and caches; outputs stay
 	rm -rf .scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
