@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convirt.errors import InputError
-from convirt.metrics import Ints, Units, check_classes, group
+from convirt.metrics import Floats, Ints, Units, check_classes, group
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,13 @@ SPLITS = ("train", "val", "test")
 
 # ------------------------------------------------------------------------------ which images
 def check_task(
-    records: pd.DataFrame, labels: Sequence[str], kind: str, metric: str, unit: str, where: Path
+    records: pd.DataFrame,
+    labels: Sequence[str],
+    kind: str,
+    metric: str,
+    unit: str,
+    where: Path,
+    splits: Sequence[str] = SPLITS,
 ) -> None:
     """Refuse a store on which a task cannot be trained, chosen or tested, before anything runs.
 
@@ -36,6 +42,7 @@ def check_task(
         metric: A name of `metrics.METRICS`.
         unit: "image", "study" or "patient".
         where: What errors name.
+        splits: Which have to be usable.
 
     Raises:
         InputError: A label is no column, a split is empty or holds one class only, or a unit of a
@@ -50,7 +57,7 @@ def check_task(
                 f"columns {', '.join(map(str, records))}",
                 f"correct the label; the nearest column is {near[0]!r}",
             )
-    for split in SPLITS:
+    for split in splits:
         rows = records[records["split"] == split]
         y = rows[list(labels)].to_numpy(np.float64)
         units = group(rows[unit].tolist(), rows["patient"].tolist(), y)
@@ -108,6 +115,29 @@ def label_subset(records: pd.DataFrame, labels: Sequence[str], fraction: int, se
 def _hash(seed: int, name: str) -> float:
     """A number in [0, 1) that looks random but is fixed."""
     return int.from_bytes(sha256(f"{seed}/{name}".encode()).digest()[:6], "big") / 2**48
+
+
+def prediction_table(
+    test: pd.DataFrame, labels: Sequence[str], unit: str, repeats: Sequence[Floats]
+) -> pd.DataFrame:
+    """One row a repeat and test image: who it is, what it has (y_), what was predicted (p_).
+
+    Args:
+        test: Records of the n test images.
+        labels: The task's labels.
+        unit: "image", "study" or "patient".
+        repeats: Probabilities (n, L), one array a repeat.
+    """
+    import pandas as pd
+
+    tables = []
+    for i, p in enumerate(repeats):
+        table = pd.DataFrame({"repeat": i, "image": test["image"], "patient": test["patient"]})
+        table["unit"] = test[unit]
+        for j, label in enumerate(labels):
+            table[f"y_{label}"], table[f"p_{label}"] = test[label].astype(float), p[:, j]
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 # ------------------------------------------------------------------------------ in batches

@@ -130,3 +130,15 @@ def load_pair_encoder(folder: Path) -> PairEncoder:
         own = {k.partition(".")[2]: v for k, v in heads.items() if k.startswith(name + ".")}
         checkpoint.fill(head, own, path)
     return model
+
+
+def load_encoders(folder: Path) -> tuple[nn.Module, ImageConfig, PairEncoder | None]:
+    """Read whatever an encoder's folder holds: the image encoder, and the pair it is part of.
+
+    Raises:
+        InputError: As `load_image_encoder` and `load_pair_encoder`.
+    """
+    if not is_pair_encoder(folder):
+        return *load_image_encoder(folder), None
+    pair = load_pair_encoder(folder)
+    return pair.image_encoder, pair.image_config, pair

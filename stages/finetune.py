@@ -164,21 +164,12 @@ def _repeat(
 
 # ------------------------------------------------------------------------------ what is written
 def _predictions(records: pd.DataFrame, spec: Task, logits: list[Tensor]) -> pd.DataFrame:
-    """One row a repeat and test image: who it is, what it has (y_), what was predicted (p_)."""
-    import pandas as pd
-
+    """The table of the raw test predictions, one set of logits a repeat."""
+    from convirt.labelled import prediction_table
     from convirt.recipe import probabilities
 
-    test = records[records["split"] == "test"]
-    tables = []
-    for i, values in enumerate(logits):
-        table = pd.DataFrame({"repeat": i, "image": test["image"], "patient": test["patient"]})
-        table["unit"] = test[spec.unit]
-        p = probabilities(values, spec.kind)
-        for j, label in enumerate(spec.labels):
-            table[f"y_{label}"], table[f"p_{label}"] = test[label].astype(float), p[:, j]
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+    p = [probabilities(values, spec.kind) for values in logits]
+    return prediction_table(records[records["split"] == "test"], spec.labels, spec.unit, p)
 
 
 def _counts(records: pd.DataFrame, repeats: list[Repeat]) -> dict[str, Any]:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from convirt import files
-from convirt.errors import InputError
 from stages._stage import PARAMS, Stage
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    from torch import nn
 
-    from convirt.image_encoder import ImageConfig
-    from convirt.retrieval import Retrieval
+    from convirt.search import Parts, Search
     from convirt.store import Store
 
 READS = [
@@ -32,23 +28,6 @@ READS = [
 SHOWN = 5  # images of a gallery row
 
 app = typer.Typer(add_completion=False)
-
-
-class Search(NamedTuple):
-    """One set of queries put to the candidates."""
-
-    direction: str
-    names: list[str]
-    labels: np.ndarray
-    result: Retrieval
-
-
-class Parts(NamedTuple):
-    """Positions of a store's image queries and candidates, and its text queries."""
-
-    queries: np.ndarray
-    candidates: np.ndarray
-    texts: pd.DataFrame | None
 
 
 @app.command()
@@ -71,17 +50,23 @@ def main(
         import torch
 
         from convirt import checkpoint, devices, gallery, provenance
+        from convirt import search as searching
+        from convirt.pair_encoder import load_encoders
         from convirt.store import Store
 
         p = stage.params
         provenance.make_deterministic(p.compute.threads, p.seed)
         devices.require(p.compute.device)
         store = Store.open(stage.root / "data" / "stores" / p.retrieval.dataset)
-        parts = _parts(store, Path("data") / "stores" / p.retrieval.dataset)
+        parts = searching.parts_of(store, Path("data") / "stores" / p.retrieval.dataset)
         folder = stage.root / "models" / "encoders" / system
         if system not in p.model.baselines:
             folder /= p.retrieval.corpus
-        h, searches = _search(store, parts, folder, p.retrieval.k, p.compute.device)
+        image, config, pair = load_encoders(folder)
+        for module in filter(None, (image, pair)):
+            module.to(p.compute.device).eval()
+        h = searching.encode(store.images, image, config, p.compute.device)
+        searches = searching.search(store, parts, h, pair, p.retrieval.k)
         stage.confirm()
         with files.fresh_directory(stage.root / "data" / "retrieval" / system) as out:
             gallery.draw(_gallery(store, parts, searches), out / "gallery.png")
@@ -97,77 +82,6 @@ def main(
         for search in searches:
             scores = "  ".join(f"P@{k} {value:.3f}" for k, value in search.result.precision.items())
             stage.say(f"{system} {search.direction}: {scores}")
-
-
-def _parts(store: Store, where: Path) -> Parts:
-    """Tell queries from candidates.
-
-    Raises:
-        InputError: It is no retrieval store, or it lacks candidates or queries.
-    """
-    import numpy as np
-
-    role = store.records.get("role")
-    if role is None:
-        kind = f"a store of kind {store.meta['kind']}"
-        hint = "name a retrieval set in retrieval.dataset"
-        raise InputError(where, "a retrieval set", kind, hint)
-    queries = np.flatnonzero(role == "query")
-    texts = store.queries if store.queries is not None and len(store.queries) else None
-    parts = Parts(queries, np.flatnonzero(role == "candidate"), texts)
-    if not len(parts.candidates) or (not len(queries) and texts is None):
-        count = 0 if texts is None else len(texts)
-        found = f"{len(parts.candidates)} candidates, {len(queries)} images, {count} sentences"
-        raise InputError(where, "candidates, and images or sentences as queries", found, "add them")
-    return parts
-
-
-def _encode(store: Store, encoder: nn.Module, config: ImageConfig, device: str) -> np.ndarray:
-    """The encoder's output h for all images of a store, (N, width) float32."""
-    import numpy as np
-    import torch
-
-    from convirt.image_encoder import to_input
-
-    blocks = []
-    with torch.inference_mode():
-        for start in range(0, len(store.images), 256):
-            images = torch.from_numpy(np.array(store.images[start : start + 256])).to(device)
-            blocks.append(encoder(to_input(images, config)).float().cpu().numpy())
-    return np.concatenate(blocks)
-
-
-def _search(
-    store: Store, parts: Parts, folder: Path, ks: tuple[int, ...], device: str
-) -> tuple[np.ndarray, list[Search]]:
-    """Vectors h of all images of the store, and the searches that an encoder's folder allows."""
-    import torch
-
-    from convirt.image_encoder import load_image_encoder
-    from convirt.pair_encoder import is_pair_encoder, load_pair_encoder
-    from convirt.retrieval import retrieve
-
-    pair = load_pair_encoder(folder) if is_pair_encoder(folder) else None
-    image, config = (pair.image_encoder, pair.image_config) if pair else load_image_encoder(folder)
-    h = _encode(store, image.to(device).eval(), config, device)
-    label = store.records["label"].to_numpy(str)
-    candidate_labels, searches = label[parts.candidates], []
-    if len(parts.queries):
-        labels = label[parts.queries]
-        found = retrieve(h[parts.queries], h[parts.candidates], labels, candidate_labels, ks)
-        names = store.records["image"].iloc[parts.queries].tolist()
-        searches.append(Search("image_image", names, labels, found))
-    if pair is not None and parts.texts is not None:
-        pair.to(device).eval()
-        sentences = parts.texts["text"].tolist()
-        with torch.inference_mode():
-            v = pair.project_image(torch.from_numpy(h[parts.candidates]).to(device)).cpu().numpy()
-            u = pair.project_text(pair.encode_sentences(sentences)).cpu().numpy()
-        labels = parts.texts["label"].to_numpy(str)
-        searches.append(
-            Search("text_image", sentences, labels, retrieve(u, v, labels, candidate_labels, ks))
-        )
-    return h, searches
 
 
 def _metrics(parts: Parts, searches: list[Search]) -> dict[str, Any]:

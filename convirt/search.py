@@ -1,0 +1,114 @@
+"""A retrieval set searched with encoders: image by image, and by text where there is a text half.
+
+Section 4.2 of the paper. Image-image compares h, the image encoder's output; text-image compares
+the projections v and u. The paper does not say which vectors it takes; h before the projection is
+the only reading that gives the encoders without one a row in its Table 2.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from convirt.errors import InputError
+from convirt.image_encoder import ImageConfig, to_input
+from convirt.pair_encoder import PairEncoder
+from convirt.retrieval import Retrieval, retrieve
+from convirt.store import Store
+
+BLOCK = 256  # images encoded at once
+
+
+class Search(NamedTuple):
+    """One set of queries put to the candidates."""
+
+    direction: str
+    names: list[str]
+    labels: np.ndarray
+    result: Retrieval
+
+
+class Parts(NamedTuple):
+    """Positions of a store's image queries and candidates, and its text queries."""
+
+    queries: np.ndarray
+    candidates: np.ndarray
+    texts: pd.DataFrame | None
+
+
+def parts_of(store: Store, where: Path) -> Parts:
+    """Tell queries from candidates; `where` is what errors name.
+
+    Raises:
+        InputError: It is no retrieval store, or it lacks candidates or queries.
+    """
+    role = store.records.get("role")
+    if role is None:
+        kind = f"a store of kind {store.meta['kind']}"
+        hint = "name a retrieval set in retrieval.dataset"
+        raise InputError(where, "a retrieval set", kind, hint)
+    queries = np.flatnonzero(role == "query")
+    texts = store.queries if store.queries is not None and len(store.queries) else None
+    parts = Parts(queries, np.flatnonzero(role == "candidate"), texts)
+    if not len(parts.candidates) or (not len(queries) and texts is None):
+        count = 0 if texts is None else len(texts)
+        found = f"{len(parts.candidates)} candidates, {len(queries)} images, {count} sentences"
+        raise InputError(where, "candidates, and images or sentences as queries", found, "add them")
+    return parts
+
+
+def encode(
+    images: np.ndarray,
+    encoder: nn.Module,
+    config: ImageConfig,
+    device: str,
+    rows: np.ndarray | None = None,
+) -> np.ndarray:
+    """The output h of an encoder on `device` for images (N, S, S) uint8: (N, width) float32.
+
+    With `rows` for these images alone, in that order.
+    """
+    rows, blocks = np.arange(len(images)) if rows is None else rows, []
+    encoder.eval()
+    with torch.inference_mode():
+        for start in range(0, len(rows), BLOCK):
+            block = torch.from_numpy(np.array(images[rows[start : start + BLOCK]])).to(device)
+            blocks.append(encoder(to_input(block, config)).float().cpu().numpy())
+    return np.concatenate(blocks)
+
+
+def search(
+    store: Store, parts: Parts, h: np.ndarray, pair: PairEncoder | None, ks: tuple[int, ...]
+) -> list[Search]:
+    """The searches that a set and an encoder allow, all candidates ranked in float32.
+
+    Args:
+        store: The retrieval set.
+        parts: Of it.
+        h: Of all its images, (N, width).
+        pair: The encoder's projections and text half, where it has them; in evaluation mode.
+        ks: The k of Precision@k.
+    """
+    label = store.records["label"].to_numpy(str)
+    candidate_labels, searches = label[parts.candidates], []
+    if len(parts.queries):
+        labels = label[parts.queries]
+        found = retrieve(h[parts.queries], h[parts.candidates], labels, candidate_labels, ks)
+        names = store.records["image"].iloc[parts.queries].tolist()
+        searches.append(Search("image_image", names, labels, found))
+    if pair is not None and parts.texts is not None:
+        sentences = parts.texts["text"].tolist()
+        device = next(pair.parameters()).device
+        with torch.inference_mode():
+            v = pair.project_image(torch.from_numpy(h[parts.candidates]).to(device)).cpu().numpy()
+            u = pair.project_text(pair.encode_sentences(sentences)).cpu().numpy()
+        labels = parts.texts["label"].to_numpy(str)
+        searches.append(
+            Search("text_image", sentences, labels, retrieve(u, v, labels, candidate_labels, ks))
+        )
+    return searches
