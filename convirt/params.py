@@ -24,6 +24,7 @@ from pydantic import (
     ValidationError,
 )
 
+from convirt.contradictions import zeroshot
 from convirt.faults import ParamsError as ParamsError  # callers of `load` catch it
 from convirt.faults import Problem, explain, known_keys, nearest, one_of, show
 
@@ -286,6 +287,22 @@ class Retrieval(_Strict):
     k: Counts
 
 
+class ZeroShotPrompts(_Strict):
+    """`zeroshot.prompts.<task>.<label>`; classes that exclude each other need no negative ones."""
+
+    positive: Labels
+    negative: Annotated[tuple[Text, ...], *_List] = ()
+
+
+class ZeroShot(_Strict):
+    """`zeroshot.*`."""
+
+    task: Names
+    system: Names
+    tau: Positive
+    prompts: dict[Name, dict[Text, ZeroShotPrompts]]
+
+
 class Ablation(_Strict):
     """`ablation.*`: Table 4 and Figure 5."""
 
@@ -465,6 +482,7 @@ def _contradictions(params: Params) -> Iterator[Problem]:
     for name, task in p.tasks.items():
         yield from _task(f"tasks.{name}", task)
     yield from _ablation(p)
+    yield from zeroshot(p)
     yield from one_of("retrieval.dataset", p.retrieval.dataset, p.datasets.sources)
     yield from one_of("retrieval.corpus", p.retrieval.corpus, p.corpora)
 

@@ -1,0 +1,75 @@
+"""Zero-shot classification: a linear classifier whose weights are written in words.
+
+An image is as positive as its v is near to the u of sentences that affirm a label, against those
+that deny it (CheXzero, Tiu 2022, doi:10.1038/s41551-022-00936-9; for exclusive classes CLIP,
+Radford 2021, arXiv 2103.00020). No label is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from convirt.pair_encoder import PairEncoder
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Sentences that affirm a label, and sentences that deny it (none where classes exclude)."""
+
+    positive: tuple[str, ...]
+    negative: tuple[str, ...] = ()
+
+
+@torch.inference_mode()
+def direction(pair: PairEncoder, sentences: Sequence[str]) -> Tensor:
+    """The mean of the u of sentences, (dim,): its product with a v is the mean of the cosines."""
+    u: Tensor = pair.project_text(pair.encode_sentences(sentences)).mean(dim=0)
+    return u
+
+
+class ZeroShot(nn.Module):
+    """Images (N, 3, S, S) to logits (N, L), one a label.
+
+    A logit is what `kind` makes a probability of, as in a trained classifier:
+
+    - binary, multilabel: (mean cosine to the positive prompts - mean cosine to the negative ones)
+      / tau. Its sigmoid is the softmax over the two.
+    - multiclass: mean cosine to the class's prompts / tau. Softmax is over the classes.
+    """
+
+    weight: Tensor  # (L, dim)
+
+    def __init__(
+        self,
+        pair: PairEncoder,
+        prompts: Mapping[str, Prompts],
+        labels: Sequence[str],
+        kind: str,
+        tau: float,
+    ) -> None:
+        """Put the prompts of `labels` into words' weights; `pair` is switched to evaluation mode.
+
+        Args:
+            pair: On the device.
+            prompts: By label.
+            labels: In the order of the logits.
+            kind: "binary", "multilabel" or "multiclass".
+            tau: Temperature, larger than 0.
+        """
+        super().__init__()
+        self.pair, self.tau = pair.eval(), tau
+        weights = [direction(pair, prompts[label].positive) for label in labels]
+        if kind != "multiclass":
+            denied = [direction(pair, prompts[label].negative) for label in labels]
+            weights = [yes - no for yes, no in zip(weights, denied, strict=True)]
+        self.register_buffer("weight", torch.stack(weights))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of images."""
+        v = self.pair.project_image(self.pair.image_encoder(x))
+        logits: Tensor = v @ self.weight.T / self.tau
+        return logits
