@@ -1,7 +1,8 @@
-"""Faults that lie between the keys of `zeroshot` and those of other blocks."""
+"""Faults that lie between the keys of `finetuned` and `zeroshot` and those of other blocks."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,66 @@ from convirt.faults import Problem, one_of
 if TYPE_CHECKING:
     from convirt.params import Params
 
+RUN = re.compile(r"(.+)-([1-9]\d*)-(finetune|linear)")  # <task>-<init>, percent, protocol
+
+
+def finetuned(p: Params) -> Iterator[Problem]:
+    """Encoders out of transfer runs: which run, and whether it can be made at all."""
+    m = p.matrix
+    pairs = {f"{task}-{init}": (task, init) for task in m.task for init in m.init}
+    start: dict[str, str] = {}  # of each name, what its run starts from
+    for name, run in p.finetuned.items():
+        key = f"finetuned.{name}"
+        if name in p.model.baselines or name in p.objectives:
+            yield Problem(key, "a name of its own", name, "such as convirt_supervised")
+            continue
+        parts = RUN.fullmatch(run)
+        if parts is None:
+            expected = "<task>-<init>-<percent>-<protocol>"
+            yield Problem(key, expected, run, "such as chexpert-convirt-100-finetune")
+            continue
+        first, percent, protocol = parts.groups()
+        if protocol != "finetune":
+            found = f"{run}, whose encoder stays as it was"
+            yield Problem(key, "a fine-tuned run", found, f"{first}-{percent}-finetune")
+            continue
+        if first not in pairs or int(percent) not in m.fraction or protocol not in m.protocol:
+            hint = "name one of them, or add it to the axes of matrix"
+            yield Problem(key, "one of the runs of matrix", run, hint)
+            continue
+        task, start[name] = pairs[first]
+        if start[name] in p.model.baselines:
+            hint = f"name a run of {', '.join(p.objectives) or 'an objective'}"
+            yield Problem(key, "a run that starts from a pretrained encoder", run, hint)
+        yield from _of_another_corpus(p, name, p.tasks[task].corpus if task in p.tasks else "")
+    for name in start:
+        way = [name]
+        while (before := start.get(way[-1])) is not None and before not in way:
+            way.append(before)
+        if before == name:
+            circle = " from ".join([*way, name])
+            hint = "let one of them start from an objective"
+            yield Problem(f"finetuned.{name}", "a run that does not need its result", circle, hint)
+
+
+def _of_another_corpus(p: Params, name: str, corpus: str) -> Iterator[Problem]:
+    """Where an encoder of `corpus` is asked for by what takes encoders of another one."""
+    users = {"retrieval.corpus": p.retrieval.corpus} if name in p.retrieval.systems else {}
+    if name in p.matrix.init:
+        users |= {f"tasks.{t}.corpus": p.tasks[t].corpus for t in p.matrix.task if t in p.tasks}
+    for key, other in users.items():
+        if other != corpus:
+            hint = f"take {name} out of {'matrix.init' if 'tasks' in key else 'retrieval.systems'}"
+            expected = f"{corpus}, the only corpus that {name} has an encoder of"
+            yield Problem(key, expected, other, hint)
+
 
 def zeroshot(p: Params) -> Iterator[Problem]:
     """Zero-shot classification: systems that have a text encoder, tasks that have sentences."""
     own = p.zeroshot
     for i, name in enumerate(own.system):
         key = f"zeroshot.system.{i}"
-        if name in p.model.baselines:
+        if name in (*p.model.baselines, *p.finetuned):
             hint = f"name one of {', '.join(p.objectives)}"
             yield Problem(key, "an objective with a text encoder", name, hint)
         else:

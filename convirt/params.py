@@ -24,7 +24,7 @@ from pydantic import (
     ValidationError,
 )
 
-from convirt.contradictions import zeroshot
+from convirt.contradictions import finetuned, zeroshot
 from convirt.faults import ParamsError as ParamsError  # callers of `load` catch it
 from convirt.faults import Problem, explain, known_keys, nearest, one_of, show
 
@@ -316,13 +316,6 @@ class Ablation(_Strict):
     trajectory: Names
 
 
-class ZeroShot(_Strict):
-    """`zeroshot.*`."""
-
-    task: Names
-    system: Names
-
-
 class Params(_Strict):
     """All of `params.yaml`."""
 
@@ -340,6 +333,7 @@ class Params(_Strict):
     finetune: Finetune
     retrieval: Retrieval
     zeroshot: ZeroShot
+    finetuned: dict[ModuleName, Name]
     ablation: Ablation
     tables: Annotated[tuple[Literal["tables"], ...], *_List]
     _source: str = PrivateAttr("params.yaml")
@@ -465,7 +459,7 @@ def _contradictions(params: Params) -> Iterator[Problem]:
             hint = "remove it from one of them"
             yield Problem("model.baselines", "encoders without pretraining", name, hint)
         yield from _own_values(p, name)
-    systems = (*p.model.baselines, *p.objectives)
+    systems = (*p.model.baselines, *p.objectives, *p.finetuned)
     for i, init in enumerate(p.matrix.init):
         yield from one_of(f"matrix.init.{i}", init, systems)
     for i, name in enumerate(p.retrieval.systems):
@@ -477,11 +471,12 @@ def _contradictions(params: Params) -> Iterator[Problem]:
         if name not in p.tasks:
             continue
         yield from one_of(f"matrix.task.{i} (its store)", name, p.datasets.sources)
-        if set(p.objectives) & set(p.matrix.init):
+        if {*p.objectives, *p.finetuned} & set(p.matrix.init):
             yield from one_of(f"tasks.{name}.corpus", p.tasks[name].corpus, p.corpora)
     for name, task in p.tasks.items():
         yield from _task(f"tasks.{name}", task)
     yield from _ablation(p)
+    yield from finetuned(p)
     yield from zeroshot(p)
     yield from one_of("retrieval.dataset", p.retrieval.dataset, p.datasets.sources)
     yield from one_of("retrieval.corpus", p.retrieval.corpus, p.corpora)
@@ -504,7 +499,7 @@ def _ablation(p: Params) -> Iterator[Problem]:
     yield from one_of("ablation.corpus", own.corpus, p.corpora)
     yield from one_of("ablation.task", own.task, p.tasks)
     for name in own.variants:
-        if name in p.objectives or name in p.model.baselines:
+        if name in p.objectives or name in p.model.baselines or name in p.finetuned:
             hint = "call it by what is changed, such as tau-1"
             yield Problem(f"ablation.variants.{name}", "a name of its own", name, hint)
         elif own.objective in p.objectives:

@@ -13,7 +13,10 @@ from convirt.objectives import available
 from convirt.provenance import digest, import_closure
 
 OUT = Path("metrics/code")
-ENTRIES = ("demo", "preprocess", "encoder", "finetune", "retrieve", "report", "zeroshot", "tables")
+ENTRIES = (
+    *("demo", "preprocess", "encoder", "finetune", "retrieve", "report"),
+    *("supervised", "zeroshot", "tables"),
+)
 TRAINERS = ("pretrain", "vary")  # these have one digest an objective
 
 app = typer.Typer(add_completion=False)
