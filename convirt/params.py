@@ -498,12 +498,23 @@ def _ablation(p: Params) -> Iterator[Problem]:
     yield from one_of("ablation.objective", own.objective, p.objectives)
     yield from one_of("ablation.corpus", own.corpus, p.corpora)
     yield from one_of("ablation.task", own.task, p.tasks)
+    for name in own.trajectory:
+        if name in p.objectives and not _keeps_states(p, name):
+            hint = f"set train.keep_every, or objectives.{name}.train.keep_every"
+            yield Problem("train.keep_every", f"1 or more, for the trajectory of {name}", "0", hint)
     for name in own.variants:
         if name in p.objectives or name in p.model.baselines or name in p.finetuned:
             hint = "call it by what is changed, such as tau-1"
             yield Problem(f"ablation.variants.{name}", "a name of its own", name, hint)
         elif own.objective in p.objectives:
             yield from _own_values(p, own.objective, name)
+
+
+def _keeps_states(p: Params, objective: str) -> bool:
+    try:
+        return pretraining(p, objective).train.keep_every > 0
+    except ParamsError:  # told elsewhere
+        return True
 
 
 def _task(key: str, task: Task) -> Iterator[Problem]:

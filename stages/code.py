@@ -15,7 +15,7 @@ from convirt.provenance import digest, import_closure
 OUT = Path("metrics/code")
 ENTRIES = (
     *("demo", "preprocess", "encoder", "finetune", "retrieve", "report"),
-    *("supervised", "zeroshot", "tables"),
+    *("supervised", "trajectory", "zeroshot", "tables"),
 )
 TRAINERS = ("pretrain", "vary")  # these have one digest an objective
 
