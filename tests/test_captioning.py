@@ -296,7 +296,7 @@ def test_even_attention_costs_nothing() -> None:
 def test_weight_of_the_penalty() -> None:
     regions, tokens, mask = some()
     penalties = [
-        float(decoder("caption_lstm", doubly_stochastic=w)(regions, tokens, mask)[1])
+        float(decoder("caption_lstm", doubly_stochastic=w)(regions, tokens, mask)[1].detach())
         for w in (0.0, 1.0, 2.0)
     ]
     assert penalties[0] == 0.0 < penalties[1]
