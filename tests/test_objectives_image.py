@@ -365,20 +365,41 @@ def test_moco_shuffles_anew_at_each_step() -> None:
 
 
 def test_moco_validation_before_the_queue_is_full_counts_as_chance() -> None:
-    """Else the untrained state, with nothing to tell apart, would be the best for ever."""
     objective, batches = made("moco_v2").inputs(2)
-    chance = {"val_loss": math.log(9)}
     objective.eval()
-    assert objective.validate(iter(batches)) == chance
+    assert objective.validate(iter(batches))["val_loss"] == math.log(9)
     objective.train()
     objective(batches[0])
-    assert objective.eval().validate(iter(batches)) == chance
+    assert objective.eval().validate(iter(batches))["val_loss"] == math.log(9)
     objective.train()
     objective(batches[1])
     objective.eval()
     losses = [float(objective(inputs)[0].detach()) for inputs in batches]
-    assert objective.validate(iter(batches)) == {"val_loss": pytest.approx(sum(losses) / 2)}
+    assert objective.validate(iter(batches))["val_loss"] == pytest.approx(sum(losses) / 2)
     assert sum(losses) / 2 != pytest.approx(math.log(9))
+
+
+def test_moco_is_chosen_by_keys_of_one_encoder() -> None:
+    """Each query among the keys of all films, whatever the queue holds."""
+    objective, batches = made("moco_v2").inputs(2)
+    objective.eval()
+    assert objective.criterion == "val_keys"
+    found = objective.validate(iter(batches))["val_keys"]
+    q, k = (
+        torch.cat([normalize(head(encoder(b.views[i])), dim=-1) for b in batches])
+        for i, (head, encoder) in enumerate(
+            [(objective.head, objective.image_encoder), (objective.key_head, objective.key_encoder)]
+        )
+    )
+    others = [torch.cat([k[:i], k[i + 1 :]]) for i in range(8)]
+    wanted = [
+        slow_queue_loss(q[i : i + 1], k[i : i + 1], others[i].detach(), 7, CONFIG.tau)
+        for i in range(8)
+    ]
+    assert found == pytest.approx(sum(wanted) / 8, abs=1e-4)
+    objective.queue.normal_()
+    objective.enqueued.fill_(100)
+    assert objective.validate(iter(batches))["val_keys"] == found
 
 
 @pytest.mark.parametrize(

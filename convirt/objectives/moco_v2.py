@@ -81,6 +81,7 @@ class Objective(base.Objective):
     """
 
     views: ClassVar[int] = 2
+    criterion: ClassVar[str] = "val_keys"
     queue: Tensor
     enqueued: Tensor
 
@@ -100,16 +101,9 @@ class Objective(base.Objective):
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch of two views each; in training the queue and the keys move on."""
-        query_view, key_view = inputs.views
         if self.training:
             self._follow()
-            q = self._embed(self.image_encoder, self.head, query_view)
-            k = self._keys(key_view)
-        else:
-            q = self.head(self.image_encoder(query_view))
-            with torch.no_grad():
-                k = self.key_head(self.key_encoder(key_view))
-        q, k = F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
+        q, k = self.embed(inputs)
         with full_precision(q):
             # a copy, since the backward pass still needs what is overwritten below
             queue = self.queue.clone() if self.training else self.queue
@@ -119,13 +113,40 @@ class Objective(base.Objective):
         return loss, {}
 
     def validate(self, batches: Iterable[Inputs]) -> dict[str, float]:
-        """The mean loss; that of chance as long as the queue is not full, before the first step.
+        """The loss over the queue, and the one that chooses: over keys of the same encoder.
 
-        Among few keys, or none, the own is found easily: such a loss would be the best for ever.
+        The queue's keys are of older encoders, and the faster these change, the easier the own key
+        is told from them: that loss is lowest early, when the encoder is worst. `val_keys` compares
+        each query with the keys of all films of the validation, as encoded now. As long as the
+        queue is not full, before the first step, `val_loss` is that of chance.
         """
-        if int(self.enqueued) < len(self.queue):
-            return {"val_loss": self.chance()}
-        return super().validate(batches)
+        losses, queries, keys = [], [], []
+        for inputs in batches:
+            q, k = self.embed(inputs)
+            with full_precision(q):
+                loss = queue_loss(q, k, self.queue, self.enqueued, self.tau)
+            losses.append(float(loss.detach()))
+            queries.append(q)
+            keys.append(k)
+        q, k = torch.cat(queries), torch.cat(keys)
+        with full_precision(q):
+            own = torch.arange(len(q), device=q.device)
+            among = float(F.cross_entropy(q @ k.T / self.tau, own))
+        full = int(self.enqueued) >= len(self.queue)
+        mean = sum(losses) / len(losses) if full else self.chance()
+        return {"val_loss": mean, "val_keys": among}
+
+    def embed(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Queries and keys, (N, dim) each, L2-normalised, float32; the keys without a gradient."""
+        query_view, key_view = inputs.views
+        if self.training:
+            q = self._embed(self.image_encoder, self.head, query_view)
+            k = self._keys(key_view)
+        else:
+            q = self.head(self.image_encoder(query_view))
+            with torch.no_grad():
+                k = self.key_head(self.key_encoder(key_view))
+        return F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
 
     @torch.no_grad()
     def _follow(self) -> None:
