@@ -7,46 +7,46 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from convirt import checkpoint
+from convirt import checkpoint, files
 from convirt.errors import InputError
-from convirt.image_encoder import ImageConfig
+from convirt.image_encoder import ImageConfig, load_image_encoder
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def load_classifier(folder: Path, hint: str) -> tuple[nn.Module, ImageConfig, list[str]]:
-    """Read the classifier that a transfer run left: (N, 3, S, S) to logits (N, L), its L labels.
+def load_probe(
+    root: Path, folder: Path, hint: str
+) -> tuple[nn.Module, ImageConfig, tuple[str, ...]]:
+    """Read a linear run's classifier: (N, 3, S, S) to logits (N, L), and its L labels.
 
     Args:
-        folder: models/finetune/<run>.
+        root: What the encoder's folder in config.json is relative to.
+        folder: models/finetune/<run>, with the head alone.
         hint: The command that makes it.
 
     Raises:
-        InputError: A file or a weight is missing.
+        InputError: A file or a weight is missing, or the encoder is no longer that of the run.
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise InputError(path, "a transfer run's folder", "no config.json", hint)
+        raise InputError(path, "a linear run's folder", "no config.json", hint)
     about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    image = about["image"]
-    config = ImageConfig(**{**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])})
-    model = timm.create_model(
-        config.architecture, pretrained=False, num_classes=len(about["labels"])
-    )
-    checkpoint.load_into(model, folder / "model.safetensors")
-    for module in model.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False
-    return cast(nn.Module, model.eval()), config, list(about["labels"])
+    encoder, config = load_image_encoder(root / about["encoder"]["folder"])
+    found = files.sha256(root / about["encoder"]["folder"] / "image_encoder.safetensors")
+    if found != about["encoder"]["sha256"]:
+        expected = f"a run of the encoder {found[:12]}"
+        raise InputError(path, expected, about["encoder"]["sha256"][:12], hint)
+    head = nn.Linear(config.width, len(about["labels"]))
+    checkpoint.load_into(head, folder / "head.safetensors")
+    return nn.Sequential(encoder, head).eval(), config, tuple(about["labels"])
 
 
 def saliency(model: nn.Module, x: Tensor, labels: Tensor) -> NDArray[np.float32]:

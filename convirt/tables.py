@@ -19,7 +19,6 @@ Column = tuple[str | int, ...]
 
 REFERENCE, BASELINE, DEFAULT = "convirt", "imagenet", "default"
 DIRECTIONS = ("image_image", "text_image")
-TABLES = ("table1", "table2", "table3", "table4", "zeroshot")
 HEADS: dict[str, tuple[str, ...]] = {
     "table1": ("protocol", "task", "fraction"),
     "table2": ("direction", "k"),
@@ -73,7 +72,7 @@ class Cell:
     """One measured number.
 
     Attributes:
-        table: A name of `TABLES`.
+        table: A key of `HEADS`.
         system: Our name, with underscores; in Table 4 that of a variant, or "default".
         column: Which column, see `HEADS`.
         metric: "auroc", "accuracy" or "precision".

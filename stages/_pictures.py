@@ -159,7 +159,8 @@ def _saliency(drawn: Drawn, stage: Stage, store: Store, data: str, made_up: bool
     for system in systems:
         key = run_key(PROBED, system, FRACTION, "linear")
         folder = stage.root / "models" / "finetune" / key
-        model, config, labels = saliency.load_classifier(folder, f"dvc repro finetune@{key}")
+        hint = f"dvc repro finetune@{key}"
+        model, config, labels = saliency.load_probe(stage.root, folder, hint)
         lacking = sorted(set(chosen) - set(labels))
         if lacking:
             hint = "name them in tasks.chexpert.labels"

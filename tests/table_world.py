@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import timm
 import torch
 
 from convirt import checkpoint, files, metrics
+from convirt.image_encoder import create_image_encoder, save_image_encoder
 from convirt.summary import matrix_keys
 
 SYSTEMS = ["random", "imagenet", "caption_transformer", "caption_lstm", "binary", "convirt"]
@@ -154,15 +154,18 @@ def store(root: Path, per_class: int) -> None:
     (folder / "store.json").write_text(json.dumps(meta))
 
 
-def classifier(root: Path, key: str) -> None:
-    """A tiny classifier as a transfer run leaves it."""
-    torch.manual_seed(0)
-    model = timm.create_model("test_resnet", pretrained=False, num_classes=len(PROBED))
-    folder = root / "models/finetune" / key
-    checkpoint.save_safetensors(folder / "model.safetensors", model.state_dict())
-    image = {"architecture": "test_resnet", "size": SIDE, "width": 384}
-    image |= {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
-    files.write_json(folder / "config.json", {"image": image, "labels": PROBED})
+def probe(root: Path, system: str) -> None:
+    """A tiny encoder, and the head that a linear run leaves."""
+    model, config = create_image_encoder("test_resnet", "random", SIDE, len(system))
+    encoder = f"models/encoders/{system}/chest"
+    (root / encoder).mkdir(parents=True, exist_ok=True)
+    save_image_encoder(model, config, root / encoder)
+    folder = root / f"models/finetune/chexpert-{system}-1-linear"
+    head = torch.nn.Linear(config.width, len(PROBED))
+    checkpoint.save_safetensors(folder / "head.safetensors", head.state_dict())
+    sha256 = files.sha256(root / encoder / "image_encoder.safetensors")
+    about = {"encoder": {"folder": encoder, "sha256": sha256}, "labels": PROBED}
+    files.write_json(folder / "config.json", about)
 
 
 def curve(root: Path, name: str, corpus: str, criterion: str, skill: float) -> None:
@@ -201,7 +204,7 @@ def build(root: Path, data: dict[str, Any], patients: int = 60, per_class: int =
             criterion = "cider" if name.startswith("caption") else "val_loss"
             curve(root, name, corpus, criterion, SKILL[name] / 1.5)
     for system in ("imagenet", "simclr", "moco_v2", "convirt"):
-        classifier(root, f"chexpert-{system}-1-linear")
+        probe(root, system)
     for task in data["zeroshot"]["task"]:
         for system in data["zeroshot"]["system"]:
             cell = {"task": task, "system": system, "metric": "auroc", "value": 0.7, "low": 0.65}
