@@ -39,9 +39,11 @@ def params(data: dict[str, Any]) -> dict[str, Any]:
     """The committed parameters, `data`, asking for the whole grid."""
     objectives = [s for s in SYSTEMS if s not in ("random", "imagenet", "convirt_supervised")]
     data["objectives"] = {name: {} for name in objectives}
-    # the one system here that is no objective and no baseline stands among the baselines
-    data["model"]["baselines"] = ["random", "imagenet", "convirt_supervised"]
-    data["matrix"] |= {"init": SYSTEMS, "fraction": [1, 10, 100]}
+    data["objectives"]["convirt"] = {"train": {"keep_every": 2}}
+    data["model"]["baselines"] = ["random", "imagenet"]
+    data["finetuned"] = {"convirt_supervised": "chexpert-convirt-100-finetune"}
+    inits = [s for s in SYSTEMS if s != "convirt_supervised"]  # it has seen films of chests alone
+    data["matrix"] |= {"init": inits, "fraction": [1, 10, 100]}
     data["matrix"]["protocol"] = ["linear", "finetune"]
     data["retrieval"]["systems"] = SYSTEMS
     data["ablation"] |= {"variants": {name: {} for name in VARIANTS}, "trajectory": ["convirt"]}
