@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro table test check format coverage gate bench use doctor readme lock clean
+.PHONY: help setup repro table tables tables-check test check format coverage gate bench use doctor readme lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -23,6 +23,12 @@ setup: $(READY)  ## build .venv from requirements.txt when it is missing or olde
 repro: setup  ## run the whole experiment and print its results; JOBS=4 or GPUS=0,1: in parallel
 	$(if $(JOBS)$(GPUS),python -m stages.runs --jobs $(or $(JOBS),0) --gpus "$(GPUS)",dvc repro)
 	@python -m stages.report --show
+
+tables: setup  ## every system, table and figure of the paper on the demo data: 2 hours on 2 cores
+	python -m stages.grid run --jobs $(or $(JOBS),2)
+
+tables-check: setup  ## make one number of metrics/tables once more: CELL=rsna-convirt-1-linear
+	python -m stages.grid check $(or $(CELL),rsna-convirt-1-linear) --jobs $(or $(JOBS),2)
 
 table: setup  ## print the results that are there
 	@python -m stages.report --show
@@ -65,4 +71,4 @@ lock: setup  ## resolve requirements.in into requirements.txt
 	rm -rf .venv-lock
 
 clean:  ## remove resume states, kept features and caches; outputs stay
-	rm -rf .scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .scratch .tables-check .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
