@@ -584,9 +584,9 @@ def test_profile_reads_what_the_page_prepares(tmp_path: Path) -> None:
     roots = {"OPENI": str(tmp_path / "openi"), "KERMANY": str(films)}
     sources = parse(from_yaml(expand(profile, roots), profile), profile).datasets.sources
     official(tmp_path / "openi")
-    for name in ("open-i", "kermany"):
+    for name in ("chest", "kermany"):
         assert Path(sources[name].depends).is_file()
-    pairs = registry.read("open-i", Path(sources["open-i"].root), Split(0), {})
+    pairs = registry.read(sources["chest"].reader, Path(sources["chest"].root), Split(0), {})
     assert len(pairs.images) == 6
     source = sources["kermany"]
     labels = registry.read("labels", Path(source.root), Split(0, source.val), source.options)
