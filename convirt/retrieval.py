@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 CHUNK = 1 << 24  # similarities held at once
+BLOCK = 1 << 13  # candidates that are scaled to length 1 at once
 DECIMALS = 12  # of a cosine; what differs only beyond is a tie
 
 
@@ -24,6 +24,9 @@ def top_k(queries: NDArray[np.floating], candidates: NDArray[np.floating], k: in
     first; cosines are taken in double precision and rounded, so that equal embeddings tie
     whatever the order in which a matrix product sums.
 
+    Candidates are read block by block, once for `CHUNK / BLOCK` queries, so that the memory
+    beside the two arrays does not grow with their number, and a memory map will do.
+
     Args:
         queries: (Q, D), any length but zero.
         candidates: (C, D), likewise.
@@ -33,7 +36,7 @@ def top_k(queries: NDArray[np.floating], candidates: NDArray[np.floating], k: in
         Indices of candidates, (Q, k).
 
     Raises:
-        InputError: There are fewer than k candidates.
+        InputError: There are fewer than k candidates, or a number is not finite.
     """
     if k > len(candidates):
         raise InputError(
@@ -42,28 +45,43 @@ def top_k(queries: NDArray[np.floating], candidates: NDArray[np.floating], k: in
             str(k),
             "lower it, or add candidates",
         )
-    found = np.empty((len(queries), k), np.int64)
-    for i, row in enumerate(_similarities(queries, candidates)):
-        kth = np.partition(row, len(row) - k)[len(row) - k]
-        near = np.flatnonzero(row >= kth)  # ascending, and k or, with ties, more of them
-        found[i] = near[np.argsort(-row[near], kind="stable")][:k]
-    return found
+    step = max(1, CHUNK // BLOCK)
+    return np.concatenate(
+        [
+            _nearest(_unit(queries[start : start + step]), candidates, k)
+            for start in range(0, len(queries), step)
+        ]
+        or [np.empty((0, k), np.int64)]
+    )
 
 
-def _similarities(
-    queries: NDArray[np.floating], candidates: NDArray[np.floating]
-) -> Iterator[Floats]:
-    """Cosines of each query with all candidates, one row (C,) after the other."""
-    q, c = _unit(queries), _unit(candidates)
-    step = max(1, CHUNK // max(1, len(c)))
-    for start in range(0, len(q), step):
-        yield from np.round(q[start : start + step] @ c.T, DECIMALS)
+def _nearest(q: Floats, candidates: NDArray[np.floating], k: int) -> Ints:
+    """Indices (Q, k) of the candidates nearest to unit vectors, all queries at a time."""
+    cosine = np.full((len(q), k), -np.inf)  # of the best so far, nearest first
+    index = np.zeros((len(q), k), np.int64)
+    for start in range(0, len(candidates), BLOCK):
+        block = np.round(q @ _unit(candidates[start : start + BLOCK]).T, DECIMALS)
+        for i, row in enumerate(block):
+            # what only equals the k-th best comes later in the order and is no better
+            near = np.flatnonzero(row > cosine[i, -1])
+            if len(near) > k:
+                kth = np.partition(row[near], len(near) - k)[len(near) - k]
+                near = near[row[near] >= kth]
+            if len(near):
+                both = np.concatenate([cosine[i], row[near]])
+                first = np.argsort(-both, kind="stable")[:k]
+                cosine[i] = both[first]
+                index[i] = np.concatenate([index[i], start + near])[first]
+    return index
 
 
 def _unit(x: NDArray[np.floating]) -> Floats:
     """Rows of length 1, in double precision; a zero row stays zero."""
     rows = x.astype(np.float64)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.isfinite(length).all():
+        hint = "the encoder that made them is broken: look at its loss, and train it anew"
+        raise InputError("embeddings", "finite numbers", "NaN or infinity", hint)
     unit: Floats = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
     return unit
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -39,16 +40,40 @@ def slow_top_k(queries: np.ndarray, candidates: np.ndarray, k: int) -> list[list
     return rows
 
 
-@pytest.mark.parametrize("chunk", [1, 100, 1 << 24])
-def test_equals_the_slow_reference_in_any_chunks(
-    chunk: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("chunk", "block"), [(1, 1), (12, 4), (100, 25), (1 << 24, 1 << 13)])
+def test_equals_the_slow_reference_in_any_blocks(
+    chunk: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retrieval, "CHUNK", chunk)
+    monkeypatch.setattr(retrieval, "BLOCK", block)
     rng = np.random.default_rng(0)
     candidates = rng.normal(size=(60, 7)).astype(np.float32)
     candidates[rng.integers(0, 60, 30)] = candidates[rng.integers(0, 60, 30)]  # many ties
     queries = np.concatenate([rng.normal(size=(9, 7)), candidates[:5]]).astype(np.float32)
-    assert retrieval.top_k(queries, candidates, 13).tolist() == slow_top_k(queries, candidates, 13)
+    for k in (1, 13, 60):
+        found = retrieval.top_k(queries, candidates, k)
+        assert found.tolist() == slow_top_k(queries, candidates, k)
+
+
+def test_memory_does_not_grow_with_the_candidates() -> None:
+    rng = np.random.default_rng(0)
+    queries = rng.normal(size=(40, 32)).astype(np.float32)
+    peaks = []
+    for count in (30_000, 120_000):
+        candidates = rng.normal(size=(count, 32)).astype(np.float32)
+        tracemalloc.start()
+        retrieval.top_k(queries, candidates, 50)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_embeddings_that_are_not_finite_are_refused(bad: float) -> None:
+    broken = np.array([[1.0, 0.0], [bad, 1.0]])
+    for queries, candidates in ((broken, np.eye(2)), (np.eye(2), broken)):
+        with pytest.raises(InputError, match="embeddings"):
+            retrieval.top_k(queries, candidates, 1)
 
 
 RANKING = np.array([[2, 1, 0, 3], [2, 3, 1, 0]])
