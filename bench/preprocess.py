@@ -1,11 +1,13 @@
 """Packing films into a store: the rate against a plain Pillow loop, and the memory it takes.
 
     python -m bench.preprocess
+    python -m bench.preprocess --films 200 --many 0    # in a minute, without the memory
 
 The large films have the size of MIMIC-CXR-JPG's (2544 x 3056 pixels, about 1.5 MB); a few are
 drawn and linked under many names. The plain loop opens, turns to grey, resizes the larger side to
 256 and pads, in as many processes; the store does the same and also checks, counts and writes its
-tables. Runs are interleaved, and the ratio is the median over pairs of neighbouring runs.
+tables. "Compute only" decodes at the scale that the store decodes at, and nothing else, in as many
+processes. Runs are interleaved, and the ratio is the median over pairs of neighbouring runs.
 
 Memory is the largest resident size (VmHWM) that the processes reached, over 2,000 and 20,000
 films of a quarter of that side, so that the second takes minutes and not an hour.
@@ -27,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import typer
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +38,10 @@ from convirt import packing
 from convirt.datasets import phantom
 from convirt.datasets.tables import Funnel, Tables
 
-DISTINCT, FILMS, MANY, ROUNDS = 12, 2_000, 20_000, 2
+FILMS: int = typer.Option(2_000, min=12, help="Large films.")
+MANY: int = typer.Option(20_000, help="Small films, whose memory is compared; 0: no memory.")
+ROUNDS: int = typer.Option(2, min=1, help="Rounds.")
+DISTINCT = 12
 WIDTH, HEIGHT, SIDE, WORKERS = 2544, 3056, 256, 2
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -74,6 +80,20 @@ def plain_one(path: Path) -> np.ndarray:
     return square
 
 
+def decode(paths: list[Path], out: Path) -> None:
+    """Decoding alone; nothing is written."""
+    with ProcessPoolExecutor(WORKERS, SPAWN) as pool:
+        for _ in pool.map(decode_one, paths, chunksize=64):
+            pass
+
+
+def decode_one(path: Path) -> None:
+    image = Image.open(path)
+    scale = 1.25 * SIDE / max(image.size)
+    image.draft("L", (round(image.width * scale), round(image.height * scale)))
+    image.load()
+
+
 def store(paths: list[Path], out: Path) -> None:
     """The store, with as many processes."""
     names = [path.name for path in paths]
@@ -110,48 +130,47 @@ def measured(paths: list[Path], out: Path, answer: Queue[tuple[int, int]]) -> No
     answer.put((resident(os.getpid()), peak))
 
 
-def rates(console: Console, folder: Path) -> None:
-    paths = write_films(folder / "large", FILMS)
-    ways = {"store (convirt.packing)": store, "plain Pillow loop": plain}
+def rates(folder: Path, count: int, rounds: int) -> None:
+    from bench import _measure  # not above, or each spawned process would load it
+
+    paths = write_films(folder / "large", count)
+    ways = {"ours": store, "plain": plain, "compute": decode}
     taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, run in ways.items():
             start = time.perf_counter()
             run(paths, folder / f"out-{run.__name__}{'.npy' * (run is plain)}")
             taken[name].append(time.perf_counter() - start)
+    rate = {name: count / statistics.median(times) for name, times in taken.items()}
+    peak = max(resident("self"), 1) / 2**30
     mean = statistics.mean(path.stat().st_size for path in paths) / 1e6
-    title = (
-        f"{FILMS:,} JPEG of {WIDTH} x {HEIGHT} ({mean:.2f} MB) to {SIDE} px, {WORKERS} processes"
-    )
-    table = Table("way", "images/s", "store is faster by", title=title)
-    ours = next(iter(taken.values()))
-    for name, times in taken.items():
-        ratio = statistics.median(b / a for a, b in zip(ours, times, strict=True))
-        table.add_row(name, f"{FILMS / statistics.median(times):.1f}", f"{ratio:.2f} x")
-    console.print(table)
+    facts = {"films": count, "processes": WORKERS, "megabytes_a_film": mean}
+    three = rate["ours"], rate["plain"], rate["compute"]
+    row = _measure.Row(f"{WIDTH} x {HEIGHT} to {SIDE} px", count, "images/s", *three, peak)
+    _measure.tell("preprocess", "cpu", [row], facts)
 
 
-def memory(console: Console, folder: Path) -> None:
+def memory(folder: Path, count: int, many: int) -> None:
     table = Table("films", "side", "parent, MiB", "worker, MiB", title="largest resident size")
-    small = write_films(folder / "small", MANY, 4)
-    large = [folder / "large" / f"{i:05d}.jpg" for i in range(FILMS)]
-    for paths, side in ((large, HEIGHT), (small[:FILMS], HEIGHT // 4), (small, HEIGHT // 4)):
+    small = write_films(folder / "small", many, 4)
+    large = [folder / "large" / f"{i:05d}.jpg" for i in range(count)]
+    for paths, side in ((large, HEIGHT), (small[:count], HEIGHT // 4), (small, HEIGHT // 4)):
         answer: Queue[tuple[int, int]] = SPAWN.Queue()
         process = SPAWN.Process(target=partial(measured, paths, folder / "out-memory", answer))
         process.start()
         parent, worker = answer.get()
         process.join()
         table.add_row(f"{len(paths):,}", f"{side:,}", f"{parent >> 20}", f"{worker >> 20}")
-    console.print(table)
+    Console(width=110).print(table)
 
 
-def main() -> None:
-    """Print images a second, their ratio, and memory."""
-    console = Console(width=110)
+def main(films: int = FILMS, many: int = MANY, rounds: int = ROUNDS) -> None:
+    """Print and keep images a second, and print memory."""
     with tempfile.TemporaryDirectory() as temporary:
-        rates(console, Path(temporary))
-        memory(console, Path(temporary))
+        rates(Path(temporary), films, rounds)
+        if many:
+            memory(Path(temporary), films, many)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

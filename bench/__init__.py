@@ -1,0 +1,1 @@
+"""Speeds as ratios against named alternatives; `make bench` runs all of them."""

@@ -1,0 +1,164 @@
+"""What the benches share: runs in turn, ratios, and a JSON of figures that names its machine."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from convirt import files, plots, provenance
+
+RESULTS = Path(__file__).parent / "results"
+Run = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a bench: ours beside named alternatives of the same call.
+
+    Attributes:
+        name: What was measured.
+        batch: Items at once; of what, the bench says.
+        unit: Of the three rates.
+        ours: The rate of this repository.
+        plain: That of the plain way, which the bench describes; None where it was not measured.
+        compute_only: That of the part that no data path can take away; None likewise.
+        peak_memory_gib: Of our way: of the GPU, or on a CPU of the process so far.
+    """
+
+    name: str
+    batch: int
+    unit: str
+    ours: float
+    plain: float | None
+    compute_only: float | None
+    peak_memory_gib: float
+
+
+def interleaved(
+    runs: Mapping[str, Run], seconds: float = 0.0, rounds: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each run, in rounds of all of them, after one round that does not count.
+
+    Args:
+        runs: By name, each a call that takes a while.
+        seconds: Go on for so long.
+        rounds: But at least so often.
+    """
+    for run in runs.values():
+        run()
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.perf_counter() + seconds
+    while rounds > 0 or time.perf_counter() < end:
+        rounds -= 1
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """How much faster, the median over pairs of neighbouring runs."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def peak_memory(device: str) -> float:
+    """GiB: the most that the GPU's allocator held, or that this process had resident."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**30
+    kilo = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilo / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def machine(device: str) -> str:
+    """The device by name, such as "NVIDIA H100 80GB HBM3" or "AMD EPYC, 2 cores"."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.is_file() else ""
+    found = re.search(r"model name\s*:\s*(.+)", text)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{found[1].strip() if found else 'CPU'}, {cores} cores"
+
+
+def tell(bench: str, device: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> Path:
+    """Print the rows and write bench/results/<bench>-<device>.json.
+
+    Args:
+        bench: Its name.
+        device: cpu or cuda.
+        rows: The figures.
+        facts: What else is to know, such as the models; goes into the JSON as it is.
+
+    Returns:
+        The JSON's path.
+    """
+    name = machine(device)
+    table = Table("what", "batch", "unit", "ours", "plain", "× plain", "compute", "share", "GiB")
+    for row in rows:
+        table.add_row(
+            row.name,
+            f"{row.batch:,}",
+            row.unit,
+            _rate(row.ours),
+            _rate(row.plain),
+            f"{row.ours / row.plain:.2f}" if row.plain else "",
+            _rate(row.compute_only),
+            f"{row.ours / row.compute_only:.0%}" if row.compute_only else "",
+            f"{row.peak_memory_gib:.2f}",
+        )
+    table.title = f"{bench} on {name}"
+    Console(width=110).print(table)
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    path = RESULTS / f"{bench}-{slug}.json"
+    files.write_json(
+        path,
+        {
+            "device": name,
+            "versions": provenance.versions(),
+            "date": datetime.date.today().isoformat(),
+            "load": round(os.getloadavg()[0], 2),
+            **facts,
+            "rows": [asdict(row) for row in rows],
+        },
+    )
+    return path
+
+
+@plots.styled
+def growth(
+    counts: Sequence[int], lines: Mapping[str, Sequence[float | None]], across: str, up: str
+) -> Figure:
+    """Rates over a number of items, both axes logarithmic."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for (name, values), marker in zip(lines.items(), plots.MARKERS, strict=False):
+        kept = [(n, value) for n, value in zip(counts, values, strict=True) if value is not None]
+        axes.loglog(*zip(*kept, strict=True), marker=marker, label=name)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.legend()
+    return figure
+
+
+def _rate(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,189 @@
+"""Fine-tuning: our loop, the plain way, and a batch that is already there.
+
+    python -m bench.finetune                                        # the demo's network on the CPU
+    python -m bench.finetune --device cuda --models paper
+
+- **ours** is `convirt.transfer.transfer` as the stage runs it, without the head-only steps (these
+  take features that are computed once), from a store in memory; validation is part of an epoch.
+- **plain** is the usual script: JPEG files, a `DataLoader` with workers, `Resize` and `ToTensor`
+  image by image, eager autocast, `torch.optim.Adam` as it comes, a validation an epoch.
+- **compute only** repeats our step on one batch that lies on the device.
+
+An epoch's images are the training images; each way trains one epoch in turn.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import typer
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from bench import _measure, _world
+from convirt import devices, labelled, transfer
+from convirt.image_encoder import ImageConfig, create_image_encoder, to_input
+from convirt.metrics import group
+from convirt.recipe import Recipe, batches
+
+MODELS: str = typer.Option("demo", help="demo or paper.")
+DEVICE: str = typer.Option("cpu", help="cpu or cuda.")
+IMAGES: int = typer.Option(384, min=64, help="Training images, of an epoch.")
+ROUNDS: int = typer.Option(3, min=1, help="Rounds.")
+WORKERS: int = typer.Option(0, help="Of the plain way's DataLoader; 0: one a core.")
+BATCH, VAL = 64, 64
+
+
+class Plain(Dataset[tuple[Tensor, Tensor]]):
+    """Films from files, resized one by one."""
+
+    def __init__(self, paths: list[Path], y: Tensor, size: int) -> None:
+        self.paths, self.y = paths, y
+        self.transform = transforms.Compose(
+            [
+                transforms.Resize((size, size)),
+                transforms.ToTensor(),
+                transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return cast(Tensor, self.transform(Image.open(self.paths[i]).convert("RGB"))), self.y[i]
+
+
+def recipe(device: str, epochs: int) -> Recipe:
+    """The paper's protocol, all weights from the first step."""
+    return Recipe(
+        protocol="finetune",
+        kind="binary",
+        metric="auroc",
+        lr=1e-4,
+        batch_size=BATCH,
+        weight_decay=1e-6,
+        dropout=0.2,
+        patience=3,
+        factor=0.5,
+        stop=10,
+        max_epochs=epochs,
+        seed=0,
+        head_steps=0,
+        head_lr=1e-3,
+        device=device,
+        bfloat16=device == "cuda",
+    )
+
+
+def source(
+    images: np.ndarray, y: Tensor, rows: np.ndarray, config: ImageConfig, device: str
+) -> Any:
+    """A split as `transfer` takes it."""
+    names = [f"i{k}" for k in rows]
+    units = group(names, names, y[rows].numpy())
+    return labelled.Images(images, rows, y[rows], units, partial(to_input, config=config), device)
+
+
+def plain_epoch(
+    model: nn.Module, train: DataLoader[Any], val: DataLoader[Any], device: str
+) -> None:
+    """One epoch and its validation."""
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-4, weight_decay=1e-6)
+    bfloat16 = device == "cuda"
+    model.train()
+    for x, y in train:
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            logits = model(x.to(device))
+        loss = F.binary_cross_entropy_with_logits(logits.float(), y.to(device))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        loss.item()  # as scripts do, for their progress bar
+    model.eval()
+    with torch.no_grad():
+        for x, _ in val:
+            model(x.to(device)).cpu()
+
+
+def main(
+    models: str = MODELS,
+    device: str = DEVICE,
+    images: int = IMAGES,
+    rounds: int = ROUNDS,
+    workers: int = WORKERS,
+) -> None:
+    """Print and keep images a second of the three ways."""
+    devices.require(device)
+    own = _world.MODELS[models]
+    stored = _world.films(images + VAL, own.stored)
+    y = (torch.arange(images + VAL) % 2).float()[:, None]
+    rows = np.arange(images + VAL)
+
+    def network() -> tuple[nn.Module, ImageConfig]:
+        return create_image_encoder(own.architecture, own.weights, own.size, 0)
+
+    encoder, config = network()
+    one = recipe(device, 1)
+    model = transfer.Classifier(encoder, config.width, 1, one).to(device)
+    train = source(stored, y, rows[:images], config, device)
+    val = source(stored, y, rows[images:], config, device)
+    other = transfer.Classifier(network()[0], config.width, 1, one).to(device)
+    other = other.to(memory_format=torch.contiguous_format)
+    third = transfer.Classifier(network()[0], config.width, 1, one).to(device)
+    optimiser = torch.optim.Adam(third.parameters(), lr=1e-4, weight_decay=1e-6, fused=True)
+    x, target = train.batch(np.arange(BATCH)), y[:BATCH].to(device)
+    steps = len(batches(images, BATCH, 0, transfer.MAIN, 1))
+
+    def compute() -> None:
+        third.train()
+        for _ in range(steps):
+            with torch.autocast(device, torch.bfloat16, enabled=one.bfloat16):
+                logits = third(x)
+            loss = F.binary_cross_entropy_with_logits(logits.float(), target)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+        float(loss.detach())
+
+    with tempfile.TemporaryDirectory() as name:
+        paths = _world.write_jpegs(stored, Path(name))
+        films = Plain(paths, y, own.size)
+        options: dict[str, Any] = {
+            "num_workers": workers or os.cpu_count() or 1,
+            "persistent_workers": True,
+            "pin_memory": device == "cuda",
+        }
+        some = torch.utils.data.Subset(films, range(images))
+        rest = torch.utils.data.Subset(films, range(images, images + VAL))
+        loaders = (
+            DataLoader(some, BATCH, shuffle=True, drop_last=True, **options),
+            DataLoader(rest, BATCH, **options),
+        )
+        ways: dict[str, Any] = {
+            "ours": lambda: transfer.transfer(model, train, val, one),
+            "plain": lambda: plain_epoch(other, *loaders, device),
+            "compute": compute,
+        }
+        taken = _measure.interleaved(ways, rounds=rounds)
+    counts = {"ours": images, "plain": images // BATCH * BATCH, "compute": steps * BATCH}
+    rate = {way: counts[way] / statistics.median(times) for way, times in taken.items()}
+    what = f"fine-tune, {models}'s network"
+    three = rate["ours"], rate["plain"], rate["compute"]
+    row = _measure.Row(what, BATCH, "images/s", *three, _measure.peak_memory(device))
+    facts = {"models": models, "images": images, "threads": torch.get_num_threads()}
+    _measure.tell(f"finetune-{models}", device, [row], facts)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,243 @@
+"""Pretraining: our loop, the plain way, and a batch that is already there.
+
+    python -m bench.pretrain                                        # the demo's models on the CPU
+    python -m bench.pretrain --device cuda --models paper --batch 32 --batch 128 --batch 512
+
+- **ours** is `convirt.training.pretrain` as the stage runs it, from a store in memory.
+- **plain** is the way of the public copies: JPEG files of the stored size, a `DataLoader` with
+  workers, torchvision's transforms image by image, sentences tokenized batch by batch, the whole
+  text encoder in each step, eager autocast, `torch.optim.Adam` as it comes.
+- **compute only** repeats our step on one batch that lies on the device: no data path can beat it.
+
+All three are run in turn; rates are medians, `× plain` and `share` of the printed table are
+computed from them. Our rate leaves out the first steps and the validations. The share of the
+matrix peak is (operations of a step, forward and backward, as torch counts them) x steps a second
+over what a product of large square matrices reaches on the same device in the same precision.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
+
+from bench import _measure, _world
+from convirt import devices, training
+from convirt.objectives import base
+from convirt.objectives.convirt import convirt_loss
+from convirt.training import Corpus, TrainConfig
+
+MODELS: str = typer.Option("demo", help="demo or paper.")
+DEVICE: str = typer.Option("cpu", help="cpu or cuda.")
+BATCH: list[int] = typer.Option([32], help="Pairs a step; name it several times for several.")
+STEPS: int = typer.Option(20, min=4, help="Measured steps of each way and round.")
+ROUNDS: int = typer.Option(3, min=1, help="Rounds.")
+WORKERS: int = typer.Option(0, help="Of the plain way's DataLoader; 0: one a core.")
+PAIRS: int = typer.Option(4096, help="Studies of the corpus.")
+WARM_UP = 4  # steps of ours that do not count
+
+
+class Plain(Dataset[tuple[torch.Tensor, str]]):
+    """Films from files, transformed one by one, each with a sentence drawn anew."""
+
+    def __init__(self, data: Corpus, paths: list[Path], models: _world.Models) -> None:
+        self.data, self.paths = data, paths
+        sigma, kernel = models.blur
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(models.size, scale=(0.6, 1.0)),
+                transforms.RandomHorizontalFlip(),
+                transforms.RandomAffine(20, translate=(0.1, 0.1), scale=(0.95, 1.05)),
+                transforms.ColorJitter(brightness=0.4, contrast=0.4),
+                transforms.GaussianBlur(kernel, (0.1, sigma)),
+                transforms.ToTensor(),
+                transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, str]:
+        said = self.data.train.sentences
+        rows = said.members[said.starts[i] : said.starts[i + 1]]
+        image = Image.open(self.paths[i]).convert("RGB")
+        film: torch.Tensor = self.transform(image)
+        return film, self.data.texts[random.choice(rows)]
+
+
+def plain_steps(
+    objective: Any, films: Plain, device: str, setting: TrainConfig, workers: int
+) -> Generator[None, None, None]:
+    """The plain way, a step a `next`; the same encoders as ours, in their usual memory layout."""
+    model = objective.model.to(device, memory_format=torch.contiguous_format).train()
+    loader: DataLoader[Any] = DataLoader(
+        films,
+        setting.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers or os.cpu_count() or 1,
+        persistent_workers=True,
+        pin_memory=device == "cuda",
+    )
+    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    while True:
+        for images, texts in loader:
+            tokens, mask = (t.to(device) for t in model.tokenizer(list(texts)))
+            with torch.autocast(device, torch.bfloat16, enabled=setting.precision == "bfloat16"):
+                v = model.project_image(model.image_encoder(images.to(device)))
+                u = model.project_text(model.text_encoder(tokens, mask))
+            loss = convirt_loss(v, u, setting.tau, setting.lam)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            loss.item()  # as the copies do, for their progress bar
+            yield
+
+
+class Fixed:
+    """Our step on one batch: what computing alone allows."""
+
+    def __init__(
+        self, objective: base.Objective, data: Corpus, spec: Any, setting: TrainConfig, device: str
+    ) -> None:
+        self.objective, where = objective.to(device).train(), torch.device(device)
+        feed = training.Feed(data, spec, setting, objective, where)
+        self.inputs = next(feed.steps(0, 1))[1]
+        self.optimiser = torch.optim.Adam(
+            [p for p in objective.parameters() if p.requires_grad], lr=1e-4, fused=True
+        )
+        self.device, self.bfloat16 = device, setting.precision == "bfloat16"
+
+    def step(self) -> None:
+        """Forward, backward, update."""
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
+            loss, _ = self.objective(self.inputs)
+        loss.backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def operations(self) -> int:
+        """Of a step, a product and a sum each counted."""
+        with FlopCounterMode(display=False) as counter:
+            self.step()
+        return int(counter.get_total_flops())
+
+
+def ours(
+    objective: base.Objective, data: Corpus, spec: Any, setting: TrainConfig, device: str
+) -> float:
+    """Seconds a step of the real loop."""
+    times: list[float] = []
+
+    def report(status: dict[str, float]) -> None:
+        if status["step"] in (WARM_UP, setting.eval_every - 1):
+            synchronise(device)
+            times.append(time.perf_counter())
+
+    training.pretrain(objective, data, spec, setting, None, report, device)
+    return (times[1] - times[0]) / (setting.eval_every - 1 - WARM_UP)
+
+
+def synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def matrix_peak(device: str, precision: str) -> float:
+    """Operations a second of a product of large square matrices."""
+    side, kind = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
+    if precision == "float32":
+        kind = torch.float32
+    a = torch.randn(side, side, device=device, dtype=kind)
+    best = float("inf")
+    for _ in range(5):
+        synchronise(device)
+        start = time.perf_counter()
+        a @ a
+        synchronise(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def measure(step: Callable[[], None], steps: int, device: str) -> float:
+    """Seconds a step, after one that does not count."""
+    step()
+    synchronise(device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    synchronise(device)
+    return (time.perf_counter() - start) / steps
+
+
+def main(
+    models: str = MODELS,
+    device: str = DEVICE,
+    batch: list[int] = BATCH,
+    steps: int = STEPS,
+    rounds: int = ROUNDS,
+    workers: int = WORKERS,
+    pairs: int = PAIRS,
+) -> None:
+    """Print and keep pairs a second of the three ways."""
+    devices.require(device)
+    own = _world.MODELS[models]
+    precision = "bfloat16" if device == "cuda" else "float32"
+    spec = _world.augmentation(own)
+    peak = matrix_peak(device, precision)
+    rows, shares = [], {}
+    with tempfile.TemporaryDirectory() as name:
+        data = _world.corpus(pairs, max(batch), own.stored)
+        paths = _world.write_jpegs(data.images[: data.train.count], Path(name))
+        for size in batch:
+            setting = _world.train_config(size, steps + WARM_UP + 1, precision, device == "cpu")
+            objective, other, third = (_world.convirt(models, data, setting) for _ in range(3))
+            fixed = Fixed(third, data, spec, setting, device)
+            films = Plain(data, paths, own)
+            plain = plain_steps(other, films, device, setting, workers)
+            operations = fixed.operations()
+            next(plain)  # its workers start
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            ways = {
+                "ours": partial(ours, objective, data, spec, setting, device),
+                "plain": partial(measure, partial(next, plain), steps, device),
+                "compute": partial(measure, fixed.step, steps, device),
+            }
+            taken: dict[str, list[float]] = {way: [] for way in ways}
+            for _ in range(rounds):
+                for way, run in ways.items():
+                    taken[way].append(run())
+            memory = _measure.peak_memory(device)
+            plain.close()  # and its workers end
+            rate = {way: size / statistics.median(times) for way, times in taken.items()}
+            what = f"pretrain, {models}'s models"
+            three = rate["ours"], rate["plain"], rate["compute"]
+            rows.append(_measure.Row(what, size, "pairs/s", *three, memory))
+            shares[str(size)] = operations * rate["compute"] / size / peak
+    facts = {
+        "models": models,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "matrix_peak_tflops": peak / 1e12,
+        "share_of_matrix_peak": shares,
+    }
+    _measure.tell(f"pretrain-{models}", device, rows, facts)
+
+
+if __name__ == "__main__":
+    typer.run(main)
