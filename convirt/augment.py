@@ -70,6 +70,10 @@ class Draws:
         moved = (getattr(self, name).to(device, non_blocking=True) for name in self.__annotations__)
         return Draws(*moved)
 
+    def part(self, rows: slice) -> Draws:
+        """Those of some samples."""
+        return Draws(*(getattr(self, name)[rows] for name in self.__annotations__))
+
 
 def draw(rng: np.random.Generator, boxes: np.ndarray, stored: int, spec: Augmentation) -> Draws:
     """Draw the values for a batch.

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convirt import checkpoint, files
+from convirt import checkpoint, files, processes
 from convirt.cider import CiderD
 from convirt.errors import InputError
 from convirt.image_encoder import ImageConfig, read_config
@@ -173,7 +173,10 @@ class CaptionObjective(base.Objective):
         total, penalty, count = self._losses(
             feature_map(self.image_encoder, inputs.views[0]), inputs
         )
-        return (total + penalty) / count, {"penalty": penalty.detach() / count}
+        tokens: float | Tensor = count
+        if self.training and processes.count() > 1:  # parts differ in their number of tokens
+            tokens = self.of_all(torch.tensor([count], device=total.device)).float().mean()
+        return (total + penalty) / tokens, {"penalty": penalty.detach() / tokens}
 
     def _losses(self, regions: Tensor, inputs: base.Inputs) -> tuple[Tensor, Tensor, int]:
         """Summed cross-entropy, penalty, and the number of tokens."""

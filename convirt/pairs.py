@@ -104,6 +104,10 @@ class Batch:
         """Rows of all sentences of each study, in the report's order."""
         return self.said.all(self.studies)
 
+    def part(self, rows: slice) -> Batch:
+        """Some of the pairs."""
+        return Batch(self.images[rows], self.sentences[rows], self.studies[rows], self.said)
+
 
 class Pairs:
     """Studies of one split, from which batches are drawn.

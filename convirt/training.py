@@ -2,6 +2,9 @@
 
 Randomness is a pure function of (seed, step), so a state of weights, optimiser and counters is
 all that a resumed run needs to end with the same bits as an unbroken one (on the CPU).
+
+Under torchrun several processes run this loop together (`processes`): each draws the same batch and
+encodes its part of it; the first alone validates and writes.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convirt import augment, checkpoint
+from convirt import augment, checkpoint, processes
 from convirt.errors import InputError
 from convirt.image_encoder import normalise
 from convirt.objectives.base import Inputs, Objective
@@ -175,11 +178,14 @@ def pretrain(
         device: cpu or cuda.
 
     Raises:
-        InputError: The resume state or the corpus cannot be used, or the loss is no longer
-            finite; the last resume state is then from before.
+        InputError: The resume state or the corpus cannot be used, the batch cannot be cut into
+            equal parts for all processes, or the loss is no longer finite; the last resume state
+            is then from before.
     """
     where = torch.device(device)
     objective.to(where)
+    model = processes.together(objective, where)
+    first_process = processes.number() == 0
     autocast = _autocast(where, config.precision)
     trained = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
     optimiser = _optimiser([p for _, p in trained], config)
@@ -187,6 +193,7 @@ def pretrain(
     steps = total_steps(config, corpus.train.count)
     progress, best = _resume(scratch, objective, trained, optimiser)
     running: dict[str, Tensor] = {}
+    broken = torch.full((), steps, device=where)  # the first step whose loss is not finite
     began, waited, first = time.perf_counter(), 0.0, progress.step
     if not progress.history:  # where it starts from
         _evaluate(objective, feed, progress, config, autocast)
@@ -194,9 +201,11 @@ def pretrain(
     for step, inputs, wait in feed.steps(progress.step, steps):
         waited += wait
         objective.train()
-        torch.manual_seed(int(generator(config.seed, DROPOUT, step).integers(2**63)))
+        # the first process has the key that one alone has
+        key = (step, processes.number()) if processes.number() else (step,)
+        torch.manual_seed(int(generator(config.seed, DROPOUT, *key).integers(2**63)))
         with autocast():
-            loss, logs = objective(inputs)
+            loss, logs = model(inputs)
         loss.backward()
         rate = learning_rate(config, step, steps, progress.decays)
         for group in optimiser.param_groups:
@@ -206,6 +215,7 @@ def pretrain(
         optimiser.zero_grad(set_to_none=True)
         for name, value in {"train_loss": loss, **logs}.items():
             running[name] = running.get(name, 0.0) + value.detach()
+        broken = torch.where(loss.detach().isfinite(), broken, broken.clamp(max=step))
 
         progress.step, progress.count = step + 1, progress.count + 1
         seconds = time.perf_counter() - began
@@ -218,20 +228,22 @@ def pretrain(
         evaluate_now = progress.step % config.eval_every == 0
         checkpoint_now = progress.step % config.checkpoint_every == 0
         if evaluate_now or checkpoint_now:
-            for name, value in running.items():  # a sync point on the GPU
+            for name, value in processes.mean(running).items():  # a sync point on the GPU
                 progress.sums[name] = progress.sums.get(name, 0.0) + float(value)
             running.clear()
             status["loss"] = progress.sums["train_loss"] / progress.count
-            _require_finite(status["loss"], "training", progress.step)
+            if not math.isfinite(status["loss"]):
+                raise _not_finite(corpus, config, int(broken), status["loss"])
         if evaluate_now:
             values, better = _evaluate(objective, feed, progress, config, autocast, rate)
             status |= values
             if better:
                 best = _copy(objective)
             number = progress.step // config.eval_every
-            if scratch is not None and config.keep_every and number % config.keep_every == 0:
+            kept = config.keep_every and number % config.keep_every == 0
+            if scratch is not None and first_process and kept:
                 checkpoint.save_safetensors(scratch / KEPT.format(progress.step), _own(objective))
-        if checkpoint_now and scratch is not None:
+        if checkpoint_now and scratch is not None and first_process:
             _save(scratch, objective, best, trained, optimiser, progress)
         report(status)
 
@@ -257,10 +269,13 @@ def _evaluate(
 ) -> tuple[dict[str, float], bool]:
     """Validate, add a row to the history, and tell whether this is the best so far."""
     objective.eval()
-    with autocast():
-        values = objective.validate(feed.validation())
+    values: dict[str, float] = {}
+    if processes.number() == 0:
+        with autocast():
+            values = objective.validate(feed.validation())
+    values = processes.told_by_first(values)
     for value in values.values():
-        _require_finite(value, "validation", progress.step)
+        _require_finite(value, progress.step)
     means = {name: total / progress.count for name, total in progress.sums.items()}
     row = {"step": progress.step, "train_loss": None, **means, **values}
     progress.history.append({**row, "lr": rate, "chance": objective.chance()})
@@ -301,16 +316,20 @@ class Feed:
     ) -> None:
         self.corpus, self.spec, self.config, self.device = corpus, spec, config, device
         self.views, self.image_config = objective.views, objective.image_config
+        self.part = processes.part(config.batch_size)
         self.fixed = corpus.val.fixed(config.seed, config.batch_size)
 
     def steps(self, first: int, steps: int) -> Iterator[tuple[int, Inputs, float]]:
-        """Step, inputs and the wait for them, for first..steps-1; a thread loads one ahead."""
+        """Step, this process's inputs and the wait for them; a thread loads one ahead."""
 
         def load(step: int) -> tuple[Batch, Tensor, list[augment.Draws]]:
             batch = self.corpus.train.draw(self.config.seed, step, self.config.batch_size)
             # the first view has the key that a single view has
             keys = [(step,), *((step, view) for view in range(1, self.views))]
-            return batch, self._images(batch), [self._draws(batch, AUGMENT, *key) for key in keys]
+            # drawn for the whole batch, so that a part has the values that it has there
+            draws = [self._draws(batch, AUGMENT, *key).part(self.part) for key in keys]
+            own = batch.part(self.part)
+            return own, self._images(own), draws
 
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(load, first)
@@ -352,10 +371,20 @@ class Feed:
         return Inputs(tuple(normalise(x, self.image_config) for x in views), batch)
 
 
-def _require_finite(loss: float, which: str, step: int) -> None:
-    if not math.isfinite(loss):
-        hint = "lower train.lr, raise train.tau or lengthen train.warmup in params.yaml"
-        raise InputError(f"{which} loss at step {step}", "a finite number", str(loss), hint)
+HINT = "lower train.lr, raise train.tau or lengthen train.warmup in params.yaml"
+
+
+def _require_finite(value: float, step: int) -> None:
+    if not math.isfinite(value):
+        raise InputError(f"validation loss at step {step}", "a finite number", str(value), HINT)
+
+
+def _not_finite(corpus: Corpus, config: TrainConfig, step: int, mean: float) -> InputError:
+    """The error of a loss that is not finite, with the step where it began and its batch."""
+    batch = corpus.train.draw(config.seed, step, config.batch_size)
+    rows = ", ".join(str(row) for row in batch.images)
+    where = f"training loss at step {step + 1}, on rows {rows} of records.parquet"
+    return InputError(where, "a finite number", str(mean), HINT)
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
@@ -384,7 +413,7 @@ def _save(
     for name, parameter in trained:
         state = optimiser.state[parameter]
         tensors |= {f"optimiser/{key}/{name}": value for key, value in state.items()}
-    state = asdict(progress)
+    state = {**asdict(progress), "processes": processes.count()}
     state["best_cost"] = state["best_cost"] if math.isfinite(state["best_cost"]) else None
     checkpoint.save_state(scratch, tensors, state)
 
@@ -394,9 +423,11 @@ def _resume(
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Take up the state in `scratch` if there is one; otherwise start at step 0."""
     found = checkpoint.load_state(scratch) if scratch is not None else None
+    _require_same(found[1] if found else None, scratch)
     if found is None:
         return Progress(), _copy(objective)
     tensors, state = found
+    del state["processes"]
     if state["best_cost"] is None:
         state["best_cost"] = math.inf
     device = next(objective.parameters()).device
@@ -417,3 +448,23 @@ def _resume(
         if own:
             optimiser.state[parameter] = own
     return Progress(**state), part("best/")
+
+
+def _require_same(state: dict[str, Any] | None, scratch: Path | None) -> None:
+    """All processes have to take up the same state, and as many as had made it.
+
+    Another number draws other dropout and normalises other parts: another run.
+    """
+    step = None if state is None else state["step"]
+    first = processes.told_by_first(step)
+    if step != first:
+        raise InputError(
+            scratch or "",
+            f"the resume state of the first process, step {first}",
+            f"step {step}",
+            "let all machines see the same folder: keep the checkout on a shared disk",
+        )
+    if state is not None and state["processes"] != processes.count():
+        made, now = state["processes"], processes.count()
+        hint = f"go on with {made}, or start from the beginning: rm -r {scratch}"
+        raise InputError(scratch or "", f"{made} processes, as before", str(now), hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,8 @@ def main(
     projections and config.json), models/kept/OBJECTIVE/CORPUS (states along the way, where
     train.keep_every asks for them) and metrics/pretrain/OBJECTIVE-CORPUS.json and .csv (one row an
     evaluation, the first before any step). Killed and run again it goes on where it was.
+
+    Under torchrun several processes, a GPU each, share every batch; the first of them writes.
     """
     names = {"objective": objective, "corpus": corpus}
     own = [f"convirt/objectives/{objective}.py"]
@@ -57,26 +60,40 @@ def run(
     stage: Stage, objective: str, corpus: str, blocks: Pretraining, variant: str | None = None
 ) -> None:
     """Pretrain and write everything under the name of the variant, or else of the objective."""
-    from convirt import devices, objectives, provenance, training
+    from convirt import devices, processes
+
+    devices.require(stage.params.compute.device)
+    with processes.joined(stage.params.compute.device):
+        _run(stage, objective, corpus, blocks, variant)
+
+
+def _run(
+    stage: Stage, objective: str, corpus: str, blocks: Pretraining, variant: str | None
+) -> None:
+    from convirt import objectives, processes, provenance, training
     from convirt.augment import Augmentation
     from convirt.store import Store
 
     p, system = stage.params, variant or objective
+    first = processes.number() == 0
     kind = objectives.find(objective)
     provenance.make_deterministic(p.compute.threads, p.seed)
-    devices.require(p.compute.device)
     store = Store.open(stage.root / "data" / "stores" / corpus)
     config = _config(p, blocks)
     data = _corpus(store)
     model = kind(_parts(p, blocks, config, data, corpus))
     inputs = {"store": store.meta["digest"]}
     name = f"{system}-{corpus}"
-    with stage.scratch(inputs) as scratch:
+    with stage.scratch(inputs) if first else nullcontext(Path()) as own:
+        scratch = Path(processes.told_by_first(str(own)))
         done = training.resumed_step(scratch)
         total = training.total_steps(config, data.train.count)
-        with stage.progress(f"pretrain {name}", total, "steps", done) as progress:
+        bar = stage.progress(f"pretrain {name}", total, "steps", done) if first else nullcontext()
+        with bar as progress:
 
             def report(status: dict[str, float]) -> None:
+                if progress is None:
+                    return
                 shown: dict[str, Any] = {k: v for k, v in status.items() if k not in NOT_SHOWN}
                 waiting = f"{status['waiting']:.1%}"
                 progress.update(pairs_per_s=status["rate"], waiting=waiting, **shown)
@@ -85,6 +102,8 @@ def run(
             spec = Augmentation(**blocks.augment.model_dump())
             device = p.compute.device
             result = training.pretrain(model, data, spec, config, scratch, report, device)
+        if not first:
+            return
         stage.confirm()
         models = stage.root / "models"
         with files.fresh_directory(models / "encoders" / system / corpus) as folder:
@@ -203,6 +222,8 @@ def _metrics(
 ) -> None:
     import pandas as pd
 
+    from convirt import processes
+
     first, best = result.history[0], result.best()
     criterion = about["criterion"]
     files.write_json(
@@ -218,6 +239,7 @@ def _metrics(
             "sentences": len(data.texts),
             "steps": result.steps,
             "best_step": result.best_step,
+            "processes": processes.count(),
             "provenance": provenance,
         },
     )

@@ -56,7 +56,7 @@ class TinyImageEncoder(nn.Module):
         return self.forward_features(x).mean(dim=(2, 3))
 
 
-def write_bert(folder: Path, layers: int = 3, seed: int = 0) -> Path:
+def write_bert(folder: Path, layers: int = 3, seed: int = 0, dropout: float = 0.1) -> Path:
     """Save a random BERT of width 32 with its WordPiece vocabulary, as transformers does."""
     from transformers import BertConfig, BertModel, BertTokenizer
 
@@ -68,6 +68,8 @@ def write_bert(folder: Path, layers: int = 3, seed: int = 0) -> Path:
         num_attention_heads=4,
         intermediate_size=48,
         max_position_embeddings=40,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
     folder.mkdir(parents=True)
     BertModel(config).save_pretrained(folder)

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convirt import checkpoint
+from convirt import checkpoint, processes
 from convirt.objectives import base
 from convirt.objectives.base import Inputs, Parts, full_precision, options_of
 from convirt.pair_encoder import Projection
@@ -88,10 +88,15 @@ class Objective(base.PairObjective):
         """The loss; beside it the share of true pairs and fakes that are told right."""
         v = self.model.image_projection(self.h_v(inputs))
         u = self.model.text_projection(self.h_u(inputs))
-        rows = torch.from_numpy(inputs.batch.sentences)
-        other = partners(len(rows), self.training)
-        is_fake = (rows != rows[other]).to(v.device, non_blocking=True)
-        true, fake = self.judge(v, u), self.judge(v, u[other.to(v.device, non_blocking=True)])
+        own = torch.from_numpy(inputs.batch.sentences)
+        rows = self.of_all(own.to(v.device, non_blocking=True))
+        other = partners(len(rows), self.training).to(v.device, non_blocking=True)
+        if self.training:
+            other = processes.of_first(other)
+        mine = processes.part(len(rows)) if self.training else slice(None)
+        is_fake = rows != rows[other]
+        true = self.of_all(self.judge(v, u))
+        fake = self.of_all(self.judge(v, self.of_all(u)[other[mine]]))
         right = (true > 0).sum() + ((fake < 0) & is_fake).sum()
         with full_precision(v):
             loss = binary_loss(true, fake, is_fake)

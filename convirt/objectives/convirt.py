@@ -52,7 +52,7 @@ class Objective(base.PairObjective):
 
     def forward(self, inputs: base.Inputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch; nothing else to log."""
-        v, u = self.v(inputs), self.u(inputs)
+        v, u = self.of_all(self.v(inputs)), self.of_all(self.u(inputs))
         with base.full_precision(v):
             return convirt_loss(v, u, self.tau, self.lam), {}
 

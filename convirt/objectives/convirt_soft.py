@@ -65,8 +65,9 @@ class Objective(base.PairObjective):
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch; beside it the share of pairs whose sentence is there twice."""
-        v, u = self.v(inputs), self.u(inputs)
-        rows = torch.from_numpy(inputs.batch.sentences).to(v.device, non_blocking=True)
+        v, u = self.of_all(self.v(inputs)), self.of_all(self.u(inputs))
+        own = torch.from_numpy(inputs.batch.sentences)
+        rows = self.of_all(own.to(v.device, non_blocking=True))
         with full_precision(v):
             loss = convirt_soft_loss(v, u, rows, self.tau, self.lam)
         shared = (rows[:, None] == rows[None, :]).sum(dim=1) > 1

@@ -129,7 +129,8 @@ class Objective(base.Objective):
             for x in targets(states, self._uncertain)
         )
         with base.full_precision(h):
-            return masked_bce(self.head(h.float()), present, known), {}
+            logits = self.of_all(self.head(h.float()))
+            return masked_bce(logits, self.of_all(present), self.of_all(known)), {}
 
     def chance(self) -> float:
         """The loss of the training prevalence of each label, whatever the film."""

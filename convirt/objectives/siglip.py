@@ -79,7 +79,7 @@ class Objective(base.PairObjective):
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch; beside it t and b."""
-        v, u = self.v(inputs), self.u(inputs)
+        v, u = self.of_all(self.v(inputs)), self.of_all(self.u(inputs))
         with full_precision(v):
             scale = self.log_scale.exp()
             loss = sigmoid_loss(v, u, scale, self.bias)

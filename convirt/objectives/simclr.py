@@ -63,6 +63,7 @@ class Objective(base.Objective):
         """The loss of a batch of two views each."""
         h = self.image_encoder(torch.cat(inputs.views))
         one, two = F.normalize(self.head(h).float(), dim=-1).chunk(2)
+        one, two = self.of_all(one), self.of_all(two)
         with full_precision(one):
             return nt_xent(one, two, self.tau), {}
 

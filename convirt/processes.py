@@ -1,0 +1,138 @@
+"""Several processes that train one model, each on its part of every batch; started by torchrun.
+
+With N pairs a batch and P processes, process p encodes pairs p N/P to (p + 1) N/P. Embeddings are
+gathered in that order, with the gradient going back to whoever made them, so that each process
+takes the loss of the whole batch; gradients are then averaged. Loss and gradients are those of one
+process that encodes all N pairs. Alone, without torchrun, nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from convirt.errors import InputError
+
+T = TypeVar("T")
+
+
+def count() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def number() -> int:
+    """Which of them this is; number 0 is the one that writes."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Join the others, if torchrun has started this process; of several GPUs take its own.
+
+    Args:
+        device: "cuda" talks by NCCL, "cpu" by gloo.
+
+    Raises:
+        InputError: There is no GPU for this process.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    if device == "cuda":
+        local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= there:
+            raise InputError(
+                "torchrun --nproc-per-node",
+                f"at most {there}, a GPU each",
+                os.environ.get("LOCAL_WORLD_SIZE", str(local + 1)),
+                f"torchrun --nproc-per-node {there} ...",
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def part(size: int) -> slice:
+    """The rows of a batch of `size` that are this process's own.
+
+    Raises:
+        InputError: The batch cannot be cut into equal parts.
+    """
+    if size % count():
+        hint = f"a multiple, such as {size // count() * count() or count()}; or other processes"
+        raise InputError(
+            "params.yaml: train.batch_size", f"a multiple of {count()} processes", str(size), hint
+        )
+    own = size // count()
+    return slice(number() * own, (number() + 1) * own)
+
+
+def gather(x: Tensor) -> Tensor:
+    """The rows of all processes, in the order of the batch; (n, ...) to (N, ...).
+
+    The gradient of a row is the sum of what all processes have for it.
+    """
+    if count() == 1:
+        return x
+    if x.requires_grad:
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.cat(all_gather(x))
+    sent = x.to(torch.uint8) if x.dtype == torch.bool else x.contiguous()
+    parts = [torch.empty_like(sent) for _ in range(count())]
+    dist.all_gather(parts, sent)
+    return torch.cat(parts).to(x.dtype)
+
+
+def of_first(x: Tensor) -> Tensor:
+    """What the first process has; shape and type have to be the same everywhere."""
+    if count() == 1:
+        return x
+    sent = x.contiguous().clone()
+    dist.broadcast(sent, 0)
+    return sent
+
+
+def told_by_first(value: T) -> T:
+    """A value of the first process, such as a text or a dictionary; others pass anything."""
+    if count() == 1:
+        return value
+    told: list[Any] = [value]
+    dist.broadcast_object_list(told, 0)
+    first: T = told[0]
+    return first
+
+
+def mean(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The mean over the processes of scalars by name; the names have to be the same everywhere."""
+    if count() == 1 or not values:
+        return values
+    stacked = torch.stack([value.detach().float() for value in values.values()])
+    dist.all_reduce(stacked)
+    return dict(zip(values, stacked / count(), strict=True))
+
+
+def together(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` with gradients that are averaged over the processes; alone it stays as it is.
+
+    On GPUs BatchNorm takes its statistics over the whole batch, as one process would; torch has
+    that for GPUs only, so on CPUs each process normalises its own part.
+    """
+    if count() == 1:
+        return model
+    if device.type != "cuda":
+        return nn.parallel.DistributedDataParallel(model)
+    from timm.layers import convert_sync_batchnorm
+
+    model = convert_sync_batchnorm(model)
+    return nn.parallel.DistributedDataParallel(model, device_ids=[torch.cuda.current_device()])

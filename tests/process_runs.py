@@ -1,0 +1,80 @@
+"""Pretraining by several processes, each objective in turn; what the first ends with is saved."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import tiny_models
+import torch
+from torch import Tensor, nn
+
+from convirt import checkpoint, processes
+from convirt.objectives.base import Objective
+from convirt.training import pretrain
+
+# no dropout, which each process draws for itself, and no BatchNorm, which is of its part on a CPU
+CAPTIONS = {"max_tokens": 12, "dropout": 0.0, "width": 8}
+TRANSFORMER = {"layers": 1, "heads": 2, "feed_forward": 8, "memory": 2}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "convirt": {},
+    "convirt_soft": {},
+    "siglip": {"scale": 10.0, "bias": -1.0},
+    "binary": {"hidden": 0},
+    "simclr": {},
+    "moco_v2": {"queue": 12, "momentum": 0.9, "groups": 1},
+    "report_labels": {"vocabulary": {"tiny": "chexpert"}, "uncertain": "ignore"},
+    "caption_lstm": {**CAPTIONS, "doubly_stochastic": 1.0},
+    "caption_transformer": {**CAPTIONS, **TRANSFORMER},
+}
+# plain steps: Adam would make much of gradients that are nought but for rounding
+CONFIG = replace(tiny_models.CONFIG, optimiser="sgd", lr=0.02, weight_decay=0.0)
+BATCH = CONFIG.batch_size
+
+
+def fresh(name: str, bert: Path) -> Objective:
+    """An objective in its initial state."""
+    data = tiny_models.corpus()
+    objective = tiny_models.objective(name, bert, data, config=CONFIG, options=OPTIONS[name])
+    for module in list(objective.modules()):
+        if isinstance(module, tiny_models.TinyImageEncoder):
+            module.norm = nn.Identity()  # type: ignore[assignment]
+    return objective
+
+
+def run(
+    name: str, bert: Path, scratch: Path | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state after the last step, whichever was the best, and what was told of the run."""
+    objective = fresh(name, bert)
+    last: dict[str, Tensor] = {}
+
+    def report(status: dict[str, float]) -> None:
+        if status["step"] == status["steps"]:
+            last.update({k: v.detach().clone() for k, v in objective.state_dict().items()})
+
+    data = tiny_models.corpus()
+    result = pretrain(objective, data, tiny_models.PAPER, CONFIG, scratch, report)
+    return last, {k: v for k, v in asdict(result).items() if k not in ("waiting", "rate")}
+
+
+def work(number: int, count: int, port: int, bert: Path, out: Path) -> None:
+    """One of `count` processes."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(number),
+        "LOCAL_RANK": str(number),
+        "WORLD_SIZE": str(count),
+    }
+    with processes.joined("cpu"):
+        for name in OPTIONS:
+            last, told = run(name, bert)
+            if number == 0:
+                checkpoint.save_safetensors(out / f"{name}.safetensors", last)
+                (out / f"{name}.json").write_text(json.dumps(told))

@@ -1,0 +1,150 @@
+"""Several processes on parts of each batch: the same losses and weights as one alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import process_runs
+import pytest
+import tiny_models
+import torch
+import torch.multiprocessing
+from test_pretrain_kill import template  # noqa: F401  (a fixture)
+
+from convirt import checkpoint, processes
+from convirt.errors import InputError
+
+COUNTS = (2, 4)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.write_bert(tmp_path_factory.mktemp("bert") / "bert", dropout=0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture(scope="module", params=COUNTS)
+def folder(request: pytest.FixtureRequest, bert: Path, tmp_path_factory: Any) -> Path:
+    """What so many processes ended with."""
+    out: Path = tmp_path_factory.mktemp(f"of-{request.param}")
+    arguments = (request.param, free_port(), bert, out)
+    torch.multiprocessing.spawn(process_runs.work, arguments, nprocs=request.param)
+    return out
+
+
+@pytest.mark.parametrize("name", sorted(process_runs.OPTIONS))
+def test_ends_as_one_alone(name: str, folder: Path, bert: Path) -> None:
+    alone, told = process_runs.run(name, bert)
+    found = json.loads((folder / f"{name}.json").read_text())
+    assert found["best_step"] == told["best_step"]
+    for theirs, ours in zip(found["history"], told["history"], strict=True):
+        assert theirs.keys() == ours.keys()
+        for key, value in ours.items():
+            assert theirs[key] == (value if value is None else pytest.approx(value, rel=2e-4)), key
+    initial = process_runs.fresh(name, bert).state_dict()
+    weights = checkpoint.load_safetensors(folder / f"{name}.safetensors")
+    assert weights.keys() == alone.keys() == initial.keys()
+    for key, value in alone.items():
+        torch.testing.assert_close(weights[key], value, rtol=1e-3, atol=2e-5, msg=key)
+    # or nothing was compared
+    assert max(float((alone[key] - initial[key]).abs().max()) for key in alone) > 1e-3
+
+
+def test_every_objective_is_tried() -> None:
+    from convirt import objectives
+
+    assert set(process_runs.OPTIONS) == set(objectives.available())
+
+
+def test_alone_nothing_happens() -> None:
+    x = torch.arange(6.0).view(3, 2)
+    assert processes.count() == 1
+    assert processes.number() == 0
+    assert processes.gather(x) is x
+    assert processes.of_first(x) is x
+    assert processes.told_by_first("a") == "a"
+    assert processes.mean({"loss": x[0, 0]}) == {"loss": x[0, 0]}
+    assert processes.part(8) == slice(0, 8)
+    module = torch.nn.Linear(2, 2)
+    assert processes.together(module, torch.device("cpu")) is module
+
+
+def test_batch_that_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "count", lambda: 3)
+    with pytest.raises(InputError, match="batch_size") as caught:
+        processes.part(32)
+    assert "such as 30" in str(caught.value)
+
+
+def test_state_of_another_number_of_processes(bert: Path, tmp_path: Path) -> None:
+    process_runs.run("convirt", bert, tmp_path)
+    found = checkpoint.load_state(tmp_path)
+    assert found is not None
+    tensors, state = found
+    checkpoint.save_state(tmp_path, tensors, state | {"processes": 2})
+    with pytest.raises(InputError, match="2 processes, as before") as caught:
+        process_runs.run("convirt", bert, tmp_path)
+    assert "rm -r" in str(caught.value)
+
+
+def torchrun(project: Path, count: int) -> subprocess.CompletedProcess[str]:
+    """The stage as the documents start it."""
+    hidden = ("DVC_ROOT", "DVC_STAGE")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(count), "-m", "stages.pretrain", "convirt", "chest"]
+    return subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_stage_under_torchrun(template: Path, tmp_path: Path) -> None:  # noqa: F811
+    projects = []
+    for name in ("one", "two"):
+        project = tmp_path / name
+        shutil.copytree(template, project)
+        done = torchrun(project, 2)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("waiting for data") == 1  # the first process speaks for all
+        projects.append(project)
+    written = [_bytes(project) for project in projects]
+    assert written[0] == written[1]
+    assert {"models/encoders/convirt/chest/image_encoder.safetensors"} <= written[0].keys()
+    metrics = json.loads((projects[0] / "metrics/pretrain/convirt-chest.json").read_text())
+    assert metrics["processes"] == 2
+    assert list((projects[0] / ".scratch").glob("pretrain-*")) == []
+
+
+def test_refusal_under_torchrun(template: Path, tmp_path: Path) -> None:  # noqa: F811
+    project = tmp_path / "odd"
+    shutil.copytree(template, project)
+    done = torchrun(project, 3)
+    assert done.returncode != 0
+    assert "a multiple of 3 processes" in done.stderr
+    assert not (project / "models").exists()
+
+
+def _bytes(project: Path) -> dict[str, bytes]:
+    paths = [p for kind in ("models", "metrics") for p in (project / kind).rglob("*")]
+    return {p.relative_to(project).as_posix(): p.read_bytes() for p in paths if p.is_file()}
