@@ -49,7 +49,9 @@ def folder(request: pytest.FixtureRequest, bert: Path, tmp_path_factory: Any) ->
     """What so many processes ended with."""
     out: Path = tmp_path_factory.mktemp(f"of-{request.param}")
     arguments = (request.param, free_port(), bert, out)
-    torch.multiprocessing.spawn(process_runs.work, arguments, nprocs=request.param)
+    torch.multiprocessing.spawn(  # type: ignore[attr-defined]
+        process_runs.work, arguments, nprocs=request.param
+    )
     return out
 
 
