@@ -117,9 +117,19 @@ def mean(values: dict[str, Tensor]) -> dict[str, Tensor]:
     """The mean over the processes of scalars by name; the names have to be the same everywhere."""
     if count() == 1 or not values:
         return values
-    stacked = torch.stack([value.detach().float() for value in values.values()])
+    stacked = torch.stack([value.detach().double() for value in values.values()])
     dist.all_reduce(stacked)
     return dict(zip(values, stacked / count(), strict=True))
+
+
+def any_of(answer: bool) -> bool:
+    """Whether any process says yes."""
+    if count() == 1:
+        return answer
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    said = torch.tensor(int(answer), device=device)
+    dist.all_reduce(said, dist.ReduceOp.MAX)
+    return bool(said)
 
 
 def together(model: nn.Module, device: torch.device) -> nn.Module:

@@ -28,6 +28,11 @@ from convirt.objectives.base import Inputs, Objective
 from convirt.pairs import AUGMENT, DROPOUT, VALIDATION, Batch, Pairs, generator
 
 KEPT = "kept/step-{:09d}.safetensors"  # below the scratch folder: states along the way
+ASK_EVERY = 20  # steps after which several processes ask each other whether to stop
+
+
+class StoppedError(Exception):
+    """The run was asked to stop; its state is saved, as far as there is a scratch folder."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,7 @@ def pretrain(
     scratch: Path | None,
     report: Callable[[dict[str, float]], None],
     device: str = "cpu",
+    stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Train an objective; afterwards it holds the state of the best validation.
 
@@ -176,11 +182,13 @@ def pretrain(
         report: Called after every step with step, steps, loss (now and then), the values of a
             validation, rate and waiting.
         device: cpu or cuda.
+        stop: Asked after every step and between the batches of a validation.
 
     Raises:
         InputError: The resume state or the corpus cannot be used, the batch cannot be cut into
             equal parts for all processes, or the loss is no longer finite; the last resume state
             is then from before.
+        StoppedError: `stop` said so; what was done is saved.
     """
     where = torch.device(device)
     objective.to(where)
@@ -192,11 +200,38 @@ def pretrain(
     feed = Feed(corpus, spec, config, objective, where)
     steps = total_steps(config, corpus.train.count)
     progress, best = _resume(scratch, objective, trained, optimiser)
-    running: dict[str, Tensor] = {}
+    # in double precision and never reset between evaluations, so that it does not matter when
+    # they are read
+    running = {
+        name: torch.tensor(value, dtype=torch.float64, device=where)
+        for name, value in progress.sums.items()
+    }
     broken = torch.full((), steps, device=where)  # the first step whose loss is not finite
     began, waited, first = time.perf_counter(), 0.0, progress.step
-    if not progress.history:  # where it starts from
-        _evaluate(objective, feed, progress, config, autocast)
+
+    def save() -> None:
+        if scratch is not None and first_process:
+            _save(scratch, objective, best, trained, optimiser, progress)
+
+    def evaluate() -> dict[str, float]:
+        nonlocal best
+        rate = learning_rate(config, progress.step - 1, steps, progress.decays)
+        try:
+            values, better = _evaluate(objective, feed, progress, config, autocast, rate, stop)
+        except StoppedError:
+            save()
+            raise
+        running.clear()
+        if better:
+            best = _copy(objective)
+        number = progress.step // config.eval_every
+        kept = config.keep_every and number and number % config.keep_every == 0
+        if scratch is not None and first_process and kept:
+            checkpoint.save_safetensors(scratch / KEPT.format(progress.step), _own(objective))
+        return values
+
+    if progress.step % config.eval_every == 0 and not _evaluated(progress):
+        evaluate()  # where it starts from, or was stopped
 
     for step, inputs, wait in feed.steps(progress.step, steps):
         waited += wait
@@ -214,7 +249,7 @@ def pretrain(
         # flush the gradients as soon as we can, no need for this memory anymore
         optimiser.zero_grad(set_to_none=True)
         for name, value in {"train_loss": loss, **logs}.items():
-            running[name] = running.get(name, 0.0) + value.detach()
+            running[name] = running.get(name, 0.0) + value.detach().double()
         broken = torch.where(loss.detach().isfinite(), broken, broken.clamp(max=step))
 
         progress.step, progress.count = step + 1, progress.count + 1
@@ -227,24 +262,20 @@ def pretrain(
         }
         evaluate_now = progress.step % config.eval_every == 0
         checkpoint_now = progress.step % config.checkpoint_every == 0
-        if evaluate_now or checkpoint_now:
+        leaving = _asked(stop, progress.step)
+        if evaluate_now or checkpoint_now or leaving:
             for name, value in processes.mean(running).items():  # a sync point on the GPU
-                progress.sums[name] = progress.sums.get(name, 0.0) + float(value)
-            running.clear()
+                progress.sums[name] = float(value)
             status["loss"] = progress.sums["train_loss"] / progress.count
             if not math.isfinite(status["loss"]):
                 raise _not_finite(corpus, config, int(broken), status["loss"])
+        if leaving:  # the next run evaluates what is due here
+            save()
+            raise StoppedError
         if evaluate_now:
-            values, better = _evaluate(objective, feed, progress, config, autocast, rate)
-            status |= values
-            if better:
-                best = _copy(objective)
-            number = progress.step // config.eval_every
-            kept = config.keep_every and number % config.keep_every == 0
-            if scratch is not None and first_process and kept:
-                checkpoint.save_safetensors(scratch / KEPT.format(progress.step), _own(objective))
-        if checkpoint_now and scratch is not None and first_process:
-            _save(scratch, objective, best, trained, optimiser, progress)
+            status |= evaluate()
+        if checkpoint_now:
+            save()
         report(status)
 
     objective.load_state_dict(best)
@@ -265,23 +296,45 @@ def _evaluate(
     progress: Progress,
     config: TrainConfig,
     autocast: Any,
-    rate: float = 0.0,
+    rate: float,
+    stop: Callable[[], bool],
 ) -> tuple[dict[str, float], bool]:
     """Validate, add a row to the history, and tell whether this is the best so far."""
     objective.eval()
     values: dict[str, float] = {}
     if processes.number() == 0:
         with autocast():
-            values = objective.validate(feed.validation())
+            values = objective.validate(_until(stop, feed.validation()))
     values = processes.told_by_first(values)
     for value in values.values():
         _require_finite(value, progress.step)
     means = {name: total / progress.count for name, total in progress.sums.items()}
     row = {"step": progress.step, "train_loss": None, **means, **values}
+    rate = rate if progress.step else 0.0
     progress.history.append({**row, "lr": rate, "chance": objective.chance()})
     progress.sums, progress.count = {}, 0
     sign = -1.0 if objective.larger_is_better else 1.0
     return values, note_validation(progress, sign * values[objective.criterion], config)
+
+
+def _evaluated(progress: Progress) -> bool:
+    """Whether the step at which a run stands has its row."""
+    return bool(progress.history) and progress.history[-1]["step"] == progress.step
+
+
+def _asked(stop: Callable[[], bool], step: int) -> bool:
+    """Whether to stop; several processes have to agree on the step."""
+    if processes.count() == 1:
+        return stop()
+    return step % ASK_EVERY == 0 and processes.any_of(stop())
+
+
+def _until(stop: Callable[[], bool], batches: Iterator[Inputs]) -> Iterator[Inputs]:
+    """The batches, as long as nobody says stop; of several processes the others wait for all."""
+    for inputs in batches:
+        if processes.count() == 1 and stop():
+            raise StoppedError
+        yield inputs
 
 
 def _optimiser(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:

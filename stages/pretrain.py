@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -32,6 +36,8 @@ READS = [
     "objectives.{objective}",
 ]
 
+RESUMABLE = 75  # EX_TEMPFAIL of <sysexits.h>: run the same command again
+
 app = typer.Typer(add_completion=False)
 
 
@@ -46,7 +52,8 @@ def main(
     Reads data/stores/CORPUS. Writes models/encoders/OBJECTIVE/CORPUS (the encoders, their
     projections and config.json), models/kept/OBJECTIVE/CORPUS (states along the way, where
     train.keep_every asks for them) and metrics/pretrain/OBJECTIVE-CORPUS.json and .csv (one row an
-    evaluation, the first before any step). Killed and run again it goes on where it was.
+    evaluation, the first before any step). Killed and run again it goes on where it was; on SIGTERM
+    it saves its state first and ends with exit code 75.
 
     Under torchrun several processes, a GPU each, share every batch; the first of them writes.
     """
@@ -101,7 +108,15 @@ def _run(
 
             spec = Augmentation(**blocks.augment.model_dump())
             device = p.compute.device
-            result = training.pretrain(model, data, spec, config, scratch, report, device)
+            try:
+                with stoppable() as stop:
+                    result = training.pretrain(
+                        model, data, spec, config, scratch, report, device, stop
+                    )
+            except training.StoppedError as error:
+                if first:
+                    stage.say("stopped; all steps are saved, run the same command to go on")
+                raise typer.Exit(RESUMABLE) from error
         if not first:
             return
         stage.confirm()
@@ -123,6 +138,26 @@ def _run(
 
 
 NOT_SHOWN = {"step", "steps", "rate", "waiting"}
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM has come; the second one ends the process where it stands."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _config(p: Params, blocks: Pretraining) -> TrainConfig:

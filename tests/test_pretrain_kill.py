@@ -217,6 +217,26 @@ def test_killed_and_run_again(template: Path, whole: dict[str, bytes], tmp_path:
     assert_same(outputs(project), whole)
 
 
+def test_sigterm_saves_and_ends_soon(
+    template: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    """As a scheduler that takes the machine back: no step is lost, and the code says run again."""
+    project = tmp_path / "stopped"
+    shutil.copytree(template, project)
+    with started(project) as process:
+        process.wait_for_checkpoints(random.randint(1, 8))
+        process.popen.terminate()
+        asked = time.monotonic()
+        assert process.end() == 75, process.said
+        assert time.monotonic() - asked < 5
+        assert "Traceback" not in process.said
+        assert "run the same command" in process.said
+    assert outputs(project) == {}
+    assert STATE in scratch(project)
+    run(project)
+    assert_same(outputs(project), whole)
+
+
 def test_edit_during_the_run_is_refused(
     template: Path, whole: dict[str, bytes], committed_params: dict[str, Any], tmp_path: Path
 ) -> None:

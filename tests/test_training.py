@@ -30,6 +30,7 @@ from convirt.training import (
     Feed,
     Progress,
     Result,
+    StoppedError,
     TrainConfig,
     learning_rate,
     note_validation,
@@ -442,16 +443,44 @@ def test_scratch_does_not_change_the_run(bert: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [1, 5, 16, 100])
-def test_rhythm_of_checkpoints_hardly_matters(bert: Path, tmp_path: Path, every: int) -> None:
-    """Same weights to the bit; the mean training loss is summed in other parts."""
+def test_rhythm_of_checkpoints_does_not_matter(bert: Path, tmp_path: Path, every: int) -> None:
+    """Neither to the weights nor to what is told."""
     whole = run(bert)
-    other = run(bert, replace(CONFIG, checkpoint_every=every), tmp_path)
-    assert same(state(whole[0]), state(other[0]))
-    for one, two in zip(whole[1].history, other[1].history, strict=True):
-        mine, theirs = one.pop("train_loss"), two.pop("train_loss")
-        assert (mine is None) == (theirs is None)
-        assert mine is None or mine == pytest.approx(theirs, abs=1e-6)
-        assert one == two
+    assert_same_run(whole, run(bert, replace(CONFIG, checkpoint_every=every), tmp_path))
+
+
+@pytest.mark.parametrize("moment", range(0, 26, 3))
+def test_asked_to_stop_anywhere_ends_as_never_stopped(
+    bert: Path, tmp_path: Path, moment: int
+) -> None:
+    """After a step or inside of a validation; no step is lost."""
+    whole, asked, seen = run(bert), [0], [0]
+
+    def stop() -> bool:
+        asked[0] += 1
+        return asked[0] > moment
+
+    def stopped() -> None:
+        data = tiny_models.corpus()
+        model = tiny_models.objective("convirt", bert, data)
+
+        def note(status: dict[str, float]) -> None:
+            seen.append(int(status["step"]))
+
+        pretrain(model, data, tiny_models.PAPER, CONFIG, tmp_path, note, stop=stop)
+
+    with pytest.raises(StoppedError):
+        stopped()
+    # the step in which it was asked is saved though it was not told
+    assert resumed_step(tmp_path) - seen[-1] in (0, 1)
+    assert_same_run(whole, run(bert, CONFIG, tmp_path))
+
+
+def test_stopped_without_a_scratch_folder(bert: Path) -> None:
+    data = tiny_models.corpus()
+    model = tiny_models.objective("convirt", bert, data)
+    with pytest.raises(StoppedError):
+        pretrain(model, data, tiny_models.PAPER, CONFIG, None, lambda _: None, stop=lambda: True)
 
 
 def test_finished_run_is_taken_up_at_its_end(bert: Path, tmp_path: Path) -> None:
