@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pydicom
 import pytest
 import tiny_models
 from conftest import ROOT, TINY, set_key
@@ -194,6 +196,27 @@ def test_summary_has_every_number(done: Repository) -> None:
         assert cell["chance"] == pytest.approx(1.3862943611198906)
         assert cell["pairs"] > 0
         assert cell["val_loss"] > 0
+
+
+def test_nothing_of_a_patient_is_in_git(done: Repository) -> None:
+    """No film, no sentence of a report, no field of a DICOM file, in what git keeps of a run."""
+    tracked = [Path(name) for name in done.run("git", "ls-files", "metrics", "dvc.lock").split()]
+    assert len(tracked) > 30
+    pictures = [path for path in tracked if path.suffix == ".png"]
+    assert {path.suffix for path in tracked} == {".json", ".csv", ".md", ".png", ".lock"}
+    assert {path.parent.as_posix() for path in pictures} == {"metrics/figures"}
+    words: set[str] = set()
+    for store in (done.path / "data/stores").glob("*/sentences.parquet"):
+        words |= set(pd.read_parquet(store)["sentence"])
+    films = sorted((done.path / "data/demo/rsna").rglob("*.dcm"))
+    for film in films:
+        header = pydicom.dcmread(film, stop_before_pixels=True)
+        words |= {str(header.get(key, "")) for key in ("PatientName", "PatientBirthDate")}
+    words = {word for word in words if len(word) > 8}
+    assert len(words) > 40, "sentences of reports"
+    for path in tracked:
+        text = (done.path / path).read_bytes().decode(errors="replace")
+        assert [word for word in words if word in text] == [], path
 
 
 def test_every_output_of_a_run_is_there(done: Repository) -> None:
