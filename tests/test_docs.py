@@ -37,6 +37,11 @@ def committed(name: str) -> None:
         pytest.skip(f"{name} differs from the committed one")
 
 
+def test_the_demo_profile_is_the_default() -> None:
+    committed("params.yaml")
+    assert (ROOT / "profiles/demo.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
 def test_readme_shows_the_committed_results() -> None:
     committed("metrics")
     summary = json.loads((ROOT / "metrics" / "summary.json").read_text())
