@@ -50,6 +50,9 @@ CHEST = {
     "Neither effusion nor pneumothorax is seen.": "-Pleural Effusion -Pneumothorax",
     "Atelectasis or pneumonia is not seen.": "-Atelectasis -Pneumonia",
     "Right-sided effusion w/o pneumothorax.": "+Pleural Effusion -Pneumothorax",
+    "Scarring from prior tuberculosis.": "",
+    "Central linear opacity in the left lung.": "+Lung Opacity",
+    "Both chest tubes and the central lines are unchanged.": "+Support Devices",
     "Endotracheal tube ends 4.5 cm above the carina, no pneumothorax.": (
         "+Support Devices -Pneumothorax"
     ),
@@ -122,6 +125,8 @@ LIMBS = {
     "Soft tissue swelling, no fracture.": "+Soft Tissue Swelling -Fracture",
     "A plate and screws fix a healed fracture.": "+Hardware +Fracture",
     "The growth plates are normal.": "",
+    "The epiphyseal plates are open.": "",
+    "Plate-like sclerosis.": "",
     "Overlying cast material obscures fine bony detail.": "+Hardware",
 }
 SIGNS = {"+": POSITIVE, "-": NEGATIVE, "?": UNCERTAIN}
