@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 from ruamel.yaml import YAML
 
+from bench import table
 from convirt.params import read_yaml
 from stages.readme import fill
 
@@ -35,6 +36,13 @@ def committed(name: str) -> None:
     git = ["git", "diff", "--quiet", "HEAD", "--", name]
     if subprocess.run(git, cwd=ROOT, check=False).returncode:
         pytest.skip(f"{name} differs from the committed one")
+
+
+def test_speed_shows_the_committed_results() -> None:
+    results = table.read()
+    assert results
+    page = (ROOT / "docs" / "speed.md").read_text()
+    assert table.fill(page, results) == page, "run `python -m bench.table`"
 
 
 def test_the_demo_profile_is_the_default() -> None:
