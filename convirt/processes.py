@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -55,11 +56,10 @@ def joined(device: str) -> Iterator[None]:
                 f"torchrun --nproc-per-node {there} ...",
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    # the others wait for as long as the first validates; torchrun notices who has died
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(hours=12))
+    yield
+    dist.destroy_process_group()  # not after an error: it would wait for those who wait for us
 
 
 def part(size: int) -> slice:
@@ -123,13 +123,18 @@ def mean(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def any_of(answer: bool) -> bool:
-    """Whether any process says yes."""
+    """Whether any process says yes; nobody goes on before all have answered."""
+    return least(-int(answer)) < 0
+
+
+def least(value: int) -> int:
+    """The smallest of the processes' values."""
     if count() == 1:
-        return answer
+        return value
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    said = torch.tensor(int(answer), device=device)
-    dist.all_reduce(said, dist.ReduceOp.MAX)
-    return bool(said)
+    found = torch.tensor(value, device=device)
+    dist.all_reduce(found, dist.ReduceOp.MIN)
+    return int(found)
 
 
 def together(model: nn.Module, device: torch.device) -> nn.Module:

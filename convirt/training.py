@@ -13,9 +13,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -87,7 +88,8 @@ class Progress:
         step: Steps done.
         best_cost: Lowest criterion so far, its sign turned where large is good.
         best_step: When that was.
-        flat: Evaluations since, or since the rate fell.
+        best_loss: Lowest validation loss so far, which the rate goes by.
+        flat: Evaluations since that, or since the rate fell.
         decays: How often the rate fell.
         sums: Loss and logged values, summed up since the last evaluation.
         count: Over so many steps.
@@ -97,6 +99,7 @@ class Progress:
     step: int = 0
     best_cost: float = math.inf
     best_step: int = 0
+    best_loss: float = math.inf
     flat: int = 0
     decays: int = 0
     sums: dict[str, float] = field(default_factory=dict)
@@ -150,15 +153,22 @@ def learning_rate(config: TrainConfig, step: int, steps: int, decays: int) -> fl
     return rate * config.factor**decays
 
 
-def note_validation(progress: Progress, cost: float, config: TrainConfig) -> bool:
-    """Count flat evaluations, decay the rate, and tell whether this is the lowest cost so far."""
-    if cost < progress.best_cost:
-        progress.best_cost, progress.best_step, progress.flat = cost, progress.step, 0
-        return True
-    progress.flat += 1
+def note_validation(progress: Progress, cost: float, loss: float, config: TrainConfig) -> bool:
+    """Count flat evaluations, decay the rate, and tell whether this is the lowest cost so far.
+
+    The rate goes by the loss whatever chooses the best state: a criterion such as CIDEr is noisy,
+    and its rare records would send the rate of a run that learns to nought.
+    """
+    if loss < progress.best_loss:
+        progress.best_loss, progress.flat = loss, 0
+    else:
+        progress.flat += 1
     if progress.flat >= config.patience:
         progress.decays, progress.flat = progress.decays + 1, 0
-    return False
+    if cost >= progress.best_cost:
+        return False
+    progress.best_cost, progress.best_step = cost, progress.step
+    return True
 
 
 def pretrain(
@@ -191,6 +201,8 @@ def pretrain(
         StoppedError: `stop` said so; what was done is saved.
     """
     where = torch.device(device)
+    if where.type == "cuda":  # with its number, since the thread that loads has a device of its own
+        where = torch.device("cuda", torch.cuda.current_device())
     objective.to(where)
     model = processes.together(objective, where)
     first_process = processes.number() == 0
@@ -213,14 +225,18 @@ def pretrain(
         if scratch is not None and first_process:
             _save(scratch, objective, best, trained, optimiser, progress)
 
+    def leave() -> NoReturn:
+        save()
+        processes.any_of(False)  # nobody ends before the first has written
+        raise StoppedError
+
     def evaluate() -> dict[str, float]:
         nonlocal best
         rate = learning_rate(config, progress.step - 1, steps, progress.decays)
         try:
             values, better = _evaluate(objective, feed, progress, config, autocast, rate, stop)
         except StoppedError:
-            save()
-            raise
+            leave()
         running.clear()
         if better:
             best = _copy(objective)
@@ -268,10 +284,10 @@ def pretrain(
                 progress.sums[name] = float(value)
             status["loss"] = progress.sums["train_loss"] / progress.count
             if not math.isfinite(status["loss"]):
-                raise _not_finite(corpus, config, int(broken), status["loss"])
+                began_at = processes.least(int(broken))
+                raise _not_finite(corpus, config, began_at, status["loss"])
         if leaving:  # the next run evaluates what is due here
-            save()
-            raise StoppedError
+            leave()
         if evaluate_now:
             status |= evaluate()
         if checkpoint_now:
@@ -301,11 +317,13 @@ def _evaluate(
 ) -> tuple[dict[str, float], bool]:
     """Validate, add a row to the history, and tell whether this is the best so far."""
     objective.eval()
-    values: dict[str, float] = {}
+    found: dict[str, float] | None = None
     if processes.number() == 0:
-        with autocast():
-            values = objective.validate(_until(stop, feed.validation()))
-    values = processes.told_by_first(values)
+        with suppress(StoppedError), autocast():
+            found = objective.validate(_until(stop, feed.validation()))
+    values = processes.told_by_first(found)
+    if values is None:
+        raise StoppedError
     for value in values.values():
         _require_finite(value, progress.step)
     means = {name: total / progress.count for name, total in progress.sums.items()}
@@ -314,7 +332,8 @@ def _evaluate(
     progress.history.append({**row, "lr": rate, "chance": objective.chance()})
     progress.sums, progress.count = {}, 0
     sign = -1.0 if objective.larger_is_better else 1.0
-    return values, note_validation(progress, sign * values[objective.criterion], config)
+    cost = sign * values[objective.criterion]
+    return values, note_validation(progress, cost, values["val_loss"], config)
 
 
 def _evaluated(progress: Progress) -> bool:
@@ -330,9 +349,9 @@ def _asked(stop: Callable[[], bool], step: int) -> bool:
 
 
 def _until(stop: Callable[[], bool], batches: Iterator[Inputs]) -> Iterator[Inputs]:
-    """The batches, as long as nobody says stop; of several processes the others wait for all."""
+    """The batches, as long as nobody says stop."""
     for inputs in batches:
-        if processes.count() == 1 and stop():
+        if stop():
             raise StoppedError
         yield inputs
 
@@ -451,6 +470,7 @@ def _own(objective: Objective) -> dict[str, Tensor]:
 
 
 Trained = list[tuple[str, nn.Parameter]]
+INFINITE = ("best_cost", "best_loss")  # before the first validation; JSON has no infinity
 
 
 def _save(
@@ -467,7 +487,8 @@ def _save(
         state = optimiser.state[parameter]
         tensors |= {f"optimiser/{key}/{name}": value for key, value in state.items()}
     state = {**asdict(progress), "processes": processes.count()}
-    state["best_cost"] = state["best_cost"] if math.isfinite(state["best_cost"]) else None
+    for name in INFINITE:
+        state[name] = state[name] if math.isfinite(state[name]) else None
     checkpoint.save_state(scratch, tensors, state)
 
 
@@ -481,8 +502,8 @@ def _resume(
         return Progress(), _copy(objective)
     tensors, state = found
     del state["processes"]
-    if state["best_cost"] is None:
-        state["best_cost"] = math.inf
+    for name in INFINITE:
+        state[name] = math.inf if state[name] is None else state[name]
     device = next(objective.parameters()).device
 
     def part(prefix: str) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from convirt.errors import InputError
 
-PATIENCE = 30.0  # seconds that a killed run is given to end
+PATIENCE = 90.0  # seconds that a killed run is given to end; more than _repro.GRACE
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import Any, TextIO
 from convirt.errors import InputError
 from stages._plan import outdated
 
-GRACE = 5.0  # seconds between SIGTERM and SIGKILL for a stage whose runner is gone
+GRACE = 60.0  # seconds between SIGTERM and SIGKILL for a stage that may be saving its state
 LINGER = 600.0  # seconds for which DVC may go on recording after that
 UNCHANGED, CACHED = "didn't change, skipping", "is cached - skipping run"  # DVC's words
 

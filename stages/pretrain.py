@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -37,6 +38,7 @@ READS = [
 ]
 
 RESUMABLE = 75  # EX_TEMPFAIL of <sysexits.h>: run the same command again
+IMPATIENT = 5.0  # seconds after which another SIGTERM is meant as one
 
 app = typer.Typer(add_completion=False)
 
@@ -142,15 +144,18 @@ NOT_SHOWN = {"step", "steps", "rate", "waiting"}
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has come; the second one ends the process where it stands."""
+    """Whether SIGTERM has come; one that comes later still ends the process where it stands.
+
+    One stop may come twice at once: to the whole group, and from a parent that dies of it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    came: list[int] = []
+    came: list[float] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        if len(came) > 1:
+        came.append(time.monotonic())
+        if came[-1] - came[0] > IMPATIENT:
             raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, note)

@@ -8,19 +8,24 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import process_runs
+import psutil
 import pytest
 import tiny_models
 import torch
 import torch.multiprocessing
+from conftest import set_key
 from test_pretrain_kill import template  # noqa: F401  (a fixture)
 
 from convirt import checkpoint, processes
 from convirt.errors import InputError
+from convirt.training import resumed_step
 
 COUNTS = (2, 4)
 
@@ -87,6 +92,8 @@ def test_alone_nothing_happens() -> None:
     assert processes.of_first(x) is x
     assert processes.told_by_first("a") == "a"
     assert processes.mean({"loss": x[0, 0]}) == {"loss": x[0, 0]}
+    assert processes.any_of(True) and not processes.any_of(False)
+    assert processes.least(7) == 7
     assert processes.part(8) == slice(0, 8)
     module = torch.nn.Linear(2, 2)
     assert processes.together(module, torch.device("cpu")) is module
@@ -110,15 +117,55 @@ def test_state_of_another_number_of_processes(bert: Path, tmp_path: Path) -> Non
     assert "rm -r" in str(caught.value)
 
 
-def torchrun(project: Path, count: int) -> subprocess.CompletedProcess[str]:
-    """The stage as the documents start it."""
+@contextmanager
+def started_by_torchrun(project: Path, count: int) -> Iterator[subprocess.Popen[str]]:
+    """The stage as the documents start it; nothing of it outlives the block."""
     hidden = ("DVC_ROOT", "DVC_STAGE")
     environment = {key: value for key, value in os.environ.items() if key not in hidden}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(count), "-m", "stages.pretrain", "convirt", "chest"]
-    return subprocess.run(
-        command, cwd=project, env=environment, capture_output=True, text=True, timeout=300
+    pipe = subprocess.PIPE
+    popen = subprocess.Popen(
+        command, cwd=project, env=environment, stdout=pipe, stderr=pipe, text=True
     )
+    children: list[psutil.Process] = []
+    try:
+        yield popen
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(popen.pid).children(recursive=True)
+        popen.kill()
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        popen.communicate()
+
+
+def torchrun(project: Path, count: int) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    with started_by_torchrun(project, count) as popen:
+        out, said = popen.communicate(timeout=300)
+        return subprocess.CompletedProcess(popen.args, popen.returncode, out, said)
+
+
+def wait_for_state(project: Path, popen: subprocess.Popen[str], after: int = 0) -> None:
+    """Wait until a state of a later step than `after` is there."""
+    deadline = time.monotonic() + 300
+    while True:
+        for scratch in project.glob(".scratch/pretrain-*"):
+            with suppress(InputError, FileNotFoundError):  # replaced between two calls
+                if resumed_step(scratch) > after:
+                    return
+        assert popen.poll() is None, popen.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def change_params(project: Path, **values: Any) -> None:
+    params = json.loads((project / "params.yaml").read_text())
+    for key, value in values.items():
+        set_key(params, key, value)
+    (project / "params.yaml").write_text(json.dumps(params))
 
 
 def test_stage_under_torchrun(template: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -136,6 +183,26 @@ def test_stage_under_torchrun(template: Path, tmp_path: Path) -> None:  # noqa: 
     metrics = json.loads((projects[0] / "metrics/pretrain/convirt-chest.json").read_text())
     assert metrics["processes"] == 2
     assert list((projects[0] / ".scratch").glob("pretrain-*")) == []
+
+
+def test_sigterm_under_torchrun(template: Path, tmp_path: Path) -> None:  # noqa: F811
+    """All stop at one step that the first saves, and as many go on from there."""
+    project = tmp_path / "stopped"
+    shutil.copytree(template, project)
+    change_params(project, **{"train.evaluations": 2000})
+    with started_by_torchrun(project, 2) as popen:
+        wait_for_state(project, popen)
+        popen.terminate()
+        said = popen.communicate(timeout=120)[1]
+    assert "all steps are saved" in said
+    (scratch,) = project.glob(".scratch/pretrain-*")
+    saved = resumed_step(scratch)
+    # where they ask each other, or inside of a validation; states fall due at multiples of 7
+    assert saved > 0 and saved % 10 == 0
+    assert not (project / "models").exists()
+    with started_by_torchrun(project, 2) as popen:
+        wait_for_state(project, popen, after=saved)
+        popen.kill()
 
 
 def test_refusal_under_torchrun(template: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -263,7 +263,7 @@ def test_note_validation() -> None:
     told = []
     for number, loss in enumerate([3.0, 2.0, 2.0, 2.5, 1.9, 2.0, 2.0, 2.0, 2.0, 1.0]):
         progress.step = 10 * number
-        told.append((note_validation(progress, loss, config), progress.flat, progress.decays))
+        told.append((note_validation(progress, loss, loss, config), progress.flat, progress.decays))
     assert told == [
         (True, 0, 0),
         (True, 0, 0),
@@ -277,6 +277,18 @@ def test_note_validation() -> None:
         (True, 0, 3),
     ]
     assert (progress.best_cost, progress.best_step) == (1.0, 90)
+
+
+def test_the_rate_goes_by_the_loss_whatever_chooses() -> None:
+    config, progress = replace(CONFIG, patience=2), Progress()
+    for number, (cost, loss) in enumerate([(5.0, 3.0), (6.0, 2.0), (6.0, 1.0), (6.0, 0.5)]):
+        progress.step = 10 * number
+        assert note_validation(progress, cost, loss, config) is (number == 0)
+    assert progress.decays == 0  # the loss fell each time
+    for cost in (4.0, 3.0):
+        progress.step += 10
+        assert note_validation(progress, cost, 0.5, config)
+    assert (progress.decays, progress.best_cost) == (1, 3.0)
 
 
 # ------------------------------------------------------------------------------ validation

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convirt import processes
 from convirt.errors import InputError
 from convirt.objectives import base
 from convirt.objectives.base import Inputs, Parts, full_precision, options_of, seed_torch
@@ -199,10 +200,11 @@ def check(options: Options, batch_size: int, eval_every: int) -> None:
         )
     if not 0 <= options.momentum <= 1:
         raise InputError(f"{where}momentum", "0 to 1", str(options.momentum), "0.999 as published")
-    if options.groups < 1 or batch_size % options.groups:
+    own = batch_size // processes.count()
+    if options.groups < 1 or own % options.groups:
         raise InputError(
             f"{where}groups",
-            f"a divisor of train.batch_size = {batch_size}",
+            f"a divisor of {own}, the films of a process in each step",
             str(options.groups),
             "2, as many as the paper had GPUs",
         )
