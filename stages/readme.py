@@ -38,6 +38,8 @@ def fill(page: str, summary: dict[str, Any]) -> str:
 
 def tables(summary: dict[str, Any]) -> str:
     """Fine-tuned transfer with the claim, and retrieval, as two Markdown tables."""
+    share = summary["data"]["made_up"]
+    data = {1: "made-up data", 0: "given data"}.get(share, "given and made-up data")
     claim = summary.get("claim", {})  # none without both fractions and both encoders
     rows = []
     for task, cells in summary["finetune"].items():
@@ -47,7 +49,7 @@ def tables(summary: dict[str, Any]) -> str:
             [task, *values, markdown.points_interval(claim[task]) if task in claim else "–"]
         )
     head = [
-        "fine-tuned, made-up data",
+        f"fine-tuned, {data}",
         *(f"{markdown.name(init)} {fraction}%" for init, fraction in CELLS),
         "ConVIRT 10% − ImageNet 100%",
     ]
@@ -63,7 +65,7 @@ def tables(summary: dict[str, Any]) -> str:
         [kind, *(markdown.percent(cell[f"p_at_{k}"]) for k in ks), markdown.percent(cell["chance"])]
         for kind, cell in kinds.items()
     ]
-    retrieval = ["retrieval, made-up data", *(f"P@{k}" for k in ks), "chance"]
+    retrieval = [f"retrieval, {data}", *(f"P@{k}" for k in ks), "chance"]
     return "\n\n".join([markdown.table(head, rows), markdown.table(retrieval, precision)])
 
 

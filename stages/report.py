@@ -122,7 +122,7 @@ def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
         funnels=funnels,
         readers={name: source.reader for name, source in sources.items()},
         made_up=made_up,
-        settings=_settings(p, len(runs[0]["repeats"])),
+        settings=_settings(p, _repeats(runs)),
     )
     curves = {
         k: pd.read_csv(there(root, f"metrics/pretrain/{k}.csv", f"pretrain@{k}")) for k in trained
@@ -130,7 +130,15 @@ def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
     return results, curves
 
 
-def _settings(p: Params, repeats: int) -> list[tuple[str, str, str]]:
+def _repeats(runs: Sequence[Mapping[str, Any]]) -> str:
+    """How many independent runs a cell has, by protocol where there are several."""
+    counts = {run["protocol"]: len(run["repeats"]) for run in runs}
+    if len(counts) == 1:
+        return str(*counts.values())
+    return ", ".join(f"{protocol} {count}" for protocol, count in sorted(counts.items()))
+
+
+def _settings(p: Params, repeats: str) -> list[tuple[str, str, str]]:
     """The settings that a reader has to know, here and in the paper."""
     from convirt.paper import SETTINGS
 
@@ -143,7 +151,7 @@ def _settings(p: Params, repeats: int) -> list[tuple[str, str, str]]:
         str(p.train.lr),
         str(p.train.tau),
         str(p.train.lam),
-        str(repeats),
+        repeats,
     )
     return [(key, value, SETTINGS[key]) for key, value in zip(SETTINGS, here, strict=True)]
 
