@@ -10,14 +10,15 @@ from html import escape
 from convirt.markdown import percent, points
 from convirt.page_style import STYLE
 from convirt.table_layout import Entry, Grid, best
-from convirt.tables import AGREES, CONTRADICTS, Cell
+from convirt.tables import AGREES, CONTRADICTS, Cell, Order
 from convirt.verdict import Claim
 
 GLYPHS = {AGREES: ("●", "confirms the paper’s order"), CONTRADICTS: ("▼", "contradicts it")}
 HOW = (
-    "<p>In each place: the value measured here; its 95% interval; the number that the paper "
-    "prints, on its own data. All are percent. A shaded, bold value is the highest here. Rows "
-    "under the heavy line are systems that the paper’s table does not have.</p>"
+    "<p>In each place: the value measured here; its 95% interval; Δ, what ConVIRT (in Table 4 the "
+    "default) has more than it, with a 95% interval; the number that the paper prints, on its own "
+    "data. All are percent. A shaded, bold value is the highest here. Rows under the heavy line "
+    "are systems that the paper’s table does not have.</p>"
 )
 
 
@@ -99,10 +100,13 @@ def marks(against: str = "ConVIRT", default: str = "the default") -> str:
         f"{escape(default)}). Here it is the difference of the two, taken on the same test "
         "patients or the same queries (a paired bootstrap), with a 95% interval. "
         f'<span class="contradicts">▼</span> the interval lies wholly on the other side of 0 than '
-        "the paper’s difference: our data exclude the paper’s order. "
+        "the paper’s difference: it excludes the paper’s order, on this data. "
         '<span class="agrees">●</span> it lies wholly on the paper’s side. No mark: it holds 0, '
-        "or the paper prints equal numbers or not both. No correction is made for the number of "
-        "comparisons: of 20 intervals one misses by chance.</p>"
+        "or the paper prints equal numbers or not both.</p>"
+        "<p><strong>Intervals</strong> cover the test patients or the queries, and the repeats of "
+        "a run where it has some. They do not cover another pretraining, nor another seed where a "
+        "place is a single run, and no correction is made for the number of comparisons. So more "
+        "than one in 20 misses.</p>"
     )
 
 
@@ -170,7 +174,7 @@ def _under(grid: Grid) -> str:
         f'<p class="notes">Paired 95% interval of {escape(grid.against)} minus the row’s system: '
         '<span class="agrees">●</span> wholly on the paper’s side of 0; '
         '<span class="contradicts">▼</span> wholly on the other, which excludes the paper’s order '
-        '(<a href="#how">more</a>).</p>'
+        'on this data (<a href="#how">more</a>).</p>'
     )
 
 
@@ -181,8 +185,12 @@ def _place(entry: Entry, strong: bool, edge: bool) -> str:
     else:
         cell = entry.cell
         between = f"[{percent(cell.low)}, {percent(cell.high)}]"
-        parts.append(f'<span class="value">{percent(cell.value)}</span>{_mark(cell)}')
+        highest = '<span class="unseen">, highest here</span>' if strong else ""
+        value = f'<span class="value">{percent(cell.value)}{highest}</span>'
+        parts.append(f"{value}{_mark(cell)}")
         parts.append(f'<span class="between">{between}</span>')
+        if cell.order is not None:
+            parts.append(f'<span class="delta">Δ\u00a0{_difference(cell.order)}</span>')
     if entry.paper is not None:
         parts.append(f'<span class="printed">paper {percent(entry.paper)}</span>')
     names = " ".join(filter(None, ("best" if strong else "", "edge" if edge else "")))
@@ -195,13 +203,17 @@ def _mark(cell: Cell) -> str:
         return ""
     glyph, words = GLYPHS[order.mark]
     told = (
-        f"{words}: {order.against} minus this is {points(order.value)} "
-        f"[{points(order.low)}, {points(order.high)}] here, {points(order.paper or 0)} in the paper"
+        f"{words}: {order.against} minus this is {_difference(order)} here, "
+        f"{points(order.paper or 0)} in the paper"
     )
     return (
         f' <span class="{order.mark}" role="img" title="{escape(told)}" '
         f'aria-label="{escape(told)}">{glyph}</span>'
     )
+
+
+def _difference(order: Order) -> str:
+    return f"{points(order.value)} [{points(order.low)}, {points(order.high)}]"
 
 
 def _figure(picture: Picture) -> str:

@@ -27,12 +27,14 @@ code { overflow-wrap: anywhere; font-size: .9em; }
 .claims li { background: var(--card); border-radius: .5rem; padding: .9rem; min-width: 0; }
 .claims ul { margin: .4rem 0 0; padding-left: 1.1rem; font-size: .85rem; color: var(--faint); }
 .claims ul li { background: none; padding: 0; border-radius: 0; }
-.answer { font-weight: 700; text-transform: capitalize; }
-.yes { color: var(--yes); } .no { color: var(--no); } .partly { color: var(--part); }
+.answer { display: inline-block; font-weight: 700; }
+.answer::first-letter { text-transform: uppercase; }
+.yes { color: var(--yes); } .no { color: var(--no); }
+.partly, .not-told-apart { color: var(--part); }
 nav ul { display: flex; flex-wrap: wrap; gap: .2rem .9rem; padding: 0; margin: .5rem 0;
   list-style: none; font-size: .9rem; }
 nav a { display: inline-block; padding: .3rem 0; }
-.scroll { overflow-x: auto; border: 1px solid var(--rule); border-radius: .5rem; }
+.scroll { position: relative; overflow-x: auto; border: 1px solid var(--rule); border-radius: .5rem; }
 .scroll:focus-visible { outline: 2px solid var(--accent); }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums;
   font-size: .875rem; min-width: 100%; }
@@ -47,8 +49,9 @@ th[scope=row] { white-space: normal; min-width: 7.5rem; max-width: 11rem; }
 .edge { border-left: 1px solid var(--rule); }
 tr.own > * { border-top: 2px solid var(--faint); }
 td.best { background: var(--best); } td.best .value { font-weight: 700; }
-.value { font-size: 1rem; } .between, .printed { display: block; font-size: .72rem; }
-.printed { color: var(--faint); }
+.value { font-size: 1rem; } .between, .delta, .printed { display: block; font-size: .72rem; }
+.delta, .printed { color: var(--faint); }
+.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .agrees { color: var(--accent); } .contradicts { color: var(--no); }
 figure { margin: .8rem 0; } figcaption { margin-top: .5rem; max-width: 46rem; }
 figure img { display: block; width: 100%; height: auto; background: #fff;

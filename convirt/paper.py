@@ -64,6 +64,12 @@ FIGURE_4: tuple[str, ...] = ("Atelectasis", "Cardiomegaly", "Edema", "Pleural Ef
 
 FIGURE_4_SYSTEMS: tuple[str, ...] = ("imagenet", "simclr", "moco_v2", "convirt")
 
+METRICS = {"rsna": "auroc", "chexpert": "auroc", "covidx": "accuracy", "mura": "auroc"}
+"""What Table 1 counts, by task."""
+
+FIGURE_5 = ("rsna", 1, 10)
+"""Task and percent of the labels of the probe, and k of the precision, that Figure 5 is about."""
+
 CORRELATIONS: dict[str, float] = {"linear": 0.91, "image_image": 0.93, "text_image": 0.88}
 """Pearson's r of minus the validation loss and a score, over the 40 states of Figure 5; taken from
 the coordinates in the PDF, the paper prints none."""

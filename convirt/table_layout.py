@@ -96,7 +96,23 @@ def transfer(cells: Iterable[Cell], protocol: str) -> Grid:
     shape = _Shape("table1", columns, published, tuple(paper.INITS))
     what = "linear classification" if protocol == "linear" else "fine-tuning"
     title = f"{paper.PROTOCOLS[protocol]}: {what}, with 1%, 10% and all of the training labels"
-    return _grid(f"table1-{protocol}", title, groups, shape, cells)
+    repeats = {c.repeats for c in cells if c.table == "table1" and c.column in columns}
+    notes = (_covered(repeats),) if repeats else ()
+    return _grid(f"table1-{protocol}", title, groups, shape, cells, notes)
+
+
+def _covered(repeats: set[int]) -> str:
+    """What an interval of Table 1 is about, by how many runs its cells are means of."""
+    if repeats == {1}:
+        return (
+            "Each place is a single run: its interval covers the test patients, and neither "
+            "another seed nor another pretraining."
+        )
+    count = " or ".join(map(str, sorted(repeats)))
+    return (
+        f"Each place is the mean of {count} runs with labels, head and order of their own; its "
+        "interval covers these and the test patients, not another pretraining."
+    )
 
 
 def retrieval(cells: Iterable[Cell]) -> Grid:
@@ -132,22 +148,25 @@ def image_only(cells: Iterable[Cell]) -> Grid:
     return _grid("table3", title, groups, _Shape("table3", columns, published, rows), kept)
 
 
-def settings(cells: Iterable[Cell], columns: Mapping[str, tuple[str, str]]) -> Grid:
+def settings(
+    cells: Iterable[Cell], columns: Mapping[str, tuple[str, str]], objective: str = REFERENCE
+) -> Grid:
     """Table 4: one hyper-parameter changed.
 
     Args:
         cells: All cells.
         columns: By name of a column its two heads, as "rsna_linear_1": "RSNA" and "linear, 1%".
+        objective: What was varied; the paper has numbers of ConVIRT alone.
     """
-    rows = tuple(paper.VARIANTS)
+    rows = tuple(paper.VARIANTS) if objective == REFERENCE else ()
     published: dict[tuple[str, Column], float | None] = {}
     for key in columns:
         published |= {(v, (key,)): paper.setting(v, key) for v in rows}
     texts: dict[Column, str] = {(key,): text for key, (_, text) in columns.items()}
     shape = _Shape("table4", texts, published, rows, paper.VARIANTS)
-    notes = ("Default: τ = 0.1, batch size 32, projections with a hidden layer.",)
+    notes = ("The paper’s default: τ = 0.1, batch size 32, projections with a hidden layer.",)
     groups = [(head, 1) for head, _ in columns.values()]
-    title = "Table 4: hyper-parameters of ConVIRT"
+    title = f"Table 4: hyper-parameters of {name(objective)}"
     return _grid("table4", title, groups, shape, cells, notes)
 
 

@@ -25,7 +25,7 @@ LETTER = 0.077  # of the width of a letter, at most
 LEGEND = "bold: highest here   ·   [95% interval]   ·   grey: the paper, on its own data"
 MARKS = (
     "paired 95% interval of {} minus the row’s system:",
-    "● wholly on the paper’s side of 0   ·   ▼ wholly on the other: the paper’s order is excluded",
+    "● wholly on the paper’s side of 0   ·   ▼ wholly on the other: it excludes the paper’s order",
 )
 
 

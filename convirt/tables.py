@@ -114,8 +114,12 @@ def transfer_cells(runs: Iterable[Run], paired: Mapping[str, Interval]) -> list[
     cells = []
     for run in runs:
         column = (run["protocol"], run["task"], run["fraction"])
-        published = paper.transfer(run["protocol"], run["task"], run["init"], run["fraction"])
-        ahead = paper.transfer(run["protocol"], run["task"], REFERENCE, run["fraction"])
+        published, ahead = (
+            paper.transfer(run["protocol"], run["task"], init, run["fraction"])
+            if run["metric"] == paper.METRICS.get(run["task"])
+            else None
+            for init in (run["init"], REFERENCE)
+        )
         order = _order(REFERENCE, paired.get(run["source"]), ahead, published)
         cells.append(_probe("table1", run["init"], column, run, published, order))
     return cells

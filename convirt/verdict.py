@@ -11,7 +11,8 @@ from convirt.markdown import interval, percent, points
 from convirt.table_layout import TASKS, label
 from convirt.tables import AGREES, CONTRADICTS, OPEN, REFERENCE, Cell, Column, Order
 
-YES, PARTLY, NO, UNKNOWN = "yes", "partly", "no", "not measured"
+YES, PARTLY, NO, LEVEL = "yes", "partly", "no", "not told apart"
+UNKNOWN = "not measured"
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Claim:
 
     Attributes:
         question: What the paper claims, as a question.
-        answer: `YES`, `PARTLY`, `NO` or `UNKNOWN`.
+        answer: `YES`, `PARTLY`, `NO`, `LEVEL` or `UNKNOWN`.
         text: The answer in one or two sentences.
         points: Numbers behind it, one line each.
         short: The answer as part of a sentence, for the head of the page.
@@ -36,6 +37,8 @@ class Claim:
 def efficiency(differences: Mapping[str, Interval], protocol: str) -> Claim:
     """The abstract's claim: ConVIRT with 10% of the labels against ImageNet with all of them.
 
+    An interval that holds 0 is no evidence that the two are equal, so it makes no "yes".
+
     Args:
         differences: By task, ConVIRT@10% minus ImageNet@100% on the same test patients.
         protocol: "finetune" (which the claim is about) or "linear".
@@ -48,11 +51,11 @@ def efficiency(differences: Mapping[str, Interval], protocol: str) -> Claim:
     behind = [task for task, d in differences.items() if d.high < 0]
     count = len(differences)
     level = count - len(ahead) - len(behind)
-    answer = YES if not behind else NO if len(behind) == count else PARTLY
+    whole = {len(ahead): YES, len(behind): NO, level: LEVEL}
+    answer = whole.get(count, PARTLY)
     text = (
         f"With 10% of the labels ConVIRT is ahead of ImageNet with 100% on {len(ahead)} of {count} "
-        f"tasks, level on {level} (the interval of the difference holds 0) and behind on "
-        f"{len(behind)}."
+        f"tasks and behind on {len(behind)}; on {level} the interval of the difference holds 0."
     )
     lines = []
     for task, d in differences.items():
@@ -62,8 +65,8 @@ def efficiency(differences: Mapping[str, Interval], protocol: str) -> Claim:
     short = ""
     if protocol == "finetune":
         short = (
-            "with 10% of the labels ConVIRT is ahead of, or level with, ImageNet with 100% on "
-            f"{count - len(behind)} of {count} tasks"
+            f"with 10% of the labels ConVIRT is ahead of ImageNet with 100% on {len(ahead)} of "
+            f"{count} tasks, behind on {len(behind)}, not told apart on {level}"
         )
     return Claim(question, answer, text, tuple(lines), short)
 
@@ -72,7 +75,7 @@ def first(cells: Iterable[Cell], protocol: str) -> Claim:
     """In how many of the paper's 11 columns ConVIRT is first or tied among the paper's systems.
 
     First: no other system of the paper has a higher value. Tied: one has, but the paired interval
-    of the difference to each such system holds 0.
+    of the difference to each such system holds 0. "Yes" is first everywhere.
     """
     what = "linear" if protocol == "linear" else "fine-tuned"
     question = f"Is ConVIRT the best of the paper's systems? ({what})"
@@ -88,7 +91,7 @@ def first(cells: Iterable[Cell], protocol: str) -> Claim:
         return Claim(question, UNKNOWN, f"No {what} cell has ConVIRT and another system.")
     best, tied = places.count("first"), places.count("tied")
     systems = {cell.system for column in by_column.values() for cell in column}
-    answer = YES if best + tied == len(places) else PARTLY if best + tied else NO
+    answer = YES if best == len(places) else PARTLY if best + tied else NO
     text = (
         f"First in {best} and tied by interval in {tied} of the {len(places)} {what} cells, among "
         f"{len(systems)} of the paper's {len(paper.INITS)} systems "
@@ -100,22 +103,23 @@ def first(cells: Iterable[Cell], protocol: str) -> Claim:
 
 
 def retrieval(cells: Iterable[Cell], chance: float, k: int = 10) -> Claim:
-    """Whether ConVIRT finds images by text: better than chance, and than the other systems."""
+    """Whether ConVIRT finds images by text: better than chance, and than the paper's others."""
     question = "Does ConVIRT find images by a sentence, without any label?"
     found = {cell.system: cell for cell in cells if cell.column == ("text_image", k)}
     own = found.get(REFERENCE)
     if own is None:
-        return Claim(question, UNKNOWN, "Its text-image retrieval was not run.")
+        return Claim(question, UNKNOWN, f"Its text-image Precision@{k} was not measured.")
     beside = f" (the paper: {percent(own.paper)})" if own.paper is not None else ""
     text = (
         f"Of the {k} images nearest to a sentence, {percent(own.value)}% are of its class{beside}; "
         f"chance is {percent(chance)}%."
     )
     lines = [_line(cell) for cell in found.values()]
-    orders = [cell.order for cell in found.values() if cell.order]
-    beaten = any(order.high < 0 for order in orders)
-    above = own.low > chance
-    answer = NO if not above else PARTLY if beaten else YES
+    others = [cell for cell in found.values() if cell.system in paper.INITS and cell.order]
+    better = [label(cell.system) for cell in others if cell.order and cell.order.high < 0]
+    if better:
+        text += f" Ahead of it: {', '.join(better)}."
+    answer = NO if own.low <= chance else PARTLY if better else YES
     short = (
         f"of the {k} images nearest to a sentence {percent(own.value)}% are right (chance "
         f"{percent(chance)}%)"
@@ -130,7 +134,8 @@ def images(cells: Iterable[Cell], k: int = 10) -> Claim:
     own = found.get(REFERENCE)
     others = {s: c for s, c in found.items() if s in paper.INITS and s != REFERENCE}
     if own is None or not others:
-        return Claim(question, UNKNOWN, "ConVIRT or what to compare it with was not run.")
+        text = f"Precision@{k} of ConVIRT or of what to compare it with was not measured."
+        return Claim(question, UNKNOWN, text)
     place = _place([own, *others.values()])
     word = {"first": "first", "tied": "tied for first by interval", "behind": "not first"}[place]
     beside = f" (the paper: {percent(own.paper)})" if own.paper is not None else ""

@@ -71,8 +71,10 @@ def draw(stage: Stage, measured: Measured, made_up: frozenset[str]) -> Drawn:
         raise InputError(where, "a retrieval set", f"a store of kind {store.meta['kind']}", hint)
     searched = data_name([p.retrieval.dataset], made_up)
     _embeddings(drawn, stage, store, searched)
-    _saliency(drawn, stage, store, searched, p.retrieval.dataset in made_up)
-    _trajectory(drawn, measured, data_name([p.ablation.corpus], made_up))
+    probed = data_name([p.retrieval.dataset, PROBED], made_up)
+    _saliency(drawn, stage, store, probed, p.retrieval.dataset in made_up)
+    along = [p.ablation.corpus, p.ablation.task, p.retrieval.dataset]
+    _trajectory(drawn, measured, data_name(along, made_up))
     _curves(drawn, measured, data_name(p.corpora, made_up))
     return drawn
 
@@ -84,13 +86,16 @@ def _tables(drawn: Drawn, stage: Stage, measured: Measured, made_up: frozenset[s
     tasks = data_name(p.matrix.task, made_up)
     searched = data_name([p.retrieval.dataset], made_up)
     both = data_name([p.retrieval.dataset, *p.matrix.task], made_up)
+    varied = data_name([p.retrieval.dataset, p.ablation.task], made_up)
+    prompted = data_name(p.zeroshot.task, made_up)
+    own = p.ablation.objective
     grids = [
         (table_layout.transfer(cells, "linear"), tasks, "matrix.protocol: [linear]"),
         (table_layout.transfer(cells, "finetune"), tasks, "matrix.protocol: [finetune]"),
         (table_layout.retrieval(cells), searched, "retrieval.systems"),
         (table_layout.image_only(cells), both, "matrix.fraction: [1], linear"),
-        (table_layout.settings(cells, setting_columns(p)), both, "ablation.variants"),
-        (table_layout.zeroshot(cells), tasks, "zeroshot.task, zeroshot.system"),
+        (table_layout.settings(cells, setting_columns(p), own), varied, "ablation.variants"),
+        (table_layout.zeroshot(cells), prompted, "zeroshot.task, zeroshot.system"),
     ]
     for grid, data, what in grids:
         if not grid.measured():

@@ -44,7 +44,8 @@ class Measured:
 
     def sets(self, p: Params) -> set[str]:
         """Names of the data sets that the numbers depend on."""
-        return {*p.matrix.task, *p.corpora, p.retrieval.dataset}
+        varied = [p.ablation.task] if p.ablation.variants or p.ablation.trajectory else []
+        return {*p.matrix.task, *p.corpora, p.retrieval.dataset, *p.zeroshot.task, *varied}
 
 
 def gather(stage: Stage) -> Measured:
@@ -83,7 +84,7 @@ def gather(stage: Stage) -> Measured:
     cells += _setting_cells(stage, cells, probes, probe_leads, varied, found)
     cells += tables.zeroshot_cells(zero)
     chance = _chance(searches.get(tables.REFERENCE, {}))
-    return Measured(cells, efficiency, chance, curves, states, inputs.correlations(states))
+    return Measured(cells, efficiency, chance, curves, states, inputs.correlations(states, own))
 
 
 def _axes(matrix: Any) -> tuple[Iterable[str], Iterable[str], Iterable[int], Iterable[str]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from convirt.compare import Queries
     from convirt.figure_plots import Curve
-    from convirt.params import Params
+    from convirt.params import Ablation, Params
     from stages._stage import Stage
 
 Found = dict[str, Any]
@@ -104,18 +104,23 @@ def _columns(table: pd.DataFrame, wanted: set[str], name: str, made_by: str) -> 
         raise InputError(name, ", ".join(sorted(wanted)), found, f"dvc repro -f {made_by}")
 
 
-def correlations(states: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
-    """Minus the validation loss against each score, over the states of an objective."""
+def correlations(states: Mapping[str, pd.DataFrame], own: Ablation) -> list[dict[str, Any]]:
+    """Minus the validation loss against each score, over the states of an objective.
+
+    The paper's stand beside those that are about the same scores.
+    """
     from convirt import paper
     from convirt.compare import correlation
     from convirt.tables import REFERENCE
 
+    alike = (own.task, own.fraction, own.k) == paper.FIGURE_5
     rows = []
     for objective, table in states.items():
         for score in STATE_COLUMNS[2:]:
             loss, values = -table["val_loss"].to_numpy(float), table[score].to_numpy(float)
             r = correlation(loss, values) or (None, None)
-            published = paper.CORRELATIONS.get(score) if objective == REFERENCE else None
+            same = alike and objective == REFERENCE
+            published = paper.CORRELATIONS.get(score) if same else None
             known = (objective, score, len(table), *r, published)
             rows.append(dict(zip(CORRELATION, known, strict=True)))
     return rows

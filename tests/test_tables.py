@@ -26,7 +26,16 @@ from convirt import compare, embedding_map, html, paper, saliency, table_layout,
 from convirt.compare import Interval
 from convirt.errors import InputError
 from convirt.params import read_yaml
-from convirt.tables import AGREES, CONTRADICTS, OPEN, Cell, Order, csv_rows, dashed
+from convirt.tables import (
+    AGREES,
+    CONTRADICTS,
+    OPEN,
+    Cell,
+    Order,
+    csv_rows,
+    dashed,
+    transfer_cells,
+)
 from stages.tables import app
 
 HEADS = {
@@ -149,7 +158,7 @@ def test_every_picture_is_there_and_the_figures_are_on_the_page(world: Path) -> 
     for outside in ("http://", "https://", "<script", '<link rel="stylesheet', 'src="./'):
         assert outside not in text
     assert "Measured on made-up data." in text
-    assert "exclude the paper’s order" in text
+    assert "excludes the paper’s order" in text
     assert str(world) not in text
 
 
@@ -332,7 +341,11 @@ def cell(system: str, value: float, lead: tuple[float, float] | None = None, **m
     ("others", "answer", "text"),
     [
         ([cell("imagenet", 0.7, (0.05, 0.2))], verdict.YES, "First in 1 and tied by interval in 0"),
-        ([cell("binary", 0.85, (-0.1, 0.01))], verdict.YES, "First in 0 and tied by interval in 1"),
+        (
+            [cell("binary", 0.85, (-0.1, 0.01))],
+            verdict.PARTLY,
+            "First in 0 and tied by interval in 1",
+        ),
         ([cell("binary", 0.9, (-0.2, -0.05))], verdict.NO, "First in 0 and tied by interval in 0"),
         ([cell("siglip", 0.9, (-0.2, -0.05))], verdict.UNKNOWN, "another system"),
         ([], verdict.UNKNOWN, "another system"),
@@ -356,7 +369,7 @@ def test_covidx_with_1_percent_is_not_among_the_11() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "answer"),
-    [(0.01, 0.1, verdict.YES), (-0.1, 0.1, verdict.YES), (-0.1, -0.01, verdict.NO)],
+    [(0.01, 0.1, verdict.YES), (-0.1, 0.1, verdict.LEVEL), (-0.1, -0.01, verdict.NO)],
 )
 def test_label_efficiency(low: float, high: float, answer: str) -> None:
     found = verdict.efficiency({"rsna": Interval((low + high) / 2, low, high)}, "finetune")
@@ -369,9 +382,31 @@ def test_text_retrieval_has_to_beat_chance() -> None:
     column = ("text_image", 10)
     assert verdict.retrieval([cell("convirt", 0.5, column=column)], 0.125).answer == verdict.YES
     assert verdict.retrieval([cell("convirt", 0.13, column=column)], 0.125).answer == verdict.NO
-    better = cell("siglip", 0.7, (-0.3, -0.1), column=column)
-    found = verdict.retrieval([cell("convirt", 0.5, column=column), better], 0.125)
+    for system, answer in (("binary", verdict.PARTLY), ("siglip", verdict.YES)):
+        better = cell(system, 0.7, (-0.3, -0.1), column=column)
+        found = verdict.retrieval([cell("convirt", 0.5, column=column), better], 0.125)
+        assert found.answer == answer  # of systems that the paper does not have nothing is asked
+        assert ("Ahead of it" in found.text) == (answer == verdict.PARTLY)
+
+
+def test_level_somewhere_and_ahead_elsewhere_is_partly() -> None:
+    differences = {"rsna": Interval(0.1, 0.05, 0.15), "mura": Interval(0.0, -0.1, 0.1)}
+    found = verdict.efficiency(differences, "finetune")
     assert found.answer == verdict.PARTLY
+    assert "ahead of ImageNet with 100% on 1 of 2 tasks, behind on 0, not told apart on 1" in (
+        found.short
+    )
+
+
+def test_numbers_of_the_paper_stand_beside_the_same_metric_only() -> None:
+    run = {
+        **{"protocol": "linear", "task": "rsna", "init": "convirt", "fraction": 1},
+        **{"metric": "auroc", "value": 0.8, "low": 0.7, "high": 0.9, "repeats": [{}]},
+        **{"source": "one.json", "provenance": {"code": "", "params": ""}},
+    }
+    alike, other = transfer_cells([run, run | {"metric": "accuracy"}], {})
+    assert alike.paper == 0.907
+    assert other.paper is None
 
 
 # ------------------------------------------------------------------------------ pictures
