@@ -179,9 +179,26 @@ def _end_children() -> None:
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.terminate()
-    for child in psutil.wait_procs(children, timeout=GRACE)[1]:
+    deadline = time.monotonic() + GRACE
+    while (left := [child for child in children if _works(child)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for child in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
+
+
+def _works(child: Any) -> bool:
+    """Whether a process goes on; one that has ended and waits for its parent does not.
+
+    Nothing is waited for here: a status that was fetched would be lost to DVC, and an orphan's may
+    stay for long where the first process of a container does not fetch it.
+    """
+    import psutil
+
+    try:
+        return bool(child.is_running() and child.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 if __name__ == "__main__":
