@@ -34,7 +34,8 @@ code { overflow-wrap: anywhere; font-size: .9em; }
 nav ul { display: flex; flex-wrap: wrap; gap: .2rem .9rem; padding: 0; margin: .5rem 0;
   list-style: none; font-size: .9rem; }
 nav a { display: inline-block; padding: .3rem 0; }
-.scroll { position: relative; overflow-x: auto; border: 1px solid var(--rule); border-radius: .5rem; }
+.scroll { position: relative; overflow-x: auto; border: 1px solid var(--rule);
+  border-radius: .5rem; }
 .scroll:focus-visible { outline: 2px solid var(--accent); }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums;
   font-size: .875rem; min-width: 100%; }
