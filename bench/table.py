@@ -8,18 +8,15 @@ from typing import Any
 
 from bench._measure import RESULTS
 from convirt import files, markdown
+from stages.readme import between
 
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
-BEGIN, END = "<!-- results -->", "<!-- /results -->"
 HEAD = ["what", "batch", "unit", "ours", "plain", "ours / plain", "compute only", "ours / compute"]
 
 
 def fill(page: str, results: list[dict[str, Any]]) -> str:
     """The page with a table a result between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    tables = "\n\n".join(one(result) for result in results)
-    return f"{before}{BEGIN}\n{tables}\n{END}{after}"
+    return between(page, "\n\n".join(one(result) for result in results))
 
 
 def one(result: dict[str, Any]) -> str:

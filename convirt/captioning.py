@@ -174,8 +174,8 @@ class CaptionObjective(base.Objective):
             feature_map(self.image_encoder, inputs.views[0]), inputs
         )
         tokens: float | Tensor = count
-        if self.training and processes.count() > 1:  # parts differ in their number of tokens
-            tokens = self.of_all(torch.tensor([count], device=total.device)).float().mean()
+        if processes.count() > 1:  # parts differ in their number of tokens
+            tokens = processes.gather(torch.tensor([count], device=total.device)).float().mean()
         return (total + penalty) / tokens, {"penalty": penalty.detach() / tokens}
 
     def _losses(self, regions: Tensor, inputs: base.Inputs) -> tuple[Tensor, Tensor, int]:

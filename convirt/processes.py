@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from convirt.errors import InputError
 
 T = TypeVar("T")
+_by_itself = False  # inside of `alone`
 
 
 def count() -> int:
-    """How many processes there are."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """How many processes work together; one, where this one works `alone`."""
+    return dist.get_world_size() if dist.is_initialized() and not _by_itself else 1
 
 
 def number() -> int:
@@ -60,6 +61,17 @@ def joined(device: str) -> Iterator[None]:
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(hours=12))
     yield
     dist.destroy_process_group()  # not after an error: it would wait for those who wait for us
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let the first process do something by itself, such as validate; nothing is then shared."""
+    global _by_itself
+    _by_itself = True
+    try:
+        yield
+    finally:
+        _by_itself = False
 
 
 def part(size: int) -> slice:

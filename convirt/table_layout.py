@@ -91,7 +91,7 @@ def transfer(cells: Iterable[Cell], protocol: str) -> Grid:
     cells = list(cells)
     groups = []
     for task, label in TASKS.items():
-        metric = "accuracy" if task == "covidx" else "AUROC"
+        metric = METRICS[paper.METRICS[task]]
         groups.append((f"{label} ({metric})", sum(task == t for t, _ in paper.TABLE_1_COLUMNS)))
     shape = _Shape("table1", columns, published, tuple(paper.INITS))
     what = "linear classification" if protocol == "linear" else "fine-tuning"

@@ -319,7 +319,7 @@ def _evaluate(
     objective.eval()
     found: dict[str, float] | None = None
     if processes.number() == 0:
-        with suppress(StoppedError), autocast():
+        with suppress(StoppedError), autocast(), processes.alone():
             found = objective.validate(_until(stop, feed.validation()))
     values = processes.told_by_first(found)
     if values is None:

@@ -31,9 +31,14 @@ def main(
 
 def fill(page: str, summary: dict[str, Any]) -> str:
     """The page with the tables of a summary between its marks."""
+    return between(page, tables(summary))
+
+
+def between(page: str, text: str) -> str:
+    """The page with a text between its marks."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{tables(summary)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
 def tables(summary: dict[str, Any]) -> str:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from convirt import processes
 from convirt.errors import InputError
 from convirt.frozen_text import FrozenText
 from convirt.image_encoder import ImageConfig, save_image_encoder
@@ -98,7 +97,7 @@ class Objective(nn.Module):
 
     Of several processes each is given its part of a batch, and the gradients of all are averaged.
     A mean over pairs is then that of the batch by itself; whatever compares pairs, or divides by
-    something that differs between parts, takes `of_all` first.
+    something that differs between parts, takes `processes.gather` first.
 
     Attributes:
         views: Transformed views of each film that a step is given.
@@ -124,10 +123,6 @@ class Objective(nn.Module):
         """Values of a validation, `val_loss` among them; called in evaluation mode, no gradient."""
         losses = [float(self(inputs)[0]) for inputs in batches]
         return {"val_loss": sum(losses) / len(losses)}
-
-    def of_all(self, x: Tensor) -> Tensor:
-        """Rows of the whole batch, those of all processes; in evaluation one works alone."""
-        return processes.gather(x) if self.training else x
 
     def chance(self) -> float | None:
         """Loss of a model that knows nothing; None where that is no fixed number."""

@@ -89,14 +89,12 @@ class Objective(base.PairObjective):
         v = self.model.image_projection(self.h_v(inputs))
         u = self.model.text_projection(self.h_u(inputs))
         own = torch.from_numpy(inputs.batch.sentences)
-        rows = self.of_all(own.to(v.device, non_blocking=True))
-        other = partners(len(rows), self.training).to(v.device, non_blocking=True)
-        if self.training:
-            other = processes.of_first(other)
-        mine = processes.part(len(rows)) if self.training else slice(None)
+        rows = processes.gather(own.to(v.device, non_blocking=True))
+        drawn = partners(len(rows), self.training).to(v.device, non_blocking=True)
+        other, mine = processes.of_first(drawn), processes.part(len(rows))
         is_fake = rows != rows[other]
-        true = self.of_all(self.judge(v, u))
-        fake = self.of_all(self.judge(v, self.of_all(u)[other[mine]]))
+        true = processes.gather(self.judge(v, u))
+        fake = processes.gather(self.judge(v, processes.gather(u)[other[mine]]))
         right = (true > 0).sum() + ((fake < 0) & is_fake).sum()
         with full_precision(v):
             loss = binary_loss(true, fake, is_fake)

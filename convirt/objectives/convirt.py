@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convirt import processes
 from convirt.objectives import base
 
 
@@ -52,7 +53,7 @@ class Objective(base.PairObjective):
 
     def forward(self, inputs: base.Inputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch; nothing else to log."""
-        v, u = self.of_all(self.v(inputs)), self.of_all(self.u(inputs))
+        v, u = processes.gather(self.v(inputs)), processes.gather(self.u(inputs))
         with base.full_precision(v):
             return convirt_loss(v, u, self.tau, self.lam), {}
 

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convirt import processes
 from convirt.objectives import base
 from convirt.objectives.base import Inputs, Parts, full_precision, options_of
 
@@ -65,9 +66,9 @@ class Objective(base.PairObjective):
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch; beside it the share of pairs whose sentence is there twice."""
-        v, u = self.of_all(self.v(inputs)), self.of_all(self.u(inputs))
+        v, u = processes.gather(self.v(inputs)), processes.gather(self.u(inputs))
         own = torch.from_numpy(inputs.batch.sentences)
-        rows = self.of_all(own.to(v.device, non_blocking=True))
+        rows = processes.gather(own.to(v.device, non_blocking=True))
         with full_precision(v):
             loss = convirt_soft_loss(v, u, rows, self.tau, self.lam)
         shared = (rows[:, None] == rows[None, :]).sum(dim=1) > 1

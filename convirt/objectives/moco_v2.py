@@ -110,7 +110,7 @@ class Objective(base.Objective):
             queue = self.queue.clone() if self.training else self.queue
             loss = queue_loss(q, k, queue, self.enqueued, self.tau)
         if self.training:
-            self._enqueue(self.of_all(k))
+            self._enqueue(processes.gather(k))
         return loss, {}
 
     def validate(self, batches: Iterable[Inputs]) -> dict[str, float]:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from convirt import files, labeler
+from convirt import files, labeler, processes
 from convirt.errors import InputError
 from convirt.label_rules import VOCABULARIES, Vocabulary
 from convirt.objectives import base
@@ -129,8 +129,8 @@ class Objective(base.Objective):
             for x in targets(states, self._uncertain)
         )
         with base.full_precision(h):
-            logits = self.of_all(self.head(h.float()))
-            return masked_bce(logits, self.of_all(present), self.of_all(known)), {}
+            logits = processes.gather(self.head(h.float()))
+            return masked_bce(logits, processes.gather(present), processes.gather(known)), {}
 
     def chance(self) -> float:
         """The loss of the training prevalence of each label, whatever the film."""

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convirt import processes
 from convirt.errors import InputError
 from convirt.objectives import base
 from convirt.objectives.base import Inputs, Parts, full_precision, options_of
@@ -79,7 +80,7 @@ class Objective(base.PairObjective):
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch; beside it t and b."""
-        v, u = self.of_all(self.v(inputs)), self.of_all(self.u(inputs))
+        v, u = processes.gather(self.v(inputs)), processes.gather(self.u(inputs))
         with full_precision(v):
             scale = self.log_scale.exp()
             loss = sigmoid_loss(v, u, scale, self.bias)

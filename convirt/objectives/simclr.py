@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convirt import processes
 from convirt.objectives import base
 from convirt.objectives.base import Inputs, Parts, full_precision, options_of, seed_torch
 from convirt.pair_encoder import Projection
@@ -63,7 +64,7 @@ class Objective(base.Objective):
         """The loss of a batch of two views each."""
         h = self.image_encoder(torch.cat(inputs.views))
         one, two = F.normalize(self.head(h).float(), dim=-1).chunk(2)
-        one, two = self.of_all(one), self.of_all(two)
+        one, two = processes.gather(one), processes.gather(two)
         with full_precision(one):
             return nt_xent(one, two, self.tau), {}
 
