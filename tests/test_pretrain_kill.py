@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import tiny_models
 from conftest import ROOT, TINY, set_key
@@ -82,13 +83,13 @@ def template(tmp_path_factory: pytest.TempPathFactory, committed_params: dict[st
 class Process:
     """The stage, started in a project, with what it says."""
 
-    def __init__(self, project: Path) -> None:
+    def __init__(self, project: Path, launcher: tuple[str, ...] = ()) -> None:
         self.project = project
         self.log = project.parent / f"{project.name}-{time.monotonic_ns()}.log"
         hidden = ("DVC_ROOT", "DVC_STAGE")
         environment = {key: value for key, value in os.environ.items() if key not in hidden}
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "stages.pretrain", "convirt", "chest"],
+            [sys.executable, *launcher, "-m", "stages.pretrain", "convirt", "chest"],
             cwd=project,
             env=environment,
             stdout=subprocess.DEVNULL,
@@ -124,13 +125,18 @@ class Process:
 
 
 @contextmanager
-def started(project: Path) -> Iterator[Process]:
-    """A process that does not outlive the block."""
-    process = Process(project)
+def started(project: Path, launcher: tuple[str, ...] = ()) -> Iterator[Process]:
+    """A process that does not outlive the block, nor does what it has started."""
+    process = Process(project, launcher)
+    children: list[psutil.Process] = []
     try:
         yield process
     finally:
-        process.popen.kill()
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(process.popen.pid).children(recursive=True)
+        for one in (process.popen, *children):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
         process.popen.wait()
 
 

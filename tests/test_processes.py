@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import process_runs
-import psutil
 import pytest
 import tiny_models
 import torch
 import torch.multiprocessing
-from conftest import set_key
-from test_pretrain_kill import template  # noqa: F401  (a fixture)
+from test_pretrain_kill import outputs, started, template, write_params  # noqa: F401
 
 from convirt import checkpoint, processes
 from convirt.errors import InputError
@@ -117,55 +110,9 @@ def test_state_of_another_number_of_processes(bert: Path, tmp_path: Path) -> Non
     assert "rm -r" in str(caught.value)
 
 
-@contextmanager
-def started_by_torchrun(project: Path, count: int) -> Iterator[subprocess.Popen[str]]:
-    """The stage as the documents start it; nothing of it outlives the block."""
-    hidden = ("DVC_ROOT", "DVC_STAGE")
-    environment = {key: value for key, value in os.environ.items() if key not in hidden}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(count), "-m", "stages.pretrain", "convirt", "chest"]
-    pipe = subprocess.PIPE
-    popen = subprocess.Popen(
-        command, cwd=project, env=environment, stdout=pipe, stderr=pipe, text=True
-    )
-    children: list[psutil.Process] = []
-    try:
-        yield popen
-    finally:
-        with suppress(psutil.NoSuchProcess):
-            children = psutil.Process(popen.pid).children(recursive=True)
-        popen.kill()
-        for child in children:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
-        popen.communicate()
-
-
-def torchrun(project: Path, count: int) -> subprocess.CompletedProcess[str]:
-    """Run it to its end."""
-    with started_by_torchrun(project, count) as popen:
-        out, said = popen.communicate(timeout=300)
-        return subprocess.CompletedProcess(popen.args, popen.returncode, out, said)
-
-
-def wait_for_state(project: Path, popen: subprocess.Popen[str], after: int = 0) -> None:
-    """Wait until a state of a later step than `after` is there."""
-    deadline = time.monotonic() + 300
-    while True:
-        for scratch in project.glob(".scratch/pretrain-*"):
-            with suppress(InputError, FileNotFoundError):  # replaced between two calls
-                if resumed_step(scratch) > after:
-                    return
-        assert popen.poll() is None, popen.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def change_params(project: Path, **values: Any) -> None:
-    params = json.loads((project / "params.yaml").read_text())
-    for key, value in values.items():
-        set_key(params, key, value)
-    (project / "params.yaml").write_text(json.dumps(params))
+def torchrun(count: int) -> tuple[str, ...]:
+    """What stands before the stage, as the documents start it."""
+    return ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
 
 
 def test_stage_under_torchrun(template: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -173,11 +120,11 @@ def test_stage_under_torchrun(template: Path, tmp_path: Path) -> None:  # noqa: 
     for name in ("one", "two"):
         project = tmp_path / name
         shutil.copytree(template, project)
-        done = torchrun(project, 2)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.count("waiting for data") == 1  # the first process speaks for all
+        with started(project, torchrun(2)) as process:
+            assert process.end() == 0, process.said
+            assert process.said.count("waiting for data") == 1  # the first process speaks for all
         projects.append(project)
-    written = [_bytes(project) for project in projects]
+    written = [outputs(project) for project in projects]
     assert written[0] == written[1]
     assert {"models/encoders/convirt/chest/image_encoder.safetensors"} <= written[0].keys()
     metrics = json.loads((projects[0] / "metrics/pretrain/convirt-chest.json").read_text())
@@ -185,35 +132,34 @@ def test_stage_under_torchrun(template: Path, tmp_path: Path) -> None:  # noqa: 
     assert list((projects[0] / ".scratch").glob("pretrain-*")) == []
 
 
-def test_sigterm_under_torchrun(template: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_sigterm_under_torchrun(
+    template: Path,  # noqa: F811
+    committed_params: dict[str, Any],
+    tmp_path: Path,
+) -> None:
     """All stop at one step that the first saves, and as many go on from there."""
     project = tmp_path / "stopped"
     shutil.copytree(template, project)
-    change_params(project, **{"train.evaluations": 2000})
-    with started_by_torchrun(project, 2) as popen:
-        wait_for_state(project, popen)
-        popen.terminate()
-        said = popen.communicate(timeout=120)[1]
-    assert "all steps are saved" in said
+    write_params(project, committed_params, **{"train.evaluations": 2000})
+    with started(project, torchrun(2)) as process:
+        process.wait_for_checkpoints()
+        process.popen.terminate()
+        process.end()
+        assert "all steps are saved" in process.said
     (scratch,) = project.glob(".scratch/pretrain-*")
     saved = resumed_step(scratch)
     # where they ask each other, or inside of a validation; states fall due at multiples of 7
     assert saved > 0 and saved % 10 == 0
     assert not (project / "models").exists()
-    with started_by_torchrun(project, 2) as popen:
-        wait_for_state(project, popen, after=saved)
-        popen.kill()
+    with started(project, torchrun(2)) as process:
+        process.wait_for_checkpoints(2)  # the state that is there, and a new one
+        assert resumed_step(scratch) > saved
 
 
 def test_refusal_under_torchrun(template: Path, tmp_path: Path) -> None:  # noqa: F811
     project = tmp_path / "odd"
     shutil.copytree(template, project)
-    done = torchrun(project, 3)
-    assert done.returncode != 0
-    assert "a multiple of 3 processes" in done.stderr
+    with started(project, torchrun(3)) as process:
+        assert process.end() != 0
+        assert "a multiple of 3 processes" in process.said
     assert not (project / "models").exists()
-
-
-def _bytes(project: Path) -> dict[str, bytes]:
-    paths = [p for kind in ("models", "metrics") for p in (project / kind).rglob("*")]
-    return {p.relative_to(project).as_posix(): p.read_bytes() for p in paths if p.is_file()}
