@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from convirt import files, plots, provenance
+from convirt import devices, files, plots, provenance
 
 RESULTS = Path(__file__).parent / "results"
 Run = Callable[[], Any]
@@ -70,6 +70,24 @@ def interleaved(
     return taken
 
 
+def row(
+    what: tuple[str, int, str],
+    items: Mapping[str, int],
+    taken: Mapping[str, Sequence[float]],
+    memory: float,
+) -> Row:
+    """A row from the seconds of the ways "ours", "plain" and "compute", by medians.
+
+    Args:
+        what: Name, batch and unit of the row.
+        items: How many of the unit one run of each way does.
+        taken: Seconds of its runs.
+        memory: Peak of ours, GiB.
+    """
+    rate = {way: items[way] / statistics.median(times) for way, times in taken.items()}
+    return Row(*what, rate["ours"], rate["plain"], rate["compute"], memory)
+
+
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
     """How much faster, the median over pairs of neighbouring runs."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
@@ -87,15 +105,12 @@ def peak_memory(device: str) -> float:
 
 def machine(device: str) -> str:
     """The device by name, such as "NVIDIA H100 80GB HBM3" or "AMD EPYC, 2 cores"."""
+    name = devices.hardware(device)
     if device != "cpu":
-        import torch
-
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.is_file() else ""
-    found = re.search(r"model name\s*:\s*(.+)", text)
+        return name
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{found[1].strip() if found else 'CPU'}, {cores} cores"
+    make, _, _ = name.rpartition(", ")  # without the instruction set
+    return f"{make}, {cores} cores"
 
 
 def tell(bench: str, device: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> Path:

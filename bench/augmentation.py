@@ -11,8 +11,6 @@ counts as work. Runs are interleaved, and the ratio is the median over pairs of 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from torchvision import transforms
 
+from bench import _measure, _world
+from bench._measure import Run
 from convirt import augment
-from convirt.datasets import phantom
 
 BATCH = 32
 SETTINGS = {  # name: side stored, side of the output, sigma, kernel
@@ -30,18 +29,6 @@ SETTINGS = {  # name: side stored, side of the output, sigma, kernel
     "paper": (256, 224, (0.1, 3.0), 23),
 }
 SECONDS = 9.0  # a setting
-
-Run = Callable[[], Any]
-
-
-def films(stored: int) -> np.ndarray:
-    """A batch of made-up films, (BATCH, stored, stored) uint8, filling their squares."""
-    batch = np.zeros((BATCH, stored, stored), np.uint8)
-    for i in range(BATCH):
-        rng = np.random.default_rng(i)
-        film = phantom.draw_chest(rng, phantom.chest_case(rng), 2 * stored)
-        batch[i] = film[:stored, :stored]
-    return batch
 
 
 def batched(batch: np.ndarray, size: int, sigma: tuple[float, float], kernel: int) -> Run:
@@ -76,39 +63,24 @@ def chained(
     return lambda: torch.stack([run(image) for image in images])
 
 
-def interleaved(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
-    """Seconds of each run, in rounds of all of them, until the time is up."""
-    for run in runs.values():
-        run()
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            taken[name].append(time.perf_counter() - start)
-    return taken
-
-
 def main() -> None:
     """Print images a second and ratios."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     table = Table("setting", "way", "images/s", "batched is faster by", title="image transforms")
     for setting, (stored, size, sigma, kernel) in SETTINGS.items():
-        batch = films(stored)
+        batch = _world.films(BATCH, stored)
         runs = {
             "batched (convirt.augment)": batched(batch, size, sigma, kernel),
             "torchvision, Pillow": chained(batch, size, sigma, kernel, pillow=True),
             "torchvision, tensors": chained(batch, size, sigma, kernel, pillow=False),
         }
-        taken = interleaved(runs, SECONDS)
+        taken = _measure.interleaved(runs, SECONDS, rounds=0)
         ours = next(iter(taken.values()))
         for name, times in taken.items():
-            ratio = statistics.median(b / a for a, b in zip(ours, times, strict=True))
             rate = BATCH / statistics.median(times)
             label = f"{setting}: {stored} to {size} px, kernel {kernel}"
-            table.add_row(label, name, f"{rate:,.0f}", f"{ratio:.2f} x")
+            table.add_row(label, name, f"{rate:,.0f}", f"{_measure.ratio(times, ours):.2f} x")
     Console(width=110).print(table)
 
 

@@ -15,7 +15,6 @@ An epoch's images are the training images; each way trains one epoch in turn.
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -177,10 +176,8 @@ def main(
         }
         taken = _measure.interleaved(ways, rounds=rounds)
     counts = {"ours": images, "plain": images // BATCH * BATCH, "compute": steps * BATCH}
-    rate = {way: counts[way] / statistics.median(times) for way, times in taken.items()}
-    what = f"fine-tune, {models}'s network"
-    three = rate["ours"], rate["plain"], rate["compute"]
-    row = _measure.Row(what, BATCH, "images/s", *three, _measure.peak_memory(device))
+    what = f"fine-tune, {models}'s network", BATCH, "images/s"
+    row = _measure.row(what, counts, taken, _measure.peak_memory(device))
     facts = {"models": models, "images": images, "threads": torch.get_num_threads()}
     _measure.tell(f"finetune-{models}", device, [row], facts)
 

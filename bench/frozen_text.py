@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from convirt.datasets import phantom, sentences
+from bench import _world
 from convirt.frozen_text import FrozenText
 from convirt.image_encoder import create_image_encoder, normalise
 from convirt.objectives.convirt import convirt_loss
@@ -39,11 +39,7 @@ def build() -> tuple[PairEncoder, Sentences]:
     model = PairEncoder(
         image.to(memory_format=torch.channels_last), config, text, tokenizer, dim=512, hidden=0
     )
-    said: set[str] = set()
-    for i in range(REPORTS):
-        rng = np.random.default_rng(i)
-        for part in phantom.chest_report(rng, phantom.chest_case(rng)):
-            said.update(sentences.split(part))
+    said = {sentence for report in _world.reports(REPORTS) for sentence in report}
     return model.train(), tokenize(sorted(said), tokenizer)
 
 

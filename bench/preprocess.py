@@ -141,12 +141,11 @@ def rates(folder: Path, count: int, rounds: int) -> None:
             start = time.perf_counter()
             run(paths, folder / f"out-{run.__name__}{'.npy' * (run is plain)}")
             taken[name].append(time.perf_counter() - start)
-    rate = {name: count / statistics.median(times) for name, times in taken.items()}
     peak = max(resident("self"), 1) / 2**30
     mean = statistics.mean(path.stat().st_size for path in paths) / 1e6
     facts = {"films": count, "processes": WORKERS, "megabytes_a_film": mean}
-    three = rate["ours"], rate["plain"], rate["compute"]
-    row = _measure.Row(f"{WIDTH} x {HEIGHT} to {SIDE} px", count, "images/s", *three, peak)
+    what = f"{WIDTH} x {HEIGHT} to {SIDE} px", count, "images/s"
+    row = _measure.row(what, dict.fromkeys(ways, count), taken, peak)
     _measure.tell("preprocess", "cpu", [row], facts)
 
 

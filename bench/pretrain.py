@@ -224,11 +224,9 @@ def main(
                     taken[way].append(run())
             memory = _measure.peak_memory(device)
             plain.close()  # and its workers end
-            rate = {way: size / statistics.median(times) for way, times in taken.items()}
-            what = f"pretrain, {models}'s models"
-            three = rate["ours"], rate["plain"], rate["compute"]
-            rows.append(_measure.Row(what, size, "pairs/s", *three, memory))
-            shares[str(size)] = operations * rate["compute"] / size / peak
+            what = f"pretrain, {models}'s models", size, "pairs/s"
+            rows.append(_measure.row(what, dict.fromkeys(ways, size), taken, memory))
+            shares[str(size)] = operations / statistics.median(taken["compute"]) / peak
     facts = {
         "models": models,
         "precision": precision,

@@ -15,10 +15,9 @@ beside the JSON.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,16 +70,14 @@ def main(most: int = MOST, rounds: int = ROUNDS) -> None:
             retrieval.top_k(queries, candidates, K)
             memory = tracemalloc.get_traced_memory()[1] / 2**30
             tracemalloc.stop()
-            taken: dict[str, list[float]] = {"ours": [], "plain": [], "compute": []}
-            ways = {"ours": top_k, "plain": plain, "compute": product}
-            for _ in range(rounds):
-                for way, run in ways.items():
-                    start = time.perf_counter()
-                    run(queries, candidates)
-                    taken[way].append(time.perf_counter() - start)
-        rate = {way: QUERIES / statistics.median(times) for way, times in taken.items()}
-        three = rate["ours"], rate["plain"], rate["compute"]
-        rows.append(_measure.Row(f"{count:,} candidates", QUERIES, "queries/s", *three, memory))
+            ways: dict[str, _measure.Run] = {
+                "ours": partial(retrieval.top_k, queries, candidates, K),
+                "plain": partial(plain, queries, candidates),
+                "compute": partial(product, queries, candidates),
+            }
+            taken = _measure.interleaved(ways, rounds=rounds)
+        what = f"{count:,} candidates", QUERIES, "queries/s"
+        rows.append(_measure.row(what, dict.fromkeys(ways, QUERIES), taken, memory))
     path = _measure.tell("retrieve", "cpu", rows, {"width": WIDTH, "k": K})
     counts = [int(row.name.split()[0].replace(",", "")) for row in rows]
     lines: dict[str, list[float | None]] = {
@@ -90,10 +87,6 @@ def main(most: int = MOST, rounds: int = ROUNDS) -> None:
     }
     figure = _measure.growth(counts, lines, "candidates", "queries a second")
     plots.save(figure, path.with_suffix(".png"))
-
-
-def top_k(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    return retrieval.top_k(queries, candidates, K)
 
 
 if __name__ == "__main__":
