@@ -7,23 +7,26 @@ import torch
 from torch import Tensor
 
 from convirt.pairs import Sentences
-from convirt.text_encoder import TextEncoder
+from convirt.text_encoder import Packing, TextEncoder
 
 
 class FrozenText:
     """Outputs of the frozen half, kept after the first call when `keep` is set.
 
-    A kept output is what a computed one would be, up to the rounding that padding to another
-    length causes.
+    A kept output is what a computed one would be, up to the rounding of other company in a batch.
 
     Args:
         encoder: Its `lower` is the frozen half.
         sentences: Tokens of the distinct sentences.
         keep: Compute all sentences once, (tokens, width) float32 on the encoder's device.
+        buckets: 0 leaves all padding out. Otherwise it stays in and lengths are rounded up to a
+            multiple of this, for compiled code, which is made anew for every shape.
     """
 
-    def __init__(self, encoder: TextEncoder, sentences: Sentences, keep: bool) -> None:
-        self.encoder, self.sentences, self.keep = encoder, sentences, keep
+    def __init__(
+        self, encoder: TextEncoder, sentences: Sentences, keep: bool, buckets: int = 0
+    ) -> None:
+        self.encoder, self.sentences, self.keep, self.buckets = encoder, sentences, keep, buckets
         self.kept: Tensor | None = None
 
     def _compute(self, device: torch.device, chunk: int = 512) -> Tensor:
@@ -31,20 +34,21 @@ class FrozenText:
         count = len(self.sentences.starts) - 1
         pieces = []
         for first in range(0, count, chunk):
-            rows = np.arange(first, min(first + chunk, count))
-            tokens, mask = (t.to(device) for t in self.sentences.batch(rows))
-            pieces.append(self.encoder.lower(tokens, mask)[mask].float())
+            tokens, mask = self.sentences.batch(np.arange(first, min(first + chunk, count)))
+            packing = Packing.of(mask).to(device)
+            pieces.append(self.encoder.lower(tokens.to(device), packing).float())
         return torch.cat(pieces)
 
-    def __call__(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Hidden states (N, L, width) and mask (N, L) of some sentences."""
-        tokens, mask = self.sentences.batch(rows)
+    def __call__(self, rows: np.ndarray) -> tuple[Tensor, Packing]:
+        """Hidden states (T, width) of some sentences, and where their tokens lie."""
+        tokens, mask = self.sentences.batch(rows, max(self.buckets, 1))
+        # taken from the mask while that is on the CPU: a GPU would be waited for
+        packing = Packing.of(mask, whole=self.buckets > 0)
         device = next(self.encoder.parameters()).device
         if not self.keep:
-            mask = mask.to(device, non_blocking=True)
-            return self.encoder.lower(tokens.to(device, non_blocking=True), mask), mask
+            there = packing.to(device)
+            return self.encoder.lower(tokens.to(device, non_blocking=True), there), there
         if self.kept is None or self.kept.device != device:
             self.kept = self._compute(device)
-        starts = torch.from_numpy(self.sentences.starts[rows])
-        index = torch.where(mask, starts[:, None] + torch.arange(mask.shape[1]), 0).to(device)
-        return self.kept[index], mask.to(device, non_blocking=True)
+        places = packing.pack(torch.from_numpy(self.sentences.places(rows, mask)))
+        return self.kept[places.to(device, non_blocking=True)], packing.to(device)

@@ -33,14 +33,21 @@ class Sentences:
     tokens: np.ndarray
     starts: np.ndarray
 
-    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Tokens (N, L) int64 and mask (N, L) bool of some sentences, padded to the longest."""
+    def batch(self, rows: np.ndarray, multiple: int = 1) -> tuple[Tensor, Tensor]:
+        """Tokens (N, L) int64 and mask (N, L) bool of some sentences.
+
+        Padded to the longest, whose length is rounded up to a multiple of `multiple`.
+        """
         lengths = (self.starts[rows + 1] - self.starts[rows]).astype(np.int64)
-        position = np.arange(lengths.max())
-        mask = position < lengths[:, None]
-        index = np.where(mask, self.starts[rows][:, None] + position, 0)
-        tokens = np.where(mask, self.tokens[index], 0).astype(np.int64)
-        return torch.from_numpy(tokens), torch.from_numpy(mask)
+        longest = -(-lengths.max() // multiple) * multiple
+        mask = torch.from_numpy(np.arange(longest) < lengths[:, None])
+        tokens = np.where(mask, self.tokens[self.places(rows, mask)], 0).astype(np.int64)
+        return torch.from_numpy(tokens), mask
+
+    def places(self, rows: np.ndarray, mask: Tensor) -> np.ndarray:
+        """Where the tokens of a batch lie in `tokens`, (N, L) int64; 0 for padding."""
+        where = self.starts[rows][:, None] + np.arange(mask.shape[1])
+        return np.where(mask.numpy(), where, 0)
 
 
 def tokenize(

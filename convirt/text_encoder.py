@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convirt.errors import InputError
@@ -36,6 +37,80 @@ def text_folder(weights: str) -> str:
     return str(found[0].parent)
 
 
+@dataclass(frozen=True)
+class Packing:
+    """Where the T tokens of N sentences, back to back, would lie in a batch padded to length L.
+
+    Sentences of reports differ in length: four in ten places of a padded batch are padding on the
+    demo, more in real reports. Layers work token by token, so they are given the tokens alone;
+    attention alone has to know which sentence a token is of.
+
+    Attributes:
+        index: (T,) int64, places in range(N L), ascending.
+        mask: (N, L) bool, true where a token is.
+    """
+
+    index: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor, whole: bool = False) -> Packing:
+        """That of a mask; with `whole` the padding stays in, so that T = N L is no surprise."""
+        if whole:
+            return cls(torch.arange(mask.numel(), device=mask.device), mask)
+        return cls(mask.flatten().nonzero().squeeze(1), mask)
+
+    def to(self, device: torch.device) -> Packing:
+        """The same on another device."""
+        return Packing(
+            self.index.to(device, non_blocking=True), self.mask.to(device, non_blocking=True)
+        )
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Padded (N, L, ...) to (T, ...)."""
+        return x.flatten(0, 1).index_select(0, self.index)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Tokens (T, ...) to padded (N, L, ...), zero where none is."""
+        padded = x.new_zeros(self.mask.numel(), *x.shape[1:]).index_copy(0, self.index, x)
+        return padded.view(*self.mask.shape, *x.shape[1:])
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    packing: Packing | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """Attention within each sentence, in the form that transformers asks of such functions.
+
+    Args:
+        module: The attention's own module.
+        query: (1, heads, T, d), of tokens back to back; likewise key and value.
+        key: See query.
+        value: See query.
+        attention_mask: None; `packing` tells all.
+        dropout: Of the attention's weights.
+        scaling: Of the products; None is d to the power of -1/2.
+        packing: Which sentence each token is of.
+        more: Of no interest here.
+
+    Returns:
+        (1, T, heads, d), and None for the weights.
+    """
+    if packing is None:
+        raise ValueError("tokens that lie back to back need their packing")
+    q, k, v = (packing.spread(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value))
+    own = packing.mask[:, None, None, :]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=own, dropout_p=dropout, scale=scaling)
+    return packing.pack(out.transpose(1, 2)).unsqueeze(0), None
+
+
 class TextEncoder(nn.Module):
     """A BERT whose embeddings and first layers are frozen (section 4.1, appendix A).
 
@@ -44,6 +119,8 @@ class TextEncoder(nn.Module):
     """
 
     def __init__(self, bert: Any, frozen_layers: int) -> None:
+        from transformers import AttentionInterface
+
         super().__init__()
         self.bert: Any = bert
         self.frozen_layers = frozen_layers
@@ -55,6 +132,8 @@ class TextEncoder(nn.Module):
                 str(frozen_layers),
                 "lower it",
             )
+        AttentionInterface.register("packed", packed_attention)
+        bert.set_attn_implementation("packed")
         if hasattr(bert, "pooler"):
             bert.pooler = None  # its output is not used: the paper max-pools all tokens
         self._frozen: list[nn.Module] = [bert.embeddings, *layers[:frozen_layers]]
@@ -74,30 +153,31 @@ class TextEncoder(nn.Module):
         return self
 
     @torch.no_grad()
-    def lower(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """The frozen part: tokens (N, L) int, mask (N, L) bool, to (N, L, width)."""
+    def lower(self, tokens: Tensor, packing: Packing) -> Tensor:
+        """The frozen part: tokens (N, L) int64 to (T, width), the padding left out."""
         hidden: Tensor = self.bert.embeddings(input_ids=tokens)
-        return self._layers(hidden, mask, 0, self.frozen_layers)
+        return self._layers(packing.pack(hidden), packing, 0, self.frozen_layers)
 
-    def upper(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """The trained part and the pooling: (N, L, width) to h_u (N, width).
+    def upper(self, hidden: Tensor, packing: Packing) -> Tensor:
+        """The trained part and the pooling: (T, width) to h_u (N, width).
 
         h_u is the maximum over all output vectors of the last layer, padding excluded.
         """
-        hidden = self._layers(hidden, mask, self.frozen_layers, len(self.bert.encoder.layer))
-        return hidden.masked_fill(~mask.unsqueeze(-1), float("-inf")).amax(dim=1)
+        hidden = self._layers(hidden, packing, self.frozen_layers, len(self.bert.encoder.layer))
+        padding = ~packing.mask.unsqueeze(-1)
+        return packing.spread(hidden).masked_fill(padding, float("-inf")).amax(dim=1)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Encode sentences: tokens and mask (N, L) to h_u (N, width)."""
-        return self.upper(self.lower(tokens, mask), mask)
+        """Encode sentences: tokens (N, L) int64 and mask (N, L) bool to h_u (N, width)."""
+        packing = Packing.of(mask)
+        return self.upper(self.lower(tokens, packing), packing)
 
-    def _layers(self, hidden: Tensor, mask: Tensor, first: int, last: int) -> Tensor:
-        attention = torch.zeros(mask.shape, dtype=hidden.dtype, device=mask.device)
-        attention = attention.masked_fill(~mask, torch.finfo(hidden.dtype).min)[:, None, None, :]
+    def _layers(self, hidden: Tensor, packing: Packing, first: int, last: int) -> Tensor:
+        hidden = hidden.unsqueeze(0)  # as one long sentence, which `packed_attention` takes apart
         for layer in self.bert.encoder.layer[first:last]:
-            output = layer(hidden, attention)
+            output = layer(hidden, None, packing=packing)
             hidden = output[0] if isinstance(output, tuple) else output
-        return hidden
+        return hidden.squeeze(0)
 
 
 def save_text_encoder(encoder: TextEncoder, tokenizer: Tokenizer, folder: Path) -> None:
@@ -181,7 +261,6 @@ def create_text_encoder(
     try:
         bert, told = AutoModel.from_pretrained(
             folder,
-            attn_implementation="sdpa",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told below, by name
         )
@@ -194,7 +273,9 @@ def create_text_encoder(
     missing = sorted(key for key in told["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise _unusable(weights, f"{len(missing)} tensors missing, such as {missing[0]}")
-    if not hasattr(bert, "embeddings") or not hasattr(getattr(bert, "encoder", None), "layer"):
+    has_parts = hasattr(bert, "embeddings") and hasattr(getattr(bert, "encoder", None), "layer")
+    # others compute positions or attention in a way of their own, which the layers are not told
+    if not has_parts or not getattr(bert, "_supports_attention_backend", False):
         raise _unusable(weights, f"a {type(bert).__name__}")
     return TextEncoder(bert.float(), frozen_layers), create_tokenizer(weights, max_tokens)
 

@@ -26,7 +26,7 @@ from convirt.image_encoder import (
     to_input,
 )
 from convirt.pair_encoder import PairEncoder, Projection, load_pair_encoder, save_pair_encoder
-from convirt.text_encoder import TextEncoder, Tokenizer, create_text_encoder
+from convirt.text_encoder import Packing, TextEncoder, Tokenizer, create_text_encoder
 
 TINY = "test_resnet"  # timm's own small architecture for tests
 LITE = "tf_efficientnet_lite0"
@@ -284,7 +284,8 @@ def test_halves_make_the_whole(bert: Path, frozen: int) -> None:
     text, tokenizer = tiny_models.text_encoder(bert, frozen)
     whole, _ = tiny_models.text_encoder(bert, 2)
     tokens, mask = tokenizer(SENTENCES)
-    halves = text.eval().upper(text.lower(tokens, mask), mask)
+    packing = Packing.of(mask)
+    halves = text.eval().upper(text.lower(tokens, packing), packing)
     assert torch.allclose(halves, whole.eval()(tokens, mask), atol=1e-6)
 
 
@@ -301,21 +302,63 @@ def test_padding_does_not_count(bert: Path) -> None:
     assert torch.allclose(text(spoilt, mask), together, atol=1e-6)
 
 
+def test_padding_left_in_does_not_count_either(bert: Path) -> None:
+    """As compiled code has it, outputs and gradients."""
+    text, tokenizer = tiny_models.text_encoder(bert, frozen=1)
+    text.eval()
+    tokens, mask = tokenizer(SENTENCES)
+    wide, wide_mask = (torch.nn.functional.pad(x, (0, 5)) for x in (tokens, mask))
+    found: list[list[torch.Tensor]] = []
+    counts = []
+    for t, packing in ((tokens, Packing.of(mask)), (wide, Packing.of(wide_mask, whole=True))):
+        text.zero_grad()
+        h = text.upper(text.lower(t, packing), packing)
+        (h * torch.arange(h.shape[1])).sum().backward()
+        gradients = [p.grad for p in text.parameters() if p.grad is not None]
+        counts.append(len(packing.index))
+        found.append([h, *gradients])
+    assert counts == [int(mask.sum()), wide.numel()]
+    assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(*found, strict=True))
+
+
+def test_packing_and_back() -> None:
+    mask = torch.tensor([[True, True, False], [True, True, True], [True, False, False]])
+    packing, x = Packing.of(mask), torch.arange(18.0).view(3, 3, 2)
+    assert packing.index.tolist() == [0, 1, 3, 4, 5, 6]
+    assert torch.equal(packing.pack(x), x[mask])
+    assert torch.equal(packing.spread(packing.pack(x)), x * mask.unsqueeze(-1))
+
+
+def test_a_text_model_with_attention_of_its_own_is_refused(bert: Path, tmp_path: Path) -> None:
+    """Its layers need positions or biases that only the whole model hands them."""
+    from transformers import MPNetConfig, MPNetModel
+
+    shutil.copytree(bert, tmp_path / "mpnet")
+    config = MPNetConfig(
+        vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8,
+    )  # fmt: skip
+    MPNetModel(config).save_pretrained(tmp_path / "mpnet")
+    with pytest.raises(InputError, match="a MPNetModel"):
+        create_text_encoder(f"file:{tmp_path / 'mpnet'}", 0, 10)
+
+
 def test_frozen_part_stays_in_evaluation_mode(bert: Path) -> None:
     text, tokenizer = tiny_models.text_encoder(bert, frozen=2)
     tokens, mask = tokenizer(SENTENCES)
+    packing = Packing.of(mask)
     text.train()
     frozen = [text.bert.embeddings, *text.bert.encoder.layer[:2]]
     assert not any(m.training for part in frozen for m in part.modules())
     assert all(m.training for m in text.bert.encoder.layer[2].modules())
-    first, again = (text.lower(tokens, mask) for _ in range(2))
+    first, again = (text.lower(tokens, packing) for _ in range(2))
     assert torch.equal(first, again)
     assert not first.requires_grad
-    one, two = (text.upper(first, mask) for _ in range(2))
+    one, two = (text.upper(first, packing) for _ in range(2))
     assert not torch.equal(one, two)  # dropout above
     text.eval()
-    assert torch.equal(text.lower(tokens, mask), first)
-    assert torch.equal(text.upper(first, mask), text.upper(first, mask))
+    assert torch.equal(text.lower(tokens, packing), first)
+    assert torch.equal(text.upper(first, packing), text.upper(first, packing))
     PairEncoder(nn.Identity(), CONFIG, text, tokenizer, dim=2, hidden=0).train()
     assert not text.bert.embeddings.dropout.training  # also as a part of another module
 
