@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 STATE = "state.safetensors"
+PREVIOUS = "previous.safetensors"  # the state before it
 LOCK = "lock"
 
 
@@ -159,7 +160,9 @@ def _few(names: list[str], limit: int = 5) -> str:
 
 # ------------------------------------------------------------------------------ resume states
 def save_state(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Replace the resume state in `folder` in one step: a kill leaves the old one or the new one.
+    """Make this the resume state in `folder`; the one before it stays beside it.
+
+    A kill at any moment leaves one of them, whole; `recover` finds it.
 
     Args:
         folder: The scratch folder.
@@ -167,32 +170,78 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, 
         state: All else, JSON-able; floats come back bit for bit.
     """
     text = json.dumps(state, sort_keys=True)
-    save_safetensors(folder / STATE, tensors, {"state": text})
+    copies = _separate(tensors)
+    path = folder / STATE
+    if path.exists():
+        path.replace(folder / PREVIOUS)
+    save_safetensors(path, copies, {"state": text, "checksum": _checksum(copies, text)})
 
 
-def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def recover(folder: Path) -> str | None:
+    """Leave a good resume state in `folder`, if there is any: the latest, or else the one before.
+
+    Returns:
+        What there is to tell, if the latest is corrupt.
+
+    Raises:
+        InputError: All that is there is corrupt; it tells to delete the folder.
+    """
+    path, previous = folder / STATE, folder / PREVIOUS
+    if not previous.exists():
+        load_state(folder)
+        return None
+    if not path.exists():  # killed in the middle of `save_state`
+        previous.replace(path)
+        load_state(folder)
+        return None
+    try:
+        load_state(folder)
+    except InputError as error:
+        load_state(folder, PREVIOUS)
+        previous.replace(path)
+        return f"{path} is corrupt ({error.found}): going on from the state before it"
+    return None
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    """Of all that a state holds: safetensors notices a file that is cut off, but no flipped bit."""
+    import zlib
+
+    import torch
+
+    value = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        flat = tensors[name].reshape(-1).view(torch.uint8)
+        value = zlib.crc32(flat.numpy().data, zlib.crc32(name.encode(), value))
+    return f"{value:08x}"
+
+
+def load_state(folder: Path, name: str = STATE) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The resume state that `save_state` left in `folder`, None if there is none.
 
     Raises:
         InputError: The file is there and corrupt; it tells to delete the folder.
     """
-    state = read_state(folder)
+    state = read_state(folder, name)
     if state is None:
         return None
-    path = folder / STATE
+    path = folder / name
     try:
-        return load_safetensors(path), state
+        tensors, told = load_safetensors(path), read_metadata(path)
     except InputError as error:
         raise _no_state(path, error.found) from None
+    if _checksum(tensors, told["state"]) != told.get("checksum"):
+        raise _no_state(path, "other bytes than were written")
+    return tensors, state
 
 
-def read_state(folder: Path) -> dict[str, Any] | None:
+def read_state(folder: Path, name: str = STATE) -> dict[str, Any] | None:
     """The state in `folder` without its tensors, which may be gigabytes; None if there is none.
 
     Raises:
         InputError: As `load_state`.
     """
-    path = folder / STATE
+    path = folder / name
     if not path.exists():
         return None
     try:

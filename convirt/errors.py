@@ -21,3 +21,7 @@ class InputError(Exception):
     def __init__(self, path: Path | str, expected: str, found: str, hint: str) -> None:
         self.path, self.expected, self.found, self.hint = str(path), expected, found, hint
         super().__init__(f"{path}\n  expected: {expected}\n  found:    {found}\n  next:     {hint}")
+
+
+class StoppedError(Exception):
+    """A run was asked to stop; what it has done is saved, as far as it has a scratch folder."""

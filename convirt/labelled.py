@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from convirt.errors import InputError
 from convirt.metrics import Floats, Ints, Units, check_classes, group
+from convirt.resident import take
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,25 +163,27 @@ class Images:
 
     Attributes:
         pixels: The whole store, (N, S, S) uint8, or its features, (N, width) float32; usually a
-            memory map.
+            memory map, or on the device (`resident.placed`).
         rows: Where the n items lie in it.
         y: Labels, (n, L) float32.
         units: What is scored.
         prepare: From (b, S, S) uint8 to the encoder's input; features stay as they are.
         device: Where batches go before they are prepared.
+        check: Called before each batch; what it raises ends whatever wanted the batch.
     """
 
-    pixels: np.ndarray
+    pixels: np.ndarray | Tensor
     rows: Ints
     y: Tensor
     units: Units
     prepare: Callable[[Tensor], Tensor]
     device: str
+    check: Callable[[], None] = lambda: None
 
     def batch(self, index: Ints) -> Tensor:
         """Prepared images, (b, 3, H, W), or features, (b, width)."""
-        stored = torch.from_numpy(np.ascontiguousarray(self.pixels[self.rows[index]]))
-        return self.prepare(stored.to(self.device))
+        self.check()
+        return self.prepare(take(self.pixels, self.rows[index], torch.device(self.device)))
 
     def take(self, positions: Ints) -> Images:
         """The items at some positions; units keep counting all items, so score no part."""
@@ -188,20 +191,22 @@ class Images:
 
 
 def split_of(
-    pixels: np.ndarray,
+    pixels: np.ndarray | Tensor,
     records: pd.DataFrame,
     labels: Sequence[str],
     unit: str,
     split: str,
     prepare: Callable[[Tensor], Tensor],
     device: str,
+    check: Callable[[], None] = lambda: None,
 ) -> Images:
     """The images of one split; row i of `records` tells of pixels[i]. Arguments as in `Images`."""
     rows = np.flatnonzero(records["split"] == split)
     part = records.iloc[rows]
     y = part[list(labels)].to_numpy(np.float64)
     units = group(part[unit].tolist(), part["patient"].tolist(), y)
-    return Images(pixels, rows, torch.tensor(y, dtype=torch.float32), units, prepare, device)
+    labelled = torch.tensor(y, dtype=torch.float32)
+    return Images(pixels, rows, labelled, units, prepare, device, check)
 
 
 def as_they_are(features: Tensor) -> Tensor:

@@ -24,14 +24,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from convirt import checkpoint
-from convirt.errors import InputError
+from convirt.errors import InputError, StoppedError
 from convirt.labelled import Source, blocks, features
 from convirt.logistic import Solution, solutions
 from convirt.metrics import METRICS, Ints
@@ -119,6 +119,7 @@ def transfer(
 
     Raises:
         ValueError: The model is not one of the recipe's protocol.
+        StoppedError: `train` or `val` raised it in place of a batch; what was done is saved.
     """
     if isinstance(model, Classifier) != (recipe.protocol == "finetune"):
         raise ValueError(f"{type(model).__name__} is no model of the protocol {recipe.protocol}")
@@ -132,47 +133,63 @@ def transfer(
             history.append(score(model, val, recipe))
     optimizer = _adam(model, recipe.lr, recipe)
     best = _snapshot(model)
+    passed = Pass(recipe.device)
     if saved is not None:
-        best = _restore(model, optimizer, saved[0])
+        best = _restore(model, optimizer, passed, *saved)
         history = [Score(*pair) for pair in saved[1]["history"]]
     kept = time.monotonic()
+
+    def keep() -> None:
+        nonlocal kept
+        if scratch:
+            tensors, state = _state(model, optimizer, best, passed)
+            state |= {"history": [(s.value, s.minus_loss) for s in history]}
+            checkpoint.save_state(scratch, tensors, state)
+            kept = time.monotonic()
+
     while True:
         at, lr, over = plan(history, recipe)
         epoch = len(history) + first
         if over or epoch > recipe.max_epochs:
             break
-        train_loss = _epoch(model, train, optimizer, recipe, epoch, lr)
-        history.append(score(model, val, recipe))
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        parts = batches(len(train.y), recipe.batch_size, recipe.seed, MAIN, epoch)
+        try:
+            for i, index in enumerate(parts[passed.batches :], passed.batches):
+                key = key_of(recipe.seed, MAIN, epoch, i)
+                passed.total += len(index) * step(model, train, index, optimizer, recipe, key)
+                passed.batches = i + 1
+                if time.monotonic() - kept >= KEEP_EVERY:
+                    keep()
+            found = score(model, val, recipe)
+        except StoppedError:
+            keep()
+            raise
+        train_loss = float(passed.total) / len(train.y)
+        passed = Pass(recipe.device)
+        history.append(found)
         _require_finite(train_loss - history[-1].minus_loss, epoch, lr)
         at = plan(history, recipe)[0]
         if at == len(history) - 1:
             best = _snapshot(model)
         report(Progress(epoch, lr, train_loss, history[-1], at + first))
-        if scratch and time.monotonic() - kept >= KEEP_EVERY:
-            state = {"history": [(s.value, s.minus_loss) for s in history]}
-            checkpoint.save_state(scratch, _state(model, optimizer, best), state)
-            kept = time.monotonic()
+        if time.monotonic() - kept >= KEEP_EVERY:
+            keep()
     model.load_state_dict(best)
     return Outcome(at + first, epoch - 1, tuple(history))
 
 
-def _epoch(
-    model: nn.Module,
-    train: Source,
-    optimizer: torch.optim.Adam,
-    recipe: Recipe,
-    epoch: int,
-    lr: float,
-) -> float:
-    """One pass over the training items; their mean loss."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    total = torch.zeros((), device=recipe.device)
-    parts = batches(len(train.y), recipe.batch_size, recipe.seed, MAIN, epoch)
-    for i, index in enumerate(parts):
-        key = key_of(recipe.seed, MAIN, epoch, i)
-        total += len(index) * step(model, train, index, optimizer, recipe, key)
-    return float(total) / len(train.y)
+class Pass:
+    """How far the pass over the training items has come.
+
+    Attributes:
+        batches: Steps done.
+        total: Loss of their items, summed up on the device, so that no step waits for it.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.batches, self.total = 0, torch.zeros((), device=device)
 
 
 def _require_finite(loss: float, epoch: int, lr: float) -> None:
@@ -298,24 +315,32 @@ def _snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _state(
-    model: nn.Module, optimizer: torch.optim.Adam, best: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Everything that the next epoch depends on, besides the history."""
+    model: nn.Module, optimizer: torch.optim.Adam, best: dict[str, Tensor], passed: Pass
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Everything that the next step depends on, besides the history."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
     for name, parameter in model.named_parameters():
-        moments = optimizer.state[parameter]
-        tensors |= {f"adam/{key}/{name}": moments[key] for key in MOMENTS}
-    return tensors
+        if moments := optimizer.state[parameter]:  # none before the first step
+            tensors |= {f"adam/{key}/{name}": moments[key] for key in MOMENTS}
+    return tensors | {"total": passed.total}, {"batches": passed.batches}
 
 
 def _restore(
-    model: nn.Module, optimizer: torch.optim.Adam, tensors: dict[str, Tensor]
+    model: nn.Module,
+    optimizer: torch.optim.Adam,
+    passed: Pass,
+    tensors: dict[str, Tensor],
+    state: dict[str, Any],
 ) -> dict[str, Tensor]:
     """Undo `_state`; returns the best state."""
     own = _snapshot(model)
+    passed.batches = state["batches"]
+    passed.total.copy_(tensors["total"])
     model.load_state_dict({name: tensors[f"model/{name}"] for name in own})
     for name, parameter in model.named_parameters():
+        if f"adam/step/{name}" not in tensors:
+            continue
         # fused Adam takes it for granted that the moments are laid out like their parameter
         # (channels_last, say) and is silently wrong where they are not; a file forgets layouts
         moments = {key: torch.empty_like(parameter) for key in MOMENTS[1:]}

@@ -96,18 +96,33 @@ def setting(
     spec: Task,
     inputs: dict[str, str],
     scratch: Path,
+    check: Callable[[], None],
 ) -> Setting:
-    """Ready a protocol: `inputs` are the digests of store and encoder, features go to `scratch`."""
+    """Ready a protocol.
+
+    Args:
+        protocol: Which.
+        stage: That runs it.
+        store: Of the task.
+        encoder: Its folder.
+        spec: The task.
+        inputs: Digests of store and encoder.
+        scratch: Where features are kept.
+        check: Called before each batch; raises to end the run.
+    """
     if protocol is Protocol.finetune:
-        return _fine_tuned(stage, store, encoder, spec)
-    return _linear(stage, store, encoder, spec, inputs, scratch)
+        return _fine_tuned(stage, store, encoder, spec, check)
+    return _linear(stage, store, encoder, spec, inputs, scratch, check)
 
 
-def _fine_tuned(stage: Stage, store: Store, encoder: Path, spec: Task) -> Setting:
+def _fine_tuned(
+    stage: Stage, store: Store, encoder: Path, spec: Task, check: Callable[[], None]
+) -> Setting:
     """All weights, on images."""
-    from convirt import image_encoder, labelled, transfer
+    from convirt import image_encoder, labelled, resident, transfer
 
-    config, device = image_encoder.read_image_config(encoder), stage.params.compute.device
+    config, compute = image_encoder.read_image_config(encoder), stage.params.compute
+    device = compute.device
 
     def build(recipe: Recipe) -> nn.Module:
         network, _ = image_encoder.load_image_encoder(encoder)
@@ -115,13 +130,20 @@ def _fine_tuned(stage: Stage, store: Store, encoder: Path, spec: Task) -> Settin
         return model.to(device)
 
     prepare = partial(image_encoder.to_input, config=config)
-    split = partial(labelled.split_of, store.images, store.records, spec.labels, spec.unit)
-    part = partial(split, prepare=prepare, device=device)
+    images = resident.placed(store.images, compute.store, device)
+    split = partial(labelled.split_of, images, store.records, spec.labels, spec.unit)
+    part = partial(split, prepare=prepare, device=device, check=check)
     return Setting(part, store.records, build, _by_epochs, _named_for_timm)
 
 
 def _linear(
-    stage: Stage, store: Store, encoder: Path, spec: Task, inputs: dict[str, str], scratch: Path
+    stage: Stage,
+    store: Store,
+    encoder: Path,
+    spec: Task,
+    inputs: dict[str, str],
+    scratch: Path,
+    check: Callable[[], None],
 ) -> Setting:
     """A linear head, on features."""
     import numpy as np
@@ -131,7 +153,7 @@ def _linear(
     device, own = stage.params.compute.device, stage.params.finetune.linear
     rows = np.flatnonzero(store.records["split"].isin(labelled.SPLITS))
     width = image_encoder.read_image_config(encoder).width
-    features = _features(stage, store, rows, encoder, inputs, scratch)
+    features = _features(stage, store, rows, encoder, inputs, scratch, check)
 
     def build(recipe: Recipe) -> nn.Module:
         return transfer.linear_head(width, len(spec.labels), recipe).to(device)
@@ -151,7 +173,7 @@ def _linear(
 
     records = store.records.iloc[rows]
     split = partial(labelled.split_of, features, records, spec.labels, spec.unit)
-    part = partial(split, prepare=labelled.as_they_are, device=device)
+    part = partial(split, prepare=labelled.as_they_are, device=device, check=check)
     train = exact if own.solver == "lbfgs" else by_steps
     return Setting(part, records, build, train, weights)
 
@@ -163,6 +185,7 @@ def _features(
     encoder: Path,
     inputs: dict[str, str],
     scratch: Path,
+    check: Callable[[], None],
 ) -> np.ndarray:
     """Features of some images, (n, width); other runs may have left them in the scratch folder."""
     from convirt import devices, feature_cache, provenance
@@ -192,6 +215,7 @@ def _features(
         def report(images: int) -> None:
             bar.update(images)
             stage.poll()
+            check()
 
         found = get(report, stage.confirm, waiting)
     size = f"{found.nbytes / 1e6:.0f} MB"

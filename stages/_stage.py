@@ -44,7 +44,10 @@ from stages._progress import Progress
 from stages._scope import scoped
 
 PARAMS: Path = typer.Option("params.yaml", help="The parameter file.")
-FREE = ("compute.workers",)  # read, but without effect on outputs: neither digested nor guarded
+FREE = (
+    "compute.workers",
+    "compute.store",
+)  # read, but without effect on outputs: neither digested nor guarded
 SCRATCH = ".scratch"
 
 
@@ -220,13 +223,16 @@ class Stage:
         Raises:
             InputError: Another run holds the folder.
         """
-        from convirt.checkpoint import locked
+        from convirt import checkpoint
 
         key = {"names": self._names, **self.provenance(inputs)}
         base = Path(os.environ.get("DVC_ROOT") or self.root)
         folder = base / SCRATCH / f"{self.name}-{provenance.digest(key)[:24]}"
-        with locked(folder):
+        with checkpoint.locked(folder):
             self._scratch = folder
+            for state in sorted({path.parent for path in folder.rglob("*.safetensors")}):
+                if told := checkpoint.recover(state):
+                    self.say(told, style="yellow")
             yield folder
 
     def scratch_done(self) -> None:

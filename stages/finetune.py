@@ -12,6 +12,7 @@ from convirt import checkpoint, files
 from stages import _protocols as protocols
 from stages._protocols import Protocol
 from stages._stage import PARAMS, Stage
+from stages._stopping import RESUMABLE, stoppable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from convirt.image_encoder import ImageConfig
     from convirt.params import Params, Task
+    from convirt.store import Store
     from convirt.transfer import Progress
     from stages._progress import Progress as Bar
     from stages._protocols import Setting
@@ -27,6 +29,7 @@ READS = [
     "seed",
     "compute.device",
     "compute.precision",
+    "compute.store",
     "compute.threads",
     "model.baselines",
     "finetune.batch_size",
@@ -65,7 +68,8 @@ def main(
     tasks.TASK.corpus names). Writes models/finetune/TASK-INIT-FRACTION-PROTOCOL (the raw test
     predictions; of the first repeat the classifier, which timm can load, or the linear head alone)
     and metrics/finetune/TASK-INIT-FRACTION-PROTOCOL.json. Killed and run again it goes on where it
-    was. Linear runs of one task and encoder share their features, in .scratch/features-DIGEST.
+    was; on SIGTERM it saves its state first and ends with exit code 75. Linear runs of one task and
+    encoder share their features, in .scratch/features-DIGEST.
     """
     names = {"task": task, "init": init, "fraction": fraction, "protocol": protocol.value}
     key = "-".join(str(name) for name in names.values())
@@ -86,17 +90,8 @@ def main(
         config = image_encoder.read_image_config(encoder)
         weights = files.sha256(encoder / "config.json", encoder / "image_encoder.safetensors")
         inputs = {"store": store.meta["digest"], "encoder": weights}
-        own = protocols.own(p, protocol)
-        total = own.repeats * own.max_epochs
         with stage.scratch(inputs) as scratch:
-            setting = protocols.setting(
-                protocol, stage, store, encoder, spec, inputs, scratch.parent
-            )
-            with stage.progress(key, total, "epochs") as bar:
-                repeats = [
-                    _repeat(stage, setting, names, scratch / f"repeat-{i}", i, bar)
-                    for i in range(own.repeats)
-                ]
+            repeats = _repeats(stage, store, encoder, inputs, names, scratch)
             predictions = _predictions(records, spec, [repeat.logits for repeat in repeats])
             result = metrics.estimate(predictions, spec.metric, p.finetune.bootstrap, p.seed)
             stage.confirm()
@@ -130,6 +125,40 @@ def _encoder_folder(p: Params, root: Path, init: str, spec: Task) -> Path:
     """Where the encoder lies: a baseline's own folder, else that of the task's corpus."""
     folder = root / "models" / "encoders" / init
     return folder if init in p.model.baselines else folder / spec.corpus
+
+
+def _repeats(
+    stage: Stage,
+    store: Store,
+    encoder: Path,
+    inputs: dict[str, str],
+    names: dict[str, Any],
+    scratch: Path,
+) -> list[Repeat]:
+    """All runs, one after the other; SIGTERM ends them once their state is saved."""
+    from convirt.errors import StoppedError
+
+    protocol, spec = Protocol(names["protocol"]), stage.params.tasks[names["task"]]
+    own = protocols.own(stage.params, protocol)
+    try:
+        with stoppable() as stop:
+
+            def check() -> None:
+                if stop():
+                    raise StoppedError
+
+            setting = protocols.setting(
+                protocol, stage, store, encoder, spec, inputs, scratch.parent, check
+            )
+            key = "-".join(str(name) for name in names.values())
+            with stage.progress(key, own.repeats * own.max_epochs, "epochs") as bar:
+                return [
+                    _repeat(stage, setting, names, scratch / f"repeat-{i}", i, bar)
+                    for i in range(own.repeats)
+                ]
+    except StoppedError as error:
+        stage.say("stopped; all steps are saved, run the same command to go on")
+        raise typer.Exit(RESUMABLE) from error
 
 
 def _repeat(

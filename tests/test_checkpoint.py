@@ -144,6 +144,58 @@ def test_corrupt_state_tells_to_delete_the_folder(how: str, tmp_path: Path) -> N
 
 
 # ------------------------------------------------------------------------------ the lock
+def two_states(folder: Path) -> None:
+    """Two states, one after the other, of enough bytes to flip one."""
+    for step in (1, 2):
+        checkpoint.save_state(folder, {"w": torch.full((50,), float(step))}, {"step": step})
+
+
+def spoil(path: Path, how: str) -> None:
+    """Damage a file, or remove it."""
+    data = bytearray(path.read_bytes())
+    if how == "gone":
+        path.unlink()
+        return
+    if how == "flipped bit":
+        data[-7] ^= 4
+    path.write_bytes({"empty": b"", "cut": bytes(data[:-20])}.get(how, bytes(data)))
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "flipped bit", "gone"])
+def test_recover_goes_back_to_the_state_before(how: str, tmp_path: Path) -> None:
+    """A state that is gone was being written as the process was killed: nothing to tell."""
+    two_states(tmp_path)
+    spoil(tmp_path / checkpoint.STATE, how)
+    told = checkpoint.recover(tmp_path)
+    assert (told is None) == (how == "gone")
+    assert told is None or "the state before it" in told
+    found = checkpoint.load_state(tmp_path)
+    assert found is not None
+    assert found[1] == {"step": 1}
+    assert found[0]["w"].unique().tolist() == [1.0]
+    assert checkpoint.recover(tmp_path) is None
+
+
+def test_recover_leaves_a_good_state(tmp_path: Path) -> None:
+    assert checkpoint.recover(tmp_path) is None
+    two_states(tmp_path)
+    spoil(tmp_path / checkpoint.PREVIOUS, "cut")
+    assert checkpoint.recover(tmp_path) is None
+    assert checkpoint.read_state(tmp_path) == {"step": 2}
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "flipped bit"])
+def test_recover_with_nothing_good_tells_to_delete_the_folder(how: str, tmp_path: Path) -> None:
+    two_states(tmp_path)
+    for name in (checkpoint.STATE, checkpoint.PREVIOUS):
+        spoil(tmp_path / name, how)
+    with pytest.raises(InputError, match=f"rm -r {tmp_path}"):
+        checkpoint.recover(tmp_path)
+    (tmp_path / checkpoint.PREVIOUS).unlink()
+    with pytest.raises(InputError, match=f"rm -r {tmp_path}"):
+        checkpoint.recover(tmp_path)
+
+
 def test_second_run_is_refused_by_number(tmp_path: Path) -> None:
     folder = tmp_path / "scratch/run"
     code = (

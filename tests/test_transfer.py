@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convirt import labelled, transfer
+from convirt import checkpoint, labelled, transfer
 from convirt import recipe as recipe_parts
-from convirt.errors import InputError
+from convirt.errors import InputError, StoppedError
 from convirt.labelled import Images, check_task, features, label_subset
 from convirt.metrics import group
 from convirt.recipe import Recipe, Score
@@ -423,6 +423,48 @@ def test_killed_and_resumed_gives_the_same_bytes(
     assert seen[0] == max(1, when)  # the epoch that was cut off is done again, none before it
     assert outcome == expected
     assert same(state(whole), state(resumed))
+
+
+class Counter:
+    """Counts the batches of sources, and stops in place of one."""
+
+    def __init__(self, stop: int = 0) -> None:
+        self.count, self.stop = 0, stop
+
+    def of(self, source: labelled.Source) -> labelled.Source:
+        """The same source, counted."""
+        counted = copy.copy(source)
+        object.__setattr__(counted, "batch", partial(self._batch, source))
+        return counted
+
+    def _batch(self, source: labelled.Source, index: np.ndarray) -> torch.Tensor:
+        self.count += 1
+        if self.count == self.stop:
+            raise StoppedError
+        return source.batch(index)
+
+
+@pytest.mark.parametrize("protocol", ["finetune", "linear"])
+def test_stopped_at_any_batch_and_resumed_gives_the_same_bytes(
+    tmp_path: Path, protocol: str
+) -> None:
+    """In the middle of a pass, in a validation, in the first steps of the head."""
+    recipe = replace(RECIPE, protocol=protocol, max_epochs=3, lr=0.05)
+    whole = ready(recipe)[0]
+    train, val = ready(recipe, split(40, 0), split(20, 1))[1]
+    counter = Counter()
+    expected = transfer.transfer(whole, counter.of(train), counter.of(val), recipe)
+    assert counter.count > 10
+    stops = 0
+    for when in [*range(1, counter.count, 3), counter.count]:
+        cut, scratch = Counter(when), tmp_path / str(when)
+        with pytest.raises(StoppedError):
+            transfer.transfer(ready(recipe)[0], cut.of(train), cut.of(val), recipe, scratch=scratch)
+        stops += (scratch / checkpoint.STATE).is_file()
+        resumed = ready(recipe)[0]
+        assert transfer.transfer(resumed, train, val, recipe, scratch=scratch) == expected
+        assert same(state(whole), state(resumed))
+    assert stops > 3  # the first steps of the head have nothing to keep
 
 
 def test_a_loss_that_explodes_is_an_error() -> None:
