@@ -117,6 +117,8 @@ def train_config(batch: int, steps: int, precision: str, cache: bool) -> TrainCo
         keep_every=0,
         checkpoint_every=1_000_000,
         seed=0,
+        chunk=0,
+        compile=False,
         precision=precision,
         cache_frozen=cache,
     )

@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import typer
 from PIL import Image
@@ -202,7 +203,7 @@ def main(
     rows, shares = [], {}
     with tempfile.TemporaryDirectory() as name:
         data = _world.corpus(pairs, max(batch), own.stored)
-        paths = _world.write_jpegs(data.images[: data.train.count], Path(name))
+        paths = _world.write_jpegs(np.asarray(data.images)[: data.train.count], Path(name))
         for size in batch:
             setting = _world.train_config(size, steps + WARM_UP + 1, precision, device == "cpu")
             objective, other, third = (_world.convirt(models, data, setting) for _ in range(3))

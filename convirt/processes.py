@@ -9,7 +9,7 @@ process that encodes all N pairs. Alone, without torchrun, nothing here does any
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -149,17 +149,35 @@ def least(value: int) -> int:
     return int(found)
 
 
-def together(model: nn.Module, device: torch.device) -> nn.Module:
+def together(model: nn.Module, device: torch.device, averaging: bool = True) -> nn.Module:
     """`model` with gradients that are averaged over the processes; alone it stays as it is.
 
     On GPUs BatchNorm takes its statistics over the whole batch, as one process would; torch has
     that for GPUs only, so on CPUs each process normalises its own part.
+
+    Without `averaging` gradients stay each process's own, for `average`.
     """
     if count() == 1:
         return model
-    if device.type != "cuda":
-        return nn.parallel.DistributedDataParallel(model)
-    from timm.layers import convert_sync_batchnorm
+    if device.type == "cuda":
+        from timm.layers import convert_sync_batchnorm
 
-    model = convert_sync_batchnorm(model)
-    return nn.parallel.DistributedDataParallel(model, device_ids=[torch.cuda.current_device()])
+        model = convert_sync_batchnorm(model)
+    if not averaging:
+        return model
+    own = [torch.cuda.current_device()] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=own)
+
+
+def average(parameters: Iterable[nn.Parameter]) -> None:
+    """Average the gradients that backward passes have left, over the processes, in one message."""
+    if count() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= count()
+    for gradient, mean_of_all in zip(
+        gradients, flat.split([g.numel() for g in gradients]), strict=True
+    ):
+        gradient.copy_(mean_of_all.view(gradient.shape))

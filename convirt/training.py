@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,18 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convirt import augment, checkpoint, processes
-from convirt.errors import InputError
+from convirt import augment, checkpoint, chunks, processes
+from convirt.errors import InputError, StoppedError
 from convirt.image_encoder import normalise
 from convirt.objectives.base import Inputs, Objective
 from convirt.pairs import AUGMENT, DROPOUT, VALIDATION, Batch, Pairs, generator
+from convirt.resident import take
 
 KEPT = "kept/step-{:09d}.safetensors"  # below the scratch folder: states along the way
 ASK_EVERY = 20  # steps after which several processes ask each other whether to stop
-
-
-class StoppedError(Exception):
-    """The run was asked to stop; its state is saved, as far as there is a scratch folder."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,10 @@ class TrainConfig:
     optimiser: str
     keep_every: int
     checkpoint_every: int
+    chunk: int
     seed: int
     precision: str
+    compile: bool
     cache_frozen: bool
 
 
@@ -66,14 +66,14 @@ class Corpus:
     """What the loop reads: images, sentences, and which of them belong together.
 
     Attributes:
-        images: (N, S, S) uint8, memory-mapped or in memory.
+        images: (N, S, S) uint8, memory-mapped, in memory or on the device (`resident.placed`).
         boxes: (N, 4) top, left, height, width of the film inside its square.
         texts: The distinct sentences.
         train: Pairs to train on.
         val: Pairs to validate on.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Tensor
     boxes: np.ndarray
     texts: Sequence[str]
     train: Pairs
@@ -196,15 +196,20 @@ def pretrain(
 
     Raises:
         InputError: The resume state or the corpus cannot be used, the batch cannot be cut into
-            equal parts for all processes, or the loss is no longer finite; the last resume state
-            is then from before.
+            equal parts for all processes, the objective cannot be cut into chunks, or the loss is
+            no longer finite; the last resume state is then from before.
         StoppedError: `stop` said so; what was done is saved.
     """
     where = torch.device(device)
     if where.type == "cuda":  # with its number, since the thread that loads has a device of its own
         where = torch.device("cuda", torch.cuda.current_device())
     objective.to(where)
-    model = processes.together(objective, where)
+    in_chunks = config.chunk > 0
+    if in_chunks:
+        chunks.require_divisible(objective)
+    model = processes.together(objective, where, averaging=not in_chunks)
+    if config.compile:  # with CUDA graphs on a GPU: launching kernels takes longer than they run
+        objective.compile_encoders("reduce-overhead" if where.type == "cuda" else "default")
     first_process = processes.number() == 0
     autocast = _autocast(where, config.precision)
     trained = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
@@ -254,10 +259,15 @@ def pretrain(
         objective.train()
         # the first process has the key that one alone has
         key = (step, processes.number()) if processes.number() else (step,)
-        torch.manual_seed(int(generator(config.seed, DROPOUT, *key).integers(2**63)))
-        with autocast():
-            loss, logs = model(inputs)
-        loss.backward()
+        if in_chunks:
+            seed = partial(_seed, config.seed, step, processes.number())
+            loss, logs = chunks.backward(objective, inputs, config.chunk, seed, autocast)
+            processes.average(p for _, p in trained)
+        else:
+            _seed(config.seed, *key)
+            with autocast():
+                loss, logs = model(inputs)
+            loss.backward()
         rate = learning_rate(config, step, steps, progress.decays)
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -303,6 +313,11 @@ def pretrain(
         waiting=waited / seconds,
         rate=(progress.step - first) * config.batch_size / seconds,
     )
+
+
+def _seed(seed: int, *key: int) -> None:
+    """Seed torch, for dropout and what objectives draw."""
+    torch.manual_seed(int(generator(seed, DROPOUT, *key).integers(2**63)))
 
 
 @torch.no_grad()
@@ -427,10 +442,7 @@ class Feed:
             yield Inputs((normalise(x, self.image_config),), batch)
 
     def _images(self, batch: Batch) -> Tensor:
-        images = torch.from_numpy(np.ascontiguousarray(self.corpus.images[batch.images]))
-        if self.device.type == "cuda":
-            images = images.pin_memory().to(self.device, non_blocking=True)
-        return images
+        return take(self.corpus.images, batch.images, self.device)
 
     def _draws(self, batch: Batch, stream: int, *key: int) -> augment.Draws:
         rng = generator(self.config.seed, stream, *key)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,6 +11,7 @@ import typer
 from convirt import files
 from convirt.params import pretraining
 from stages._stage import PARAMS, Stage
+from stages._stopping import RESUMABLE, stoppable
 
 if TYPE_CHECKING:
     from convirt.objectives.base import Parts
@@ -26,8 +22,10 @@ if TYPE_CHECKING:
 
 READS = [
     "seed",
+    "compute.compile",
     "compute.device",
     "compute.precision",
+    "compute.store",
     "compute.threads",
     "model.image",
     "model.projection",
@@ -36,9 +34,6 @@ READS = [
     "train",
     "objectives.{objective}",
 ]
-
-RESUMABLE = 75  # EX_TEMPFAIL of <sysexits.h>: run the same command again
-IMPATIENT = 5.0  # seconds after which another SIGTERM is meant as one
 
 app = typer.Typer(add_completion=False)
 
@@ -79,8 +74,9 @@ def run(
 def _run(
     stage: Stage, objective: str, corpus: str, blocks: Pretraining, variant: str | None
 ) -> None:
-    from convirt import objectives, processes, provenance, training
+    from convirt import objectives, processes, provenance, resident, training
     from convirt.augment import Augmentation
+    from convirt.errors import StoppedError
     from convirt.store import Store
 
     p, system = stage.params, variant or objective
@@ -90,6 +86,7 @@ def _run(
     store = Store.open(stage.root / "data" / "stores" / corpus)
     config = _config(p, blocks)
     data = _corpus(store)
+    data.images = resident.placed(store.images, p.compute.store, p.compute.device)
     model = kind(_parts(p, blocks, config, data, corpus))
     inputs = {"store": store.meta["digest"]}
     name = f"{system}-{corpus}"
@@ -115,7 +112,7 @@ def _run(
                     result = training.pretrain(
                         model, data, spec, config, scratch, report, device, stop
                     )
-            except training.StoppedError as error:
+            except StoppedError as error:
                 if first:
                     stage.say("stopped; all steps are saved, run the same command to go on")
                 raise typer.Exit(RESUMABLE) from error
@@ -142,36 +139,14 @@ def _run(
 NOT_SHOWN = {"step", "steps", "rate", "waiting"}
 
 
-@contextmanager
-def stoppable() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has come; one that comes later still ends the process where it stands.
-
-    One stop may come twice at once: to the whole group, and from a parent that dies of it.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    came: list[float] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(time.monotonic())
-        if came[-1] - came[0] > IMPATIENT:
-            raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, note)
-    try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _config(p: Params, blocks: Pretraining) -> TrainConfig:
     from convirt.training import TrainConfig
 
     return TrainConfig(
-        **blocks.train.model_dump(),
+        **blocks.train.model_dump(exclude={"launcher"}),
         seed=p.seed,
         precision=p.compute.precision,
+        compile=p.compute.compile,
         cache_frozen=p.model.text.cache_frozen,
     )
 

@@ -12,8 +12,10 @@ from stages._stage import PARAMS, Stage
 
 READS = [
     "seed",
+    "compute.compile",
     "compute.device",
     "compute.precision",
+    "compute.store",
     "compute.threads",
     "model.image",
     "model.projection",

@@ -46,7 +46,7 @@ def fresh(name: str, bert: Path) -> Objective:
 
 
 def run(
-    name: str, bert: Path, scratch: Path | None = None
+    name: str, bert: Path, scratch: Path | None = None, chunk: int = 0
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state after the last step, whichever was the best, and what was told of the run."""
     objective = fresh(name, bert)
@@ -57,7 +57,8 @@ def run(
             last.update({k: v.detach().clone() for k, v in objective.state_dict().items()})
 
     data = tiny_models.corpus()
-    result = pretrain(objective, data, tiny_models.PAPER, CONFIG, scratch, report)
+    config = replace(CONFIG, chunk=chunk)
+    result = pretrain(objective, data, tiny_models.PAPER, config, scratch, report)
     return last, {k: v for k, v in asdict(result).items() if k not in ("waiting", "rate")}
 
 
@@ -73,8 +74,9 @@ def work(number: int, count: int, port: int, bert: Path, out: Path) -> None:
         "WORLD_SIZE": str(count),
     }
     with processes.joined("cpu"):
-        for name in OPTIONS:
-            last, told = run(name, bert)
+        for name, chunk in [*((name, 0) for name in OPTIONS), ("convirt", 1)]:
+            last, told = run(name, bert, chunk=chunk)
             if number == 0:
-                checkpoint.save_safetensors(out / f"{name}.safetensors", last)
-                (out / f"{name}.json").write_text(json.dumps(told))
+                file = f"{name}-{chunk}"
+                checkpoint.save_safetensors(out / f"{file}.safetensors", last)
+                (out / f"{file}.json").write_text(json.dumps(told))

@@ -53,17 +53,20 @@ def folder(request: pytest.FixtureRequest, bert: Path, tmp_path_factory: Any) ->
     return out
 
 
-@pytest.mark.parametrize("name", sorted(process_runs.OPTIONS))
-def test_ends_as_one_alone(name: str, folder: Path, bert: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "chunk"), [*((name, 0) for name in sorted(process_runs.OPTIONS)), ("convirt", 1)]
+)
+def test_ends_as_one_alone(name: str, chunk: int, folder: Path, bert: Path) -> None:
+    """Also where each encodes its part pair by pair."""
     alone, told = process_runs.run(name, bert)
-    found = json.loads((folder / f"{name}.json").read_text())
+    found = json.loads((folder / f"{name}-{chunk}.json").read_text())
     assert found["best_step"] == told["best_step"]
     for theirs, ours in zip(found["history"], told["history"], strict=True):
         assert theirs.keys() == ours.keys()
         for key, value in ours.items():
             assert theirs[key] == (value if value is None else pytest.approx(value, rel=2e-4)), key
     initial = process_runs.fresh(name, bert).state_dict()
-    weights = checkpoint.load_safetensors(folder / f"{name}.safetensors")
+    weights = checkpoint.load_safetensors(folder / f"{name}-{chunk}.safetensors")
     assert weights.keys() == alone.keys() == initial.keys()
     for key, value in alone.items():
         torch.testing.assert_close(weights[key], value, rtol=1e-3, atol=2e-5, msg=key)

@@ -142,6 +142,8 @@ CONFIG = TrainConfig(
     keep_every=0,
     checkpoint_every=3,
     seed=5,
+    chunk=0,
+    compile=False,
     precision="float32",
     cache_frozen=True,
 )

@@ -25,6 +25,8 @@ from convirt.text_encoder import TextEncoder, Tokenizer
 if TYPE_CHECKING:
     from convirt.training import TrainConfig
 
+BUCKET = 16  # tokens; compiled code is made for lengths of 16, 32, ... and no others
+
 
 @dataclass(frozen=True)
 class ProjectionConfig:
@@ -86,6 +88,10 @@ class Inputs:
     views: tuple[Tensor, ...]
     batch: Batch
 
+    def part(self, rows: slice) -> Inputs:
+        """Those of some pairs."""
+        return Inputs(tuple(view[rows] for view in self.views), self.batch.part(rows))
+
 
 class Objective(nn.Module):
     """Base of all objectives: parameters that require a gradient are trained, buffers are kept.
@@ -117,7 +123,25 @@ class Objective(nn.Module):
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, a scalar, and scalars to log beside it, by name."""
+        return self.compare(self.embed(inputs), inputs)
+
+    def embed(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        """What is compared of each pair, (n, ...) each, from nothing but that pair.
+
+        An objective that has `embed` and `compare` in place of `forward` can take batches that do
+        not fit into memory (`train.chunk`).
+        """
         raise NotImplementedError
+
+    def compare(
+        self, embeddings: tuple[Tensor, ...], inputs: Inputs
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `forward` returns, from what `embed` made of the batch."""
+        raise NotImplementedError
+
+    def compile_encoders(self, mode: str) -> None:
+        """Let torch compile what takes the time; `mode` as in `torch.compile`."""
+        self.image_encoder.compile(mode=mode)
 
     def validate(self, batches: Iterable[Inputs]) -> dict[str, float]:
         """Values of a validation, `val_loss` among them; called in evaluation mode, no gradient."""
@@ -158,7 +182,8 @@ class PairObjective(Objective):
             layers=head.layers,
         )
         tokens = tokenize(parts.texts, tokenizer)
-        self._text = FrozenText(text, tokens, parts.config.cache_frozen)
+        buckets = BUCKET if parts.config.compile else 0
+        self._text = FrozenText(text, tokens, parts.config.cache_frozen, buckets)
 
     @property
     def image_encoder(self) -> nn.Module:  # type: ignore[override]
@@ -181,6 +206,18 @@ class PairObjective(Objective):
     def u(self, inputs: Inputs) -> Tensor:
         """Projected sentences, (N, dim), L2-normalised, float32."""
         return self.model.project_text(self.h_u(inputs))
+
+    def embed(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        """Projected images and sentences, v and u, (n, dim) each."""
+        return self.v(inputs), self.u(inputs)
+
+    def compile_encoders(self, mode: str) -> None:
+        """Compile the image encoder and the trained half of the text encoder."""
+        import torch
+
+        super().compile_encoders(mode)
+        text: Any = self.model.text_encoder
+        text.upper = torch.compile(text.upper, mode=mode)
 
     def save(self, folder: Path) -> None:
         """Write both encoders and the projections."""

@@ -84,10 +84,16 @@ class Objective(base.PairObjective):
         width = 2 * parts.projection.dim
         self.classifier = Projection(width, options.hidden or width, 1)
 
-    def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss; beside it the share of true pairs and fakes that are told right."""
+    def embed(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        """The linear projections, (n, dim) each, of any length."""
         v = self.model.image_projection(self.h_v(inputs))
-        u = self.model.text_projection(self.h_u(inputs))
+        return v, self.model.text_projection(self.h_u(inputs))
+
+    def compare(
+        self, embeddings: tuple[Tensor, ...], inputs: Inputs
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss; beside it the share of true pairs and fakes that are told right."""
+        v, u = embeddings
         own = torch.from_numpy(inputs.batch.sentences)
         rows = processes.gather(own.to(v.device, non_blocking=True))
         drawn = partners(len(rows), self.training).to(v.device, non_blocking=True)

@@ -51,9 +51,11 @@ class Objective(base.PairObjective):
             parts.config.batch_size,
         )
 
-    def forward(self, inputs: base.Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, embeddings: tuple[Tensor, ...], inputs: base.Inputs
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch; nothing else to log."""
-        v, u = processes.gather(self.v(inputs)), processes.gather(self.u(inputs))
+        v, u = map(processes.gather, embeddings)
         with base.full_precision(v):
             return convirt_loss(v, u, self.tau, self.lam), {}
 

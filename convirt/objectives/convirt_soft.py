@@ -64,9 +64,11 @@ class Objective(base.PairObjective):
         self.tau, self.lam = parts.config.tau, parts.config.lam
         self.batch_size = parts.config.batch_size
 
-    def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, embeddings: tuple[Tensor, ...], inputs: Inputs
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch; beside it the share of pairs whose sentence is there twice."""
-        v, u = processes.gather(self.v(inputs)), processes.gather(self.u(inputs))
+        v, u = map(processes.gather, embeddings)
         own = torch.from_numpy(inputs.batch.sentences)
         rows = processes.gather(own.to(v.device, non_blocking=True))
         with full_precision(v):

@@ -78,9 +78,11 @@ class Objective(base.PairObjective):
         self.bias = nn.Parameter(torch.tensor(options.bias))
         self.batch_size = parts.config.batch_size
 
-    def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, embeddings: tuple[Tensor, ...], inputs: Inputs
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch; beside it t and b."""
-        v, u = processes.gather(self.v(inputs)), processes.gather(self.u(inputs))
+        v, u = map(processes.gather, embeddings)
         with full_precision(v):
             scale = self.log_scale.exp()
             loss = sigmoid_loss(v, u, scale, self.bias)

@@ -60,11 +60,16 @@ class Objective(base.Objective):
         head, width = parts.projection, parts.image_config.width
         self.head = Projection(width, head.hidden or width, head.dim, head.layers)
 
-    def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch of two views each."""
+    def embed(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        """Both views, projected and L2-normalised, (n, dim) each."""
         h = self.image_encoder(torch.cat(inputs.views))
-        one, two = F.normalize(self.head(h).float(), dim=-1).chunk(2)
-        one, two = processes.gather(one), processes.gather(two)
+        return F.normalize(self.head(h).float(), dim=-1).chunk(2)
+
+    def compare(
+        self, embeddings: tuple[Tensor, ...], inputs: Inputs
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch of two views each."""
+        one, two = map(processes.gather, embeddings)
         with full_precision(one):
             return nt_xent(one, two, self.tau), {}
 
