@@ -20,8 +20,8 @@ $(READY): requirements.txt
 
 setup: $(READY)  ## build .venv from requirements.txt when it is missing or older
 
-repro: setup  ## run the whole experiment and print its results; JOBS=4 or GPUS=0,1: in parallel
-	$(if $(JOBS)$(GPUS),python -m stages.runs --jobs $(or $(JOBS),0) --gpus "$(GPUS)",dvc repro)
+repro: setup  ## run the whole experiment and print its results; JOBS=4, GPUS=0,1: so many stages at a time
+	python -m stages.runs --jobs $(or $(JOBS),0) --gpus "$(GPUS)"
 	@python -m stages.report --show
 
 tables: setup  ## every system, table and figure of the paper on the demo data: under 2 hours on 2 cores

@@ -1,6 +1,7 @@
 """Reproduce several stages at a time, each on a GPU of its own: `dvc repro` in parallel.
 
-    python -m stages.runs --jobs 2                     # on the CPU
+    python -m stages.runs                              # as `make repro`: two stages, or one a GPU
+    python -m stages.runs --jobs 4                     # on the CPU
     python -m stages.runs --gpus 0,1,2,3               # one stage a GPU
     python -m stages.runs --gpus 0,1 finetune retrieve
 
@@ -16,7 +17,7 @@ import os
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 
@@ -28,13 +29,18 @@ from stages._crew import Crew, alone
 from stages._plan import Schedule
 
 TARGETS: list[str] = typer.Argument(None, help="As for `dvc repro`; none means everything.")
-JOBS: int = typer.Option(0, min=0, help="Stages at a time; 0: one a GPU of --gpus, or 2.")
-GPUS: str = typer.Option("", help="Such as 0,1: a slot each; name one twice to share it.")
+JOBS: int = typer.Option(0, min=0, help="Stages at a time; 0: one a GPU, or 2 on the CPU.")
+GPUS: str = typer.Option(
+    "",
+    help="Such as 0,1: a slot each; name one twice to share it. Without: all, if device is cuda.",
+)
 FOLDER = Path(".scratch/runs")  # logs and the lock
 
 
 def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> None:
-    """Bring TARGETS up to date, several stages at a time; without --gpus none of them sees a GPU.
+    """Bring TARGETS up to date, several stages at a time.
+
+    Where train.launcher is torchrun, pretraining takes all GPUs, and stages run one at a time.
 
     Writes what the stages write, dvc.lock, and a log a stage in .scratch/runs/. A stage that
     fails stops those below it and no others. Exit code 1 if one failed.
@@ -42,8 +48,11 @@ def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> No
     board = Board()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        chosen = slots(jobs, gpus)
-        check_compute(chosen, board)
+        wanted = Wanted.read()
+        if not gpus and wanted.device == "cuda":
+            gpus = every_gpu()
+        chosen = [gpus] if gpus and wanted.shared else slots(jobs, gpus)
+        check_threads(chosen, wanted.threads, board)
         with alone(FOLDER, board.say) as lock:
             good = work(targets or [], chosen, lock, board)
     except InputError as error:
@@ -135,20 +144,53 @@ def log(stage: str) -> Path:
     return FOLDER / f"{stage.replace('/', '_')}.log"
 
 
-def check_compute(chosen: list[str], board: Board, params: Path = Path("params.yaml")) -> None:
-    """Hold the slots against the parameters; too many threads are slow and no more than that.
+class Wanted(NamedTuple):
+    """What params.yaml says of it, unchecked: the stages themselves check it whole.
+
+    Attributes:
+        device: compute.device.
+        threads: compute.threads.
+        shared: Whether train.launcher lets several GPUs share a stage.
+    """
+
+    device: str
+    threads: int
+    shared: bool
+
+    @classmethod
+    def read(cls, path: Path = Path("params.yaml")) -> Wanted:
+        """From a file; one that is missing wants nothing."""
+        data: dict[str, Any] = read_yaml(path) if path.is_file() else {}
+        compute, train = data.get("compute") or {}, data.get("train") or {}
+        threads = compute.get("threads")
+        launcher = str(train.get("launcher", ""))
+        return cls(
+            device=str(compute.get("device", "cpu")),
+            threads=threads if isinstance(threads, int) else 1,
+            shared=launcher.startswith("torchrun"),
+        )
+
+
+def every_gpu() -> str:
+    """The numbers of all GPUs, as for --gpus.
 
     Raises:
-        InputError: The parameters ask for a GPU, and no slot has one.
+        InputError: There is none.
     """
-    data: dict[str, Any] = read_yaml(params) if params.is_file() else {}
-    compute = data.get("compute") or {}
-    if compute.get("device") == "cuda" and not any(chosen):
-        found = "compute.device: cuda in params.yaml"
-        raise InputError("--gpus", "the GPUs to use", found, "--gpus 0, or --gpus 0,1 for two")
-    threads = compute.get("threads")
+    if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return named
+    import torch
+
+    if not (count := torch.cuda.device_count()):
+        found = "compute.device: cuda in params.yaml, and no GPU that torch can use"
+        raise InputError("--gpus", "the GPUs to use", found, "--gpus 0, or compute.device: cpu")
+    return ",".join(map(str, range(count)))
+
+
+def check_threads(chosen: list[str], threads: int, board: Board) -> None:
+    """Warn of more threads than there are cores; that is slow, and no more than that."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if isinstance(threads, int) and len(chosen) * threads > (cores or 1):
+    if len(chosen) * threads > (cores or 1):
         board.say(
             f"{len(chosen)} jobs x {threads} threads (compute.threads) on {cores} cores: stages "
             "that compute on the CPU slow each other down. Other threads give other last bits.",

@@ -40,6 +40,27 @@ def test_slots() -> None:
         runs.slots(0, "0,,1")
 
 
+def test_what_the_parameters_ask_for(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    assert runs.Wanted.read(path) == ("cpu", 1, False)
+    path.write_text("compute: {device: cuda, threads: 8}\ntrain: {launcher: python}\n")
+    assert runs.Wanted.read(path) == ("cuda", 8, False)
+    path.write_text("train: {launcher: torchrun --nproc-per-node 2}\n")
+    assert runs.Wanted.read(path).shared
+
+
+def test_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert runs.every_gpu() == "2,5"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    for count, told in ((1, "0"), (4, "0,1,2,3")):
+        monkeypatch.setattr("torch.cuda.device_count", lambda count=count: count)
+        assert runs.every_gpu() == told
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(InputError, match="no GPU"):
+        runs.every_gpu()
+
+
 # ------------------------------------------------------------------------------ planning
 def graphs() -> st.SearchStrategy[dict[str, tuple[str, ...]]]:
     """Graphs without cycles: a stage reads from earlier ones only."""
