@@ -1,7 +1,7 @@
-"""Exact retrieval over growing numbers of candidates: ours, and sorting the whole matrix.
+"""Retrieval over growing numbers of candidates: exact ours, the whole matrix, and an HNSW index.
 
-    python -m bench.retrieve                        # 1,000 to 1,000,000 candidates
-    python -m bench.retrieve --most 100000
+    python -m bench.retrieve                        # 1,000 to 1,000,000 candidates, HNSW to 100,000
+    python -m bench.retrieve --most 100000 --most-hnsw 1000000      # HNSW: hours on 2 cores
 
 - **ours** is `convirt.retrieval.top_k`, in double precision, with the rule for ties; the candidates
   lie in a file that is mapped into memory, as many as they are.
@@ -11,11 +11,19 @@
 Queries are 40, the text queries of the paper, and embeddings 512 wide. Memory is what the process
 allocated beside the mapped candidates (tracemalloc), of our way. A picture of the growth is drawn
 beside the JSON.
+
+The rows named HNSW are of `convirt.approximate` and of other candidates, since of noise nothing is
+near: 8 clusters, as many as the paper's retrieval set has classes, noise as wide as the centres are
+apart. Building is a row of its own, by one thread; answering has `convirt.retrieval.top_k`, exact,
+as its plain way, and its recall at 10 in its name. Memory is what the process had resident at most
+so far. A second picture shows both.
 """
 
 from __future__ import annotations
 
+import statistics
 import tempfile
+import time
 import tracemalloc
 from functools import partial
 from pathlib import Path
@@ -24,11 +32,15 @@ import numpy as np
 import typer
 
 from bench import _measure
-from convirt import plots, retrieval
+from convirt import approximate, plots, retrieval
 
 MOST: int = typer.Option(1_000_000, min=1000, help="Of the candidates.")
+MOST_HNSW: int = typer.Option(100_000, min=1000, help="Of the candidates of the HNSW index.")
 ROUNDS: int = typer.Option(3, min=1, help="Rounds.")
 QUERIES, WIDTH, K = 40, 512, 50
+COUNTS = (1_000, 10_000, 100_000, 1_000_000)
+CLUSTERS = 8
+MANY, NEAR = 1_000, 10  # queries of the HNSW index, and the k of its recall
 
 
 def write(path: Path, count: int) -> np.ndarray:
@@ -56,37 +68,101 @@ def product(queries: np.ndarray, candidates: np.ndarray) -> None:
         q @ candidates[start : start + retrieval.BLOCK].astype(np.float64).T
 
 
-def main(most: int = MOST, rounds: int = ROUNDS) -> None:
+def main(most: int = MOST, most_hnsw: int = MOST_HNSW, rounds: int = ROUNDS) -> None:
     """Print and keep queries a second by the number of candidates, and draw them."""
+    whole = [exact(count, rounds) for count in COUNTS if count <= most]
+    counts = [count for count in COUNTS if count <= most_hnsw]
+    graphs = [hnsw(count, rounds) for count in counts]
+    rows = [*whole, *(row for pair in graphs for row in pair)]
+    facts = {"width": WIDTH, "k": K, "hnsw_k": NEAR, "hnsw_links": approximate.LINKS}
+    path = _measure.tell("retrieve", "cpu", rows, facts)
+    draw(
+        path.with_suffix(".png"),
+        list(COUNTS[: len(whole)]),
+        {
+            "ours": [row.ours for row in whole],
+            "the whole matrix": [row.plain for row in whole],
+            "the product alone": [row.compute_only for row in whole],
+        },
+    )
+    answers = [answer for _, answer in graphs]
+    draw(
+        path.with_name(f"{path.stem}-hnsw.png"),
+        counts,
+        {"HNSW": [row.ours for row in answers], "exact": [row.plain for row in answers]},
+    )
+
+
+def exact(count: int, rounds: int) -> _measure.Row:
+    """The exact ways on so many candidates."""
     queries = np.random.default_rng(1).standard_normal((QUERIES, WIDTH), np.float32)
-    rows = []
-    for count in (n for n in (1_000, 10_000, 100_000, 1_000_000) if n <= most):
-        with tempfile.TemporaryDirectory() as name:
-            candidates = write(Path(name) / "embeddings.npy", count)
-            found = retrieval.top_k(queries, candidates, K)
-            same = float((found == plain(queries, candidates)).mean())
-            assert same > 0.999, f"ranks differ from those of the whole matrix: {same}"
-            tracemalloc.start()
-            retrieval.top_k(queries, candidates, K)
-            memory = tracemalloc.get_traced_memory()[1] / 2**30
-            tracemalloc.stop()
-            ways: dict[str, _measure.Run] = {
-                "ours": partial(retrieval.top_k, queries, candidates, K),
-                "plain": partial(plain, queries, candidates),
-                "compute": partial(product, queries, candidates),
-            }
-            taken = _measure.interleaved(ways, rounds=rounds)
-        what = f"{count:,} candidates", QUERIES, "queries/s"
-        rows.append(_measure.row(what, dict.fromkeys(ways, QUERIES), taken, memory))
-    path = _measure.tell("retrieve", "cpu", rows, {"width": WIDTH, "k": K})
-    counts = [int(row.name.split()[0].replace(",", "")) for row in rows]
-    lines: dict[str, list[float | None]] = {
-        "ours": [row.ours for row in rows],
-        "the whole matrix": [row.plain for row in rows],
-        "the product alone": [row.compute_only for row in rows],
+    with tempfile.TemporaryDirectory() as name:
+        candidates = write(Path(name) / "embeddings.npy", count)
+        found = retrieval.top_k(queries, candidates, K)
+        same = float((found == plain(queries, candidates)).mean())
+        assert same > 0.999, f"ranks differ from those of the whole matrix: {same}"
+        tracemalloc.start()
+        retrieval.top_k(queries, candidates, K)
+        memory = tracemalloc.get_traced_memory()[1] / 2**30
+        tracemalloc.stop()
+        ways: dict[str, _measure.Run] = {
+            "ours": partial(retrieval.top_k, queries, candidates, K),
+            "plain": partial(plain, queries, candidates),
+            "compute": partial(product, queries, candidates),
+        }
+        taken = _measure.interleaved(ways, rounds=rounds)
+    what = f"{count:,} candidates", QUERIES, "queries/s"
+    return _measure.row(what, dict.fromkeys(ways, QUERIES), taken, memory)
+
+
+def hnsw(count: int, rounds: int) -> tuple[_measure.Row, _measure.Row]:
+    """Building an index over so many candidates, and answering by it."""
+    import faiss
+
+    candidates, queries = clustered(count, MANY)
+    start = time.perf_counter()
+    index = approximate.build(candidates)
+    built = count / (time.perf_counter() - start)
+    inputs = index, queries, candidates, NEAR, faiss.omp_get_max_threads()
+    ways: dict[str, _measure.Run] = {
+        "ours": partial(approximate.search, *inputs),
+        "plain": partial(retrieval.top_k, queries, candidates, NEAR),
     }
-    figure = _measure.growth(counts, lines, "candidates", "queries a second")
-    plots.save(figure, path.with_suffix(".png"))
+    taken = _measure.interleaved(ways, rounds=rounds)
+    rates = {way: MANY / statistics.median(times) for way, times in taken.items()}
+    recall = retrieval.recall_at_k(ways["ours"](), ways["plain"]())
+    memory = _measure.peak_memory("cpu")
+    name = f"{count:,} candidates, HNSW"
+    return (
+        _measure.Row(f"{name}, building", count, "candidates/s", built, None, None, memory),
+        _measure.Row(
+            f"{name}, recall@{NEAR} {recall:.3f}",
+            MANY,
+            "queries/s",
+            rates["ours"],
+            rates["plain"],
+            None,
+            memory,
+        ),
+    )
+
+
+def clustered(count: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates (count, WIDTH) and queries (queries, WIDTH) of the same clusters."""
+    rng = np.random.default_rng(2)
+    centres = rng.standard_normal((CLUSTERS, WIDTH), np.float32)
+
+    def draw_from(n: int) -> np.ndarray:
+        noise = rng.standard_normal((n, WIDTH), np.float32)
+        noise += centres[rng.integers(CLUSTERS, size=n)]
+        return noise
+
+    return draw_from(count), draw_from(queries)
+
+
+def draw(path: Path, counts: list[int], lines: dict[str, list[float | None]]) -> None:
+    """Queries a second over the number of candidates."""
+    plots.save(_measure.growth(counts, lines, "candidates", "queries a second"), path)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from convirt import paper
 from convirt.markdown import interval, name, percent, points, points_interval
-from convirt.summary import ALL, FEW, OURS, RESERVED, retrieval_rows
+from convirt.summary import ALL, FEW, OURS, RESERVED, recall_key, retrieval_rows
 
 Cells = Mapping[str, Any]
 ORDER = ("random", "imagenet")  # baselines first; the rest by name, ConVIRT last
@@ -101,12 +101,16 @@ def _retrieval(cells: Cells, data: str) -> Table:
     ks = sorted({row["k"] for row in rows})
     columns = [c for k in ks for c in (f"P@{k}", "paper")]
     title = f"Zero-shot retrieval: precision in percent, here on {data}"
-    table = _table(title, "direction", "encoder", *columns, "chance", words=2)
+    recall = recall_key(cells)
+    columns += ["chance", *([recall.replace("_at_", "@")] if recall else [])]
+    table = _table(title, "direction", "encoder", *columns, words=2)
     for direction, init in dict.fromkeys((row["direction"], row["init"]) for row in rows):
         mine = [row for row in rows if (row["direction"], row["init"]) == (direction, init)]
         found = {(row["source"], row["k"]): row["value"] for row in mine}
         values = [percent(found.get((source, k))) for k in ks for source in ("here", "paper")]
-        table.add_row(name(direction), name(init), *values, percent(mine[0]["chance"]))
+        cell = cells[init][direction]
+        values += [percent(cell.get(key)) for key in ("chance", recall) if key]
+        table.add_row(name(direction), name(init), *values)
     return table
 
 

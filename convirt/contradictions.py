@@ -1,4 +1,4 @@
-"""Faults that lie between the keys of `finetuned` and `zeroshot` and those of other blocks."""
+"""Faults that lie between `finetuned`, `zeroshot` or `retrieval` and keys of other blocks."""
 
 from __future__ import annotations
 
@@ -101,3 +101,11 @@ def _prompts(p: Params, name: str) -> Iterator[Problem]:
             yield Problem(f"{key}.{label}.negative", wanted, found, "correct the list")
     for label in prompts:
         yield from one_of(f"{key}.{label}", label, task.labels)
+
+
+def approximate(p: Params) -> Iterator[Problem]:
+    """The paper's tables and the ablation compare exact rankings."""
+    users = {"tables": p.tables, "ablation.variants": p.ablation.variants}
+    for key in [key for key, asked in users.items() if asked and p.retrieval.index != "exact"]:
+        expected = f"exact, as {key} compares precisions"
+        yield Problem("retrieval.index", expected, p.retrieval.index, f"set exact, or empty {key}")

@@ -24,7 +24,7 @@ from pydantic import (
     ValidationError,
 )
 
-from convirt.contradictions import finetuned, zeroshot
+from convirt.contradictions import approximate, finetuned, zeroshot
 from convirt.faults import ParamsError as ParamsError  # callers of `load` catch it
 from convirt.faults import Problem, explain, known_keys, nearest, one_of, show
 
@@ -70,6 +70,8 @@ def _share_or_count(value: float) -> float:
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 # that of a file too
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+# what starts a stage of pretraining: part of a command of dvc.yaml, so no word that a shell reads
+Launcher = Annotated[str, StringConstraints(pattern=r"^(python|torchrun( [A-Za-z0-9._:/=-]+)*)$")]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -100,12 +102,14 @@ class _Strict(BaseModel):
 
 
 class Compute(_Strict):
-    """`compute.*`; of these, `workers` has no effect on any output."""
+    """`compute.*`; of these, `workers` and `store` have no effect on any output."""
 
     device: Literal["cpu", "cuda"]
     threads: Count
     workers: Count
     precision: Literal["float32", "bfloat16"]
+    store: Literal["auto", "gpu", "ram"]
+    compile: bool
 
 
 class Demo(_Strict):
@@ -203,6 +207,8 @@ class Train(_Strict):
     optimiser: Literal["adam", "sgd"]
     keep_every: Natural
     checkpoint_every: Count
+    chunk: Natural
+    launcher: Launcher
 
 
 class Objective(_Strict):
@@ -284,6 +290,7 @@ class Retrieval(_Strict):
     dataset: Name
     corpus: Name
     systems: Names
+    index: Literal["exact", "hnsw"]
     k: Counts
 
 
@@ -435,6 +442,10 @@ def pretraining(params: Params, objective: str, variant: str | None = None) -> P
     }
     options: dict[str, Any] = {}
     for where, own in layers.items():
+        if "launcher" in own.train:
+            hint = "set train.launcher: dvc.yaml starts all pretraining with it"
+            problem = Problem(f"{where}.train.launcher", "no launcher of its own", "one", hint)
+            raise ParamsError("params.yaml", [problem])
         for name, block in blocks.items():
             data = {**block.model_dump(), **getattr(own, name)}
             try:
@@ -454,6 +465,9 @@ def _contradictions(params: Params) -> Iterator[Problem]:
     if p.compute.precision == "bfloat16" and p.compute.device != "cuda":
         found = f"bfloat16 on compute.device: {p.compute.device}"
         yield Problem("compute.precision", "float32 without a GPU", found, "set float32, or cuda")
+    if p.compute.store == "gpu" and p.compute.device != "cuda":
+        found = f"gpu on compute.device: {p.compute.device}"
+        yield Problem("compute.store", "auto or ram without a GPU", found, "set auto, or cuda")
     for name in p.objectives:
         if name in p.model.baselines:
             hint = "remove it from one of them"
@@ -478,6 +492,7 @@ def _contradictions(params: Params) -> Iterator[Problem]:
     yield from _ablation(p)
     yield from finetuned(p)
     yield from zeroshot(p)
+    yield from approximate(p)
     yield from one_of("retrieval.dataset", p.retrieval.dataset, p.datasets.sources)
     yield from one_of("retrieval.corpus", p.retrieval.corpus, p.corpora)
 

@@ -21,6 +21,7 @@ from convirt.essence import digest_of
 
 PACKAGES = ("convirt", "stages")  # what counts as this project's code
 DISTRIBUTIONS = (
+    "faiss-cpu",
     "imagecodecs",
     "numpy",
     "pandas",

@@ -12,7 +12,7 @@ from typing import Any
 
 from convirt import paper, report_origin
 from convirt.markdown import data_name, interval, name, percent, points, points_interval, table
-from convirt.summary import FEW, Comparison, Run, comparisons, key_of, retrieval_rows
+from convirt.summary import FEW, Comparison, Run, comparisons, key_of, recall_key, retrieval_rows
 
 Cells = Mapping[str, Any]
 
@@ -189,6 +189,8 @@ def _retrieval(results: Results) -> list[str]:
     head = ["direction", "encoder", "queries", "candidates"]
     head += [f"P@{k} here, {here}" for k in ks]
     head += [f"P@{k} paper, CheXpert 8x200" for k in ks] + ["chance here"]
+    recall = recall_key(results.summary["retrieval"])
+    head += [recall.replace("_at_", "@")] if recall else []
     lines = []
     for direction, init in dict.fromkeys((row["direction"], row["init"]) for row in rows):
         found = {
@@ -199,9 +201,14 @@ def _retrieval(results: Results) -> list[str]:
         cell = results.retrieval[init][direction]
         counts = [f"{cell['queries']:,}", f"{cell['candidates']:,}"]
         values = [percent(found.get((source, k))) for source in ("here", "paper") for k in ks]
-        lines.append([name(direction), name(init), *counts, *values, percent(cell["chance"])])
+        values += [percent(cell.get(key)) for key in ("chance", recall) if key]
+        lines.append([name(direction), name(init), *counts, *values])
     figure = "![Retrieval](figures/retrieval.png)"
-    return ["## Zero-shot retrieval", table(head, lines), figure]
+    text = (
+        "Precision is that of an **approximate** search (`retrieval.index`); recall is the share "
+        "of the exact nearest that it found."
+    )
+    return ["## Zero-shot retrieval", *([text] if recall else []), table(head, lines), figure]
 
 
 def _pretraining(results: Results) -> list[str]:

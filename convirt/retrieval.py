@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,12 @@ from convirt.errors import InputError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Ranker = Callable[[NDArray[np.floating], NDArray[np.floating], int], Ints]  # as `top_k`
 
 CHUNK = 1 << 24  # similarities held at once
 BLOCK = 1 << 13  # candidates that are scaled to length 1 at once
 DECIMALS = 12  # of a cosine; what differs only beyond is a tie
+SAMPLE = 1000  # queries, at most, that tell the recall of an approximate ranking
 
 
 def top_k(queries: NDArray[np.floating], candidates: NDArray[np.floating], k: int) -> Ints:
@@ -38,17 +41,11 @@ def top_k(queries: NDArray[np.floating], candidates: NDArray[np.floating], k: in
     Raises:
         InputError: There are fewer than k candidates, or a number is not finite.
     """
-    if k > len(candidates):
-        raise InputError(
-            "params.yaml: retrieval.k",
-            f"at most {len(candidates)}, the number of candidates",
-            str(k),
-            "lower it, or add candidates",
-        )
+    require(k, len(candidates))
     step = max(1, CHUNK // BLOCK)
     return np.concatenate(
         [
-            _nearest(_unit(queries[start : start + step]), candidates, k)
+            _nearest(unit(queries[start : start + step]), candidates, k)
             for start in range(0, len(queries), step)
         ]
         or [np.empty((0, k), np.int64)]
@@ -60,7 +57,7 @@ def _nearest(q: Floats, candidates: NDArray[np.floating], k: int) -> Ints:
     cosine = np.full((len(q), k), -np.inf)  # of the best so far, nearest first
     index = np.zeros((len(q), k), np.int64)
     for start in range(0, len(candidates), BLOCK):
-        block = np.round(q @ _unit(candidates[start : start + BLOCK]).T, DECIMALS)
+        block = np.round(q @ unit(candidates[start : start + BLOCK]).T, DECIMALS)
         for i, row in enumerate(block):
             # what only equals the k-th best comes later in the order and is no better
             near = np.flatnonzero(row > cosine[i, -1])
@@ -75,15 +72,34 @@ def _nearest(q: Floats, candidates: NDArray[np.floating], k: int) -> Ints:
     return index
 
 
-def _unit(x: NDArray[np.floating]) -> Floats:
-    """Rows of length 1, in double precision; a zero row stays zero."""
+def require(k: int, candidates: int) -> None:
+    """Refuse a k above the number of candidates.
+
+    Raises:
+        InputError: There are fewer than k.
+    """
+    if k > candidates:
+        raise InputError(
+            "params.yaml: retrieval.k",
+            f"at most {candidates}, the number of candidates",
+            str(k),
+            "lower it, or add candidates",
+        )
+
+
+def unit(x: NDArray[np.floating]) -> Floats:
+    """Rows of length 1, in double precision; a zero row stays zero.
+
+    Raises:
+        InputError: A number is not finite.
+    """
     rows = x.astype(np.float64)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.isfinite(length).all():
         hint = "the encoder that made them is broken: look at its loss, and train it anew"
         raise InputError("embeddings", "finite numbers", "NaN or infinity", hint)
-    unit: Floats = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
-    return unit
+    scaled: Floats = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+    return scaled
 
 
 def precision_at_k(
@@ -109,6 +125,26 @@ def precision_at_k(
         raise ValueError(f"k has to be between 1 and {ranking.shape[1]}, not {k}")
     right = candidate_labels[ranking[:, :k]] == query_labels[:, None]
     return float(right.mean())
+
+
+def recall_at_k(approximate: Ints, exact: Ints) -> float:
+    """Share of the k nearest candidates that an approximate ranking holds, in any order.
+
+    If `exact` is `[[4, 2], [7, 1]]` and `approximate` is `[[2, 5], [7, 1]]`, then one of two and
+    two of two were found, and the recall is 3/4. A candidate in place of one that is equally near
+    counts as a miss.
+
+    Args:
+        approximate: Indices of candidates, (Q, k).
+        exact: Those of `top_k` for the same queries, (Q, k).
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if approximate.shape != exact.shape:
+        raise ValueError(f"rankings of different shapes: {approximate.shape}, {exact.shape}")
+    found = (exact[:, :, None] == approximate[:, None, :]).any(axis=2)
+    return float(found.mean())
 
 
 def chance(query_labels: NDArray[np.str_], candidate_labels: NDArray[np.str_]) -> float:
@@ -137,11 +173,13 @@ class Retrieval:
         ranking: Indices of candidates, nearest first, (Q, max(k)).
         precision: Precision@k by k.
         chance: That of a random ranking.
+        recall: Of an approximate ranking, at max(k); None if it is exact.
     """
 
     ranking: Ints
     precision: dict[int, float]
     chance: float
+    recall: float | None = None
 
 
 def retrieve(
@@ -150,9 +188,18 @@ def retrieve(
     query_labels: NDArray[np.str_],
     candidate_labels: NDArray[np.str_],
     ks: tuple[int, ...],
+    approximate: Ranker | None = None,
 ) -> Retrieval:
-    """Rank the candidates for each query and score the rankings; shapes as above."""
+    """Rank the candidates for each query and score the rankings; shapes as above.
+
+    With `approximate` that ranks in place of `top_k`, and `top_k` measures its recall on as many
+    queries as `SAMPLE`, evenly spaced.
+    """
     expected = chance(query_labels, candidate_labels)
-    ranking = top_k(queries, candidates, max(ks))
+    ranking = (approximate or top_k)(queries, candidates, max(ks))
     precision = {k: precision_at_k(ranking, query_labels, candidate_labels, k) for k in ks}
-    return Retrieval(ranking, precision, expected)
+    if approximate is None:
+        return Retrieval(ranking, precision, expected)
+    some = np.linspace(0, len(queries) - 1, min(len(queries), SAMPLE)).astype(np.int64)
+    recall = recall_at_k(ranking[some], top_k(queries[some], candidates, max(ks)))
+    return Retrieval(ranking, precision, expected, recall)

@@ -18,7 +18,7 @@ from torch import nn
 from convirt.errors import InputError
 from convirt.image_encoder import ImageConfig, to_input
 from convirt.pair_encoder import PairEncoder
-from convirt.retrieval import Retrieval, retrieve
+from convirt.retrieval import Ranker, Retrieval, retrieve
 from convirt.store import Store
 
 BLOCK = 256  # images encoded at once
@@ -83,7 +83,12 @@ def encode(
 
 
 def search(
-    store: Store, parts: Parts, h: np.ndarray, pair: PairEncoder | None, ks: tuple[int, ...]
+    store: Store,
+    parts: Parts,
+    h: np.ndarray,
+    pair: PairEncoder | None,
+    ks: tuple[int, ...],
+    approximate: Ranker | None = None,
 ) -> list[Search]:
     """The searches that a set and an encoder allow, all candidates ranked in float32.
 
@@ -93,12 +98,14 @@ def search(
         h: Of all its images, (N, width).
         pair: The encoder's projections and text half, where it has them; in evaluation mode.
         ks: The k of Precision@k.
+        approximate: Ranks in place of the exact search, which then measures its recall.
     """
     label = store.records["label"].to_numpy(str)
     candidate_labels, searches = label[parts.candidates], []
     if len(parts.queries):
         labels = label[parts.queries]
-        found = retrieve(h[parts.queries], h[parts.candidates], labels, candidate_labels, ks)
+        own, others = h[parts.queries], h[parts.candidates]
+        found = retrieve(own, others, labels, candidate_labels, ks, approximate)
         names = store.records["image"].iloc[parts.queries].tolist()
         searches.append(Search("image_image", names, labels, found))
     if pair is not None and parts.texts is not None:
@@ -108,7 +115,6 @@ def search(
             v = pair.project_image(torch.from_numpy(h[parts.candidates]).to(device)).cpu().numpy()
             u = pair.project_text(pair.encode_sentences(sentences)).cpu().numpy()
         labels = parts.texts["label"].to_numpy(str)
-        searches.append(
-            Search("text_image", sentences, labels, retrieve(u, v, labels, candidate_labels, ks))
-        )
+        found = retrieve(u, v, labels, candidate_labels, ks, approximate)
+        searches.append(Search("text_image", sentences, labels, found))
     return searches

@@ -25,6 +25,7 @@ OURS, BASELINE = "convirt", "imagenet"
 FEW, ALL = 10, 100  # percent of the training labels
 DIRECTIONS = ("image_image", "text_image")
 PRECISION = re.compile(r"p_at_(\d+)")
+RECALL = re.compile(r"recall_at_(\d+)")  # of an approximate ranking
 # what stands beside the tasks in summary["claim"], and so can name no task
 RESERVED = frozenset({"equal_fraction", "linear", "mean"})
 
@@ -130,7 +131,8 @@ def summarise(
     Returns:
         ``<protocol>.<task>.<init>.<fraction>.{value,low,high}``,
         ``claim.[linear.][equal_fraction.]<task>.{difference,low,high}`` and ``...mean.difference``,
-        ``retrieval.<system>.<direction>.{p_at_<k>,chance}``,
+        ``retrieval.<system>.<direction>.{p_at_<k>,chance}`` (``recall_at_<k>`` of a ranking that is
+        approximate),
         ``pretrain.<objective>.<corpus>.{val_loss,chance,below_chance,pairs}`` (also the criterion's
         ``start`` and ``best``), ``data.made_up``. Metrics and
         differences are fractions, losses nats. A cell that was not run is absent.
@@ -182,12 +184,12 @@ def _put_claims(
 
 
 def _precisions(cells: Mapping[str, Any]) -> Cells:
-    """Keep p_at_k and chance of each direction of a retrieval JSON."""
+    """Keep p_at_k, chance and recall_at_k of each direction of a retrieval JSON."""
     return {
         direction: {
             key: float(value)
             for key, value in cells[direction].items()
-            if key == "chance" or PRECISION.fullmatch(key)
+            if key == "chance" or PRECISION.fullmatch(key) or RECALL.fullmatch(key)
         }
         for direction in DIRECTIONS
         if direction in cells
@@ -237,6 +239,12 @@ def retrieval_rows(cells: Mapping[str, Any]) -> list[dict[str, Any]]:
                         row = {"source": source, "k": k, "value": value, "chance": cell["chance"]}
                         rows.append(base | row)
     return rows
+
+
+def recall_key(cells: Mapping[str, Any]) -> str | None:
+    """`recall_at_<k>` where `cells`, as in `retrieval_rows`, are of approximate rankings."""
+    keys = {key for system in cells.values() for cell in system.values() for key in cell}
+    return next(filter(RECALL.fullmatch, sorted(keys)), None)
 
 
 def _put(cells: Cells, path: Sequence[str], value: Cells) -> None:

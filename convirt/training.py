@@ -257,6 +257,8 @@ def pretrain(
     for step, inputs, wait in feed.steps(progress.step, steps):
         waited += wait
         objective.train()
+        if config.compile:  # what CUDA graphs have left of the step before may be overwritten
+            torch.compiler.cudagraph_mark_step_begin()
         # the first process has the key that one alone has
         key = (step, processes.number()) if processes.number() else (step,)
         if in_chunks:

@@ -49,6 +49,8 @@ FREE = (
     "compute.store",
 )  # read, but without effect on outputs: neither digested nor guarded
 SCRATCH = ".scratch"
+# no permission, a file system mounted to read, a file where a folder should be or the reverse
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 class StageError(InputError):
@@ -143,6 +145,11 @@ class Stage:
             hint = "free some space (`dvc gc -w` drops old outputs), then run the same command"
             found = f"{error}"
             self._fail(StageError(self.root, "room to write", found, hint), error)
+        elif isinstance(error, OSError) and error.errno in NO_ACCESS and error.filename:
+            place, found = error.filename, error.strerror or f"{error}"
+            hint = f"ls -ld {place}, change what it tells, then run the same command"
+            wanted = "a file or folder that this stage may read and write"
+            self._fail(StageError(place, wanted, found, hint), error)
 
     def say(self, message: str, style: str = "") -> None:
         """Tell the user something, on stderr."""

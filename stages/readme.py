@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from convirt import files, markdown
+from convirt.summary import recall_key
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 CELLS = [("imagenet", 10), ("imagenet", 100), ("convirt", 10), ("convirt", 100)]
@@ -66,11 +67,14 @@ def tables(summary: dict[str, Any]) -> str:
         if direction in found[system]
     }
     ks = sorted(int(key[5:]) for key in found["convirt"]["image_image"] if key.startswith("p_at_"))
+    recall = recall_key(found)
+    columns = [*(f"p_at_{k}" for k in ks), "chance", *([recall] if recall else [])]
     precision = [
-        [kind, *(markdown.percent(cell[f"p_at_{k}"]) for k in ks), markdown.percent(cell["chance"])]
+        [kind, *(markdown.percent(cell.get(column)) for column in columns)]
         for kind, cell in kinds.items()
     ]
-    retrieval = [f"retrieval, {data}", *(f"P@{k}" for k in ks), "chance"]
+    heads = [column.replace("p_at_", "P@").replace("_at_", "@") for column in columns]
+    retrieval = [f"retrieval, {data}", *heads]
     return "\n\n".join([markdown.table(head, rows), markdown.table(retrieval, precision)])
 
 

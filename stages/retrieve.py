@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ READS = [
     "model.baselines",
     "retrieval.dataset",
     "retrieval.corpus",
+    "retrieval.index",
     "retrieval.k",
 ]
 SHOWN = 5  # images of a gallery row
@@ -38,7 +40,8 @@ def main(
     """Retrieve images by image, and by text where there is a text encoder; score by Precision@k.
 
     Image-image compares h, the image encoder's output; text-image compares the projections v and
-    u. Both by cosine, over all candidates, in float32.
+    u. Both by cosine, over all candidates, in float32; where retrieval.index is hnsw, by an
+    approximate index, with the share of the nearest that it found beside the scores.
 
     Reads data/stores/<retrieval.dataset> and models/encoders/SYSTEM (of an objective: the corpus
     retrieval.corpus). Writes metrics/retrieval/SYSTEM.json and data/retrieval/SYSTEM/: gallery.png
@@ -49,7 +52,7 @@ def main(
     with Stage(__file__, reads=READS, names=names, params=params) as stage:
         import torch
 
-        from convirt import checkpoint, devices, gallery, provenance
+        from convirt import approximate, checkpoint, devices, gallery, provenance
         from convirt import search as searching
         from convirt.pair_encoder import load_encoders
         from convirt.store import Store
@@ -66,7 +69,10 @@ def main(
         for module in filter(None, (image, pair)):
             module.to(p.compute.device).eval()
         h = searching.encode(store.images, image, config, p.compute.device)
-        searches = searching.search(store, parts, h, pair, p.retrieval.k)
+        ranker = None
+        if p.retrieval.index == "hnsw":
+            ranker = partial(approximate.top_k, threads=p.compute.threads)
+        searches = searching.search(store, parts, h, pair, p.retrieval.k, ranker)
         stage.confirm()
         with files.fresh_directory(stage.root / "data" / "retrieval" / system) as out:
             gallery.draw(_gallery(store, parts, searches), out / "gallery.png")
@@ -80,21 +86,29 @@ def main(
             {**about, **_metrics(parts, searches), "provenance": made_by},
         )
         for search in searches:
-            scores = "  ".join(f"P@{k} {value:.3f}" for k, value in search.result.precision.items())
-            stage.say(f"{system} {search.direction}: {scores}")
+            scores = [f"P@{k} {value:.3f}" for k, value in search.result.precision.items()]
+            scores += [f"{key.replace('_at_', '@')} {x:.3f}" for key, x in _recall(search).items()]
+            stage.say(f"{system} {search.direction}: {'  '.join(scores)}")
 
 
 def _metrics(parts: Parts, searches: list[Search]) -> dict[str, Any]:
-    """Precision@k by direction."""
+    """Precision@k by direction, and the recall of an approximate ranking."""
     return {
         search.direction: {
             **{f"p_at_{k}": value for k, value in search.result.precision.items()},
+            **_recall(search),
             "chance": search.result.chance,
             "queries": len(search.names),
             "candidates": len(parts.candidates),
         }
         for search in searches
     }
+
+
+def _recall(search: Search) -> dict[str, float]:
+    """`recall_at_<largest k>`, where the ranking is approximate."""
+    result = search.result
+    return {} if result.recall is None else {f"recall_at_{max(result.precision)}": result.recall}
 
 
 def _rankings(store: Store, parts: Parts, searches: list[Search]) -> pd.DataFrame:

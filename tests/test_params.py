@@ -112,6 +112,7 @@ def test_every_spelling_of_a_number_is_a_float(text: str, tmp_path: Path) -> Non
         ("tasks.covidx.labels", ["a"], "two classes"),
         ("tasks.chexpert.metric", "accuracy", "auroc"),
         ("retrieval.k", [10, 5], "ascending"),
+        ("retrieval.index", "ivf", "'exact' or 'hnsw'"),
     ],
 )
 def test_value_that_is_refused(default_params: Data, key: str, value: Any, expected: str) -> None:
@@ -213,6 +214,11 @@ def test_variant_comes_on_top_of_its_objective(default_params: Data) -> None:
     [
         ("objectives.convirt", {"train": {"lrr": 1.0}}, "objectives.convirt.train.lrr"),
         ("objectives.convirt", {"augment": {"flip": 2.0}}, "objectives.convirt.augment.flip"),
+        (
+            "objectives.convirt",
+            {"train": {"launcher": "torchrun"}},
+            "objectives.convirt.train.launcher",
+        ),
         ("objectives.convirt", {"trains": {}}, "objectives.convirt.trains"),
         ("ablation.variants", {"a": {"train": {"tau": -1.0}}}, "ablation.variants.a.train.tau"),
         ("ablation.variants", {"imagenet": {}}, "ablation.variants.imagenet"),
@@ -223,6 +229,39 @@ def test_variant_comes_on_top_of_its_objective(default_params: Data) -> None:
 def test_own_values_that_are_refused(default_params: Data, key: str, value: Any, told: str) -> None:
     set_key(default_params, key, value)
     assert only_problem(default_params).key == told
+
+
+@pytest.mark.parametrize("launcher", ["python", "torchrun", "torchrun --nproc-per-node 4"])
+def test_launcher(default_params: Data, launcher: str) -> None:
+    default_params["train"]["launcher"] = launcher
+    assert parse(default_params).train.launcher == launcher
+
+
+@pytest.mark.parametrize(
+    "launcher", ["", "python3", "torchrun; rm -r /", "torchrun $(id)", "torchrun  -x", "python -m"]
+)
+def test_launcher_that_is_refused(default_params: Data, launcher: str) -> None:
+    """It becomes a part of a command."""
+    default_params["train"]["launcher"] = launcher
+    assert only_problem(default_params).key == "train.launcher"
+
+
+def test_store_on_a_gpu_that_is_not_asked_for(default_params: Data) -> None:
+    set_key(default_params, "compute.store", "gpu")
+    assert only_problem(default_params).key == "compute.store"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("tables", ["tables"]), ("ablation.variants", {"tau-1": {}})]
+)
+def test_what_compares_precisions_searches_exactly(
+    default_params: Data, key: str, value: Any
+) -> None:
+    default_params["retrieval"]["index"] = "hnsw"
+    parse(default_params)
+    set_key(default_params, key, value)
+    problem = only_problem(default_params)
+    assert problem.key == "retrieval.index" and key in problem.expected
 
 
 def test_all_faults_are_told_at_once(default_params: Data) -> None:

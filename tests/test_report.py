@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from convirt import files, paper
 from convirt.params import read_yaml
 from convirt.summary import matrix_keys
+from stages import readme
 from stages.report import app
 
 TASKS = {"rsna": "auroc", "chexpert": "auroc", "covidx": "accuracy", "mura": "auroc"}
@@ -157,6 +158,7 @@ def test_it_writes_summary_page_and_figures(done: tuple[Path, str]) -> None:
     }
     loss = pd.read_csv(figures / "loss/convirt-chest.csv")
     assert list(loss) == ["step", "train_loss", "val_loss", "chance"]
+    assert "recall" not in printed + page(folder)
     for text in ("Transfer, fine-tuned", "made-up data", "above 0", "70.0 [61.0, 78.9]", "P@50"):
         assert text in printed
 
@@ -273,6 +275,21 @@ def test_the_page_names_the_sets_of_a_user(report: Report, tmp_path: Path) -> No
     assert "`resnet.pt`" in text
     assert str(tmp_path) not in text
     assert 0 < summary(tmp_path)["data"]["made_up"] < 1
+
+
+def test_an_approximate_search_is_named_with_its_recall(report: Report, tmp_path: Path) -> None:
+    for path in (tmp_path / "metrics/retrieval").iterdir():
+        found = json.loads(path.read_text())
+        for direction in {"image_image", "text_image"} & set(found):
+            found[direction]["recall_at_50"] = 0.987
+        files.write_json(path, found)
+    result = report(**{"retrieval.index": "hnsw"})
+    assert result.exit_code == 0
+    assert "**approximate** search" in page(tmp_path) and "| recall@50 |" in page(tmp_path)
+    assert "recall@50" in result.stdout and "98.7" in result.stdout
+    cells = summary(tmp_path)
+    assert cells["retrieval"]["convirt"]["text_image"]["recall_at_50"] == 0.987
+    assert "| recall@50 |" in readme.tables(cells) and "98.7" in readme.tables(cells)
 
 
 def test_the_page_knows_neither_clock_nor_machine(done: tuple[Path, str]) -> None:

@@ -297,6 +297,17 @@ def test_error_becomes_a_message(
     assert told in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_written_is_told(
+    make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit), make() as stage:
+        (stage.root / "models").write_text("in the way")
+        (stage.root / "models" / "encoders").mkdir()
+    told = capsys.readouterr().err
+    assert "models/encoders" in told
+    assert "ls -ld" in told
+
+
 def test_bug_keeps_its_traceback(make: Make) -> None:
     with pytest.raises(OSError, match="denied"), make():
         raise PermissionError(errno.EACCES, "denied")

@@ -17,6 +17,7 @@ from convirt.summary import (
     efficiency_rows,
     key_of,
     matrix_keys,
+    recall_key,
     retrieval_rows,
     summarise,
 )
@@ -186,6 +187,16 @@ def test_retrieval_rows_hold_the_papers_cells_of_the_same_k() -> None:
     assert values["paper", "image_image", "imagenet", 10] == 0.144
     assert ("paper", "image_image", "convirt", 50) not in values
     assert len(values) == 12
+
+
+def test_the_recall_of_an_approximate_ranking_stands_beside_its_precision() -> None:
+    directions = {"image_image": {"p_at_5": 0.4, "chance": 0.1, "recall_at_5": 0.98, "queries": 80}}
+    cells = build([run("rsna", "convirt", 10)], retrieval={"convirt": directions})["retrieval"]
+    assert cells["convirt"]["image_image"] == {"p_at_5": 0.4, "chance": 0.1, "recall_at_5": 0.98}
+    assert recall_key(cells) == "recall_at_5"
+    assert {row["k"] for row in retrieval_rows(cells) if row["source"] == "here"} == {5}
+    exact = build([run("rsna", "convirt", 10)], retrieval=RETRIEVAL)["retrieval"]
+    assert recall_key(exact) is None
 
 
 def test_numbers_are_written_like_the_papers() -> None:

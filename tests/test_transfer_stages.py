@@ -309,6 +309,25 @@ def test_retrieve_writes_numbers_rankings_and_a_gallery(pair: Path) -> None:
     assert files_made == {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
+def test_retrieve_by_an_index_tells_its_recall(
+    pair: Path, write_params: Callable[..., Path]
+) -> None:
+    path = pair / "metrics/retrieval/convirt.json"
+    table = pair / "data/retrieval/convirt/rankings.parquet"
+    assert run("convirt", stage=retrieve).exit_code == 0
+    exact, rankings = json.loads(path.read_text()), table.read_bytes()
+    change(pair, "retrieval.index", "hnsw", write_params)
+    result = run("convirt", stage=retrieve)
+    assert result.exit_code == 0, result.output
+    assert "recall@4 1.000" in result.output
+    found = json.loads(path.read_text())
+    for direction in ("image_image", "text_image"):
+        assert found[direction].pop("recall_at_4") == 1.0  # of so few candidates all are found
+        assert found[direction] == exact[direction]
+    assert set(found) == set(exact)
+    assert table.read_bytes() == rankings
+
+
 def test_retrieve_without_sentences_measures_images_alone(pair: Path) -> None:
     (pair / "data/stores/chexpert-8x200/queries.parquet").unlink()
     result = run("convirt", stage=retrieve)
