@@ -3,7 +3,8 @@
     python -m bench.pretrain                                        # the demo's models on the CPU
     python -m bench.pretrain --device cuda --models paper --batch 32 --batch 128 --batch 512
 
-- **ours** is `convirt.training.pretrain` as the stage runs it, from a store in memory.
+- **ours** is `convirt.training.pretrain` as the stage runs it, from a store in memory; on a GPU
+  from one that lies there, with compiled encoders (`compute.compile`) unless `--no-compile` is given.
 - **plain** is the way of the public copies: JPEG files of the stored size, a `DataLoader` with
   workers, torchvision's transforms image by image, sentences tokenized batch by batch, the whole
   text encoder in each step, eager autocast, `torch.optim.Adam` as it comes.
@@ -23,6 +24,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from bench import _measure, _world
-from convirt import devices, training
+from convirt import devices, resident, training
 from convirt.objectives import base
 from convirt.objectives.convirt import convirt_loss
 from convirt.training import Corpus, TrainConfig
@@ -48,7 +50,10 @@ STEPS: int = typer.Option(20, min=4, help="Measured steps of each way and round.
 ROUNDS: int = typer.Option(3, min=1, help="Rounds.")
 WORKERS: int = typer.Option(0, help="Of the plain way's DataLoader; 0: one a core.")
 PAIRS: int = typer.Option(4096, help="Studies of the corpus.")
-WARM_UP = 4  # steps of ours that do not count
+COMPILE: bool | None = typer.Option(
+    None, "--compile/--no-compile", help="Compiled encoders; without a word: on a GPU."
+)
+WARM_UP, COMPILING = 4, 40  # steps of ours that do not count; until each length is compiled
 
 
 class Plain(Dataset[tuple[torch.Tensor, str]]):
@@ -123,6 +128,10 @@ class Fixed:
         )
         self.device, self.bfloat16 = device, setting.precision == "bfloat16"
 
+    def compile(self, mode: str) -> None:
+        """Compile what the loop compiles."""
+        self.objective.compile_encoders(mode)
+
     def step(self) -> None:
         """Forward, backward, update."""
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
@@ -145,12 +154,17 @@ def ours(
     times: list[float] = []
 
     def report(status: dict[str, float]) -> None:
-        if status["step"] in (WARM_UP, setting.eval_every - 1):
+        if status["step"] in (warm_up(setting), setting.eval_every - 1):
             synchronise(device)
             times.append(time.perf_counter())
 
     training.pretrain(objective, data, spec, setting, None, report, device)
-    return (times[1] - times[0]) / (setting.eval_every - 1 - WARM_UP)
+    return (times[1] - times[0]) / (setting.eval_every - 1 - warm_up(setting))
+
+
+def warm_up(setting: TrainConfig) -> int:
+    """Steps that do not count."""
+    return COMPILING if setting.compile else WARM_UP
 
 
 def synchronise(device: str) -> None:
@@ -193,24 +207,30 @@ def main(
     rounds: int = ROUNDS,
     workers: int = WORKERS,
     pairs: int = PAIRS,
+    compiled: bool | None = COMPILE,
 ) -> None:
     """Print and keep pairs a second of the three ways."""
     devices.require(device)
     own = _world.MODELS[models]
     precision = "bfloat16" if device == "cuda" else "float32"
-    spec = _world.augmentation(own)
+    spec, compiled = _world.augmentation(own), device == "cuda" if compiled is None else compiled
+    extra = 1 + (COMPILING if compiled else WARM_UP)
     peak = matrix_peak(device, precision)
     rows, shares = [], {}
     with tempfile.TemporaryDirectory() as name:
         data = _world.corpus(pairs, max(batch), own.stored)
-        paths = _world.write_jpegs(np.asarray(data.images)[: data.train.count], Path(name))
+        films = np.asarray(data.images)
+        paths = _world.write_jpegs(films[: data.train.count], Path(name))
+        data.images = resident.placed(films, "auto", device)
         for size in batch:
-            setting = _world.train_config(size, steps + WARM_UP + 1, precision, device == "cpu")
+            setting = _world.train_config(size, steps + extra, precision, device == "cpu")
+            setting = replace(setting, compile=compiled)
             objective, other, third = (_world.convirt(models, data, setting) for _ in range(3))
             fixed = Fixed(third, data, spec, setting, device)
-            films = Plain(data, paths, own)
-            plain = plain_steps(other, films, device, setting, workers)
+            plain = plain_steps(other, Plain(data, paths, own), device, setting, workers)
             operations = fixed.operations()
+            if compiled:
+                fixed.compile("reduce-overhead" if device == "cuda" else "default")
             next(plain)  # its workers start
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
@@ -231,6 +251,7 @@ def main(
     facts = {
         "models": models,
         "precision": precision,
+        "compiled": compiled,
         "threads": torch.get_num_threads(),
         "matrix_peak_tflops": peak / 1e12,
         "share_of_matrix_peak": shares,
