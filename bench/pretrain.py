@@ -4,7 +4,7 @@
     python -m bench.pretrain --device cuda --models paper --batch 32 --batch 128 --batch 512
 
 - **ours** is `convirt.training.pretrain` as the stage runs it, from a store in memory; on a GPU
-  from one that lies there, with compiled encoders (`compute.compile`) unless `--no-compile` is given.
+  from one that lies there, with compiled encoders (`compute.compile`), if not `--no-compile`.
 - **plain** is the way of the public copies: JPEG files of the stored size, a `DataLoader` with
   workers, torchvision's transforms image by image, sentences tokenized batch by batch, the whole
   text encoder in each step, eager autocast, `torch.optim.Adam` as it comes.
