@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -21,24 +23,42 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; rename it to `path` on success, delete it on failure.
 
     Works for a file or a folder that the caller creates under the temporary name. An existing
-    folder at `path` is replaced.
+    folder at `path` is replaced: a kill leaves the old one, the new one, or for a moment none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
+    sweep(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     remove(temporary)
     try:
         yield temporary
-        if path.is_dir():
-            remove(path)
-        temporary.replace(path)
+        _put(temporary, path)
     except BaseException:
         remove(temporary)
         raise
 
 
-def _sweep(path: Path) -> None:
-    """Delete what killed processes left behind while they wrote `path`."""
+def _put(temporary: Path, path: Path) -> None:
+    """Rename; a folder in the way goes first, as often as another process puts one there."""
+    while True:
+        old = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
+        if path.is_dir() and not path.is_symlink():
+            remove(old)
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(old)  # whole, since to delete it takes a while
+        try:
+            temporary.replace(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with contextlib.suppress(OSError):
+                    old.rename(path)
+                raise
+        else:
+            remove(old)
+            return
+
+
+def sweep(path: Path) -> None:
+    """Delete what killed processes left behind while they wrote or deleted `path`."""
     for stale in path.parent.glob(f".{path.name}.*.tmp"):
         number = stale.name.split(".")[-2]
         if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc").exists():

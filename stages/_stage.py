@@ -21,7 +21,6 @@ A stage is a thin typer program in this form, which `tests/test_dvc.py` holds ag
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -40,6 +39,7 @@ from rich.text import Text
 from convirt import files, provenance
 from convirt.errors import InputError
 from convirt.params import Params, load
+from stages import _faults
 from stages._progress import Progress
 from stages._scope import scoped
 
@@ -49,8 +49,6 @@ FREE = (
     "compute.store",
 )  # read, but without effect on outputs: neither digested nor guarded
 SCRATCH = ".scratch"
-# no permission, a file system mounted to read, a file where a folder should be or the reverse
-NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 class StageError(InputError):
@@ -141,15 +139,8 @@ class Stage:
         elif isinstance(error, KeyboardInterrupt):
             self.say(f"{self.name} interrupted; {self._kept()}", style="yellow")
             raise typer.Exit(130) from error
-        elif _disk_full(error):
-            hint = "free some space (`dvc gc -w` drops old outputs), then run the same command"
-            found = f"{error}"
-            self._fail(StageError(self.root, "room to write", found, hint), error)
-        elif isinstance(error, OSError) and error.errno in NO_ACCESS and error.filename:
-            place, found = error.filename, error.strerror or f"{error}"
-            hint = f"ls -ld {place}, change what it tells, then run the same command"
-            wanted = "a file or folder that this stage may read and write"
-            self._fail(StageError(place, wanted, found, hint), error)
+        elif explained := _faults.explained(error, self.root):
+            self._fail(explained, error)
 
     def say(self, message: str, style: str = "") -> None:
         """Tell the user something, on stderr."""
@@ -237,6 +228,7 @@ class Stage:
         folder = base / SCRATCH / f"{self.name}-{provenance.digest(key)[:24]}"
         with checkpoint.locked(folder):
             self._scratch = folder
+            files.sweep(folder)
             for state in sorted({path.parent for path in folder.rglob("*.safetensors")}):
                 if told := checkpoint.recover(state):
                     self.say(told, style="yellow")
@@ -246,7 +238,7 @@ class Stage:
         """Delete the scratch folder: the outputs are written."""
         if self._scratch is not None:
             # renamed first, so that a run that starts now never sees it half-deleted
-            doomed = self._scratch.with_name(f".{self._scratch.name}.{os.getpid()}")
+            doomed = self._scratch.with_name(f".{self._scratch.name}.{os.getpid()}.tmp")
             files.remove(self._scratch.rename(doomed))
             self._scratch = None
 
@@ -258,12 +250,6 @@ class Stage:
     def progress(self, what: str, total: int, unit: str = "steps", done: int = 0) -> Progress:
         """A context manager whose `update(advance, **fields)` shows rate, elapsed and time left."""
         return Progress(self.console, what, total, unit, done)
-
-
-def _disk_full(error: BaseException) -> bool:
-    """Whether `error` tells of a full disk; safetensors and arrow say it in words alone."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or "No space left on device" in str(error)
 
 
 def _die_with_parent() -> None:

@@ -11,6 +11,7 @@ from convirt.errors import InputError
 from convirt.essence import digest_of
 from convirt.objectives import available
 from convirt.provenance import digest, import_closure
+from stages._faults import explained
 
 OUT = Path("metrics/code")
 ENTRIES = (
@@ -35,8 +36,11 @@ def main() -> None:
         with files.fresh_directory(root / OUT) as folder:
             for name, entries in targets(root).items():
                 files.write_json(folder / f"{name}.json", describe(entries, root))
-    except InputError as error:
-        typer.echo(str(error), err=True)
+    except (InputError, OSError) as error:
+        told = error if isinstance(error, InputError) else explained(error, root)
+        if told is None:
+            raise
+        typer.echo(str(told), err=True)
         raise typer.Exit(1) from error
 
 

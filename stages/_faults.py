@@ -1,0 +1,29 @@
+"""What the operating system refuses, in words that tell what to do next."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from convirt.errors import InputError
+
+# no permission, a file system mounted to read, a file where a folder should be or the reverse
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+
+
+def explained(error: BaseException, root: Path) -> InputError | None:
+    """The error of a full disk, or of a place that cannot be written; None for all else."""
+    if _disk_full(error):
+        hint = "free some space (`dvc gc -w` drops old outputs), then run the same command"
+        return InputError(root, "room to write", f"{error}", hint)
+    if isinstance(error, OSError) and error.errno in NO_ACCESS and error.filename:
+        wanted = "a file or folder that this stage may read and write"
+        hint = f"ls -ld {error.filename}, change what it tells, then run the same command"
+        return InputError(error.filename, wanted, error.strerror or f"{error}", hint)
+    return None
+
+
+def _disk_full(error: BaseException) -> bool:
+    """Whether `error` tells of a full disk; safetensors and arrow say it in words alone."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)
