@@ -16,7 +16,7 @@ import torch
 from test_transfer import RECIPE, Encoder, split
 from tiny_models import CONFIG, PAPER
 
-from convirt import devices, transfer
+from convirt import devices, resident, transfer
 from convirt.labelled import Source, features
 from convirt.objectives.base import Objective
 from convirt.training import Result, TrainConfig, pretrain, resumed_step
@@ -82,6 +82,44 @@ def test_bfloat16_follows_float32(bert: Path, device: str, cache: bool) -> None:
 @pytest.mark.parametrize("device", [GPU])
 def test_gpu_follows_the_cpu_in_float32(bert: Path, device: str) -> None:
     assert abs(curve(run(bert, STEPS, device)[1]) - curve(run(bert, STEPS, "cpu")[1])).max() < 0.01
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("device", [GPU])
+def test_cuda_graphs_follow_eager_steps(
+    bert: Path, device: str, precision: str, tmp_path: Path
+) -> None:
+    """Compiled encoders in CUDA graphs; killed and resumed they end with the same bits."""
+    config = replace(STEPS, precision=precision)
+    eager = curve(run(bert, config, device)[1])
+    config = replace(config, compile=True)
+    whole, result = run(bert, config, device)
+    assert abs(curve(result) - eager).max() < (0.01 if precision == "float32" else 0.1)
+    run(bert, config, device, tmp_path, stop=31)
+    again, resumed = run(bert, config, device, tmp_path)
+    assert np.array_equal(curve(resumed), curve(result))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("device", [GPU])
+def test_chunks_on_a_gpu(bert: Path, device: str) -> None:
+    """In bfloat16, where autocast keeps what it has cast."""
+    config = replace(STEPS, precision="bfloat16", chunk=2)
+    exact = curve(run(bert, replace(STEPS, chunk=2), "cpu")[1])
+    assert abs(curve(run(bert, config, device)[1]) - exact).max() < 0.1
+
+
+@pytest.mark.parametrize("device", [GPU])
+def test_images_on_the_gpu_give_the_same_run(bert: Path, device: str) -> None:
+    curves = []
+    for where in ("ram", "gpu"):
+        data = tiny_models.corpus()
+        data.images = resident.placed(np.asarray(data.images), where, device)
+        assert isinstance(data.images, torch.Tensor) == (where == "gpu")
+        model = tiny_models.objective("convirt", bert, data, config=STEPS)
+        curves.append(curve(pretrain(model, data, PAPER, STEPS, None, lambda _: None, device)))
+    assert np.array_equal(curves[0], curves[1])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
