@@ -44,10 +44,8 @@ from stages._progress import Progress
 from stages._scope import scoped
 
 PARAMS: Path = typer.Option("params.yaml", help="The parameter file.")
-FREE = (
-    "compute.workers",
-    "compute.store",
-)  # read, but without effect on outputs: neither digested nor guarded
+# read, but without effect on outputs: neither digested nor guarded
+FREE = ("compute.workers", "compute.store")
 SCRATCH = ".scratch"
 
 

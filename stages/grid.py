@@ -13,6 +13,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,10 +134,16 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _reproduce(copy: Path, targets: list[str], jobs: int) -> None:
-    """Run `stages.runs` there, with this Python and its `dvc`."""
+    """Run `stages.runs` there, with this Python and its `dvc`; SIGTERM is passed on to it."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     command = [sys.executable, "-m", "stages.runs", *targets, "--jobs", str(jobs)]
-    if code := subprocess.run(command, cwd=copy, env={**os.environ, "PATH": path}).returncode:
+    with subprocess.Popen(command, cwd=copy, env={**os.environ, "PATH": path}) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            code = process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if code:
         raise typer.Exit(code)
 
 

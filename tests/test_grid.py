@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +140,36 @@ def test_check_tells_equal_from_different(
     assert ("NOT 0.5" in told.output) == bool(code)
     assert "other code" in told.output
     assert "other params" not in told.output
+
+
+RUNNER = """
+import signal, sys, time
+from pathlib import Path
+
+def told(number, frame):
+    Path("told").touch()
+    sys.exit(3)
+
+signal.signal(signal.SIGTERM, told)
+Path("ready").touch()
+time.sleep(60)
+"""
+
+
+def test_sigterm_is_passed_on_to_the_runner(tmp_path: Path) -> None:
+    """Or the stages would go on, unseen."""
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/runs.py").write_text(RUNNER)
+    program = "import sys; from stages import grid; grid._reproduce(grid.Path(sys.argv[1]), [], 1)"
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "ready").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=60) != 0
+        assert (tmp_path / "told").exists()
+    finally:
+        process.kill()
