@@ -64,7 +64,7 @@ def features(
                 _compute(folder, images, rows, encoder, device, report)
                 confirm()
                 (folder / PART).rename(path)
-                (folder / MARK).unlink(missing_ok=True)
+    (folder / MARK).unlink(missing_ok=True)
     return _open(path, shape)
 
 

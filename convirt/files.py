@@ -41,20 +41,22 @@ def _put(temporary: Path, path: Path) -> None:
     """Rename; a folder in the way goes first, as often as another process puts one there."""
     while True:
         old = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
-        if path.is_dir() and not path.is_symlink():
-            remove(old)
-            with contextlib.suppress(FileNotFoundError):
-                path.rename(old)  # whole, since to delete it takes a while
+        remove(old)
         try:
+            if path.is_dir() and not path.is_symlink():
+                with contextlib.suppress(FileNotFoundError):
+                    path.rename(old)  # whole, since to delete it takes a while
             temporary.replace(path)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                with contextlib.suppress(OSError):
-                    old.rename(path)
-                raise
+        except BaseException as error:  # ctrl-C as well
+            if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST):
+                continue
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
         else:
-            remove(old)
             return
+        finally:
+            remove(old)
 
 
 def sweep(path: Path) -> None:

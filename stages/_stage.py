@@ -95,11 +95,12 @@ class Stage:
         self._params_file = params if params.is_absolute() else self.root / params
         self._scratch: Path | None = None
         self._warned = False
+        self._ended: int | None = None
 
     # -------------------------------------------------------------------------- in and out
     def __enter__(self) -> Stage:
         _die_with_parent()
-        self._handler = _exit_on_sigterm()
+        self._handler = self._exit_on_sigterm()
         try:
             code_root = self._entry.parent.parent
             entries = [self._entry, *(code_root / name for name in self._code)]
@@ -126,6 +127,8 @@ class Stage:
     ) -> None:
         if self._handler is not None:
             signal.signal(signal.SIGTERM, self._handler)
+        if self._ended is not None and not isinstance(error, SystemExit):
+            raise SystemExit(self._ended) from None
         if error is None:
             # DVC hashes code only now: an edit while the outputs were written counts as well
             try:
@@ -167,9 +170,29 @@ class Stage:
                 "dvc repro code, then the same command",
             )
 
+    def _exit_on_sigterm(self) -> Any:
+        """Let SIGTERM unwind the stack, so that temporary files go; returns the former handler."""
+        if threading.current_thread() is not threading.main_thread():
+            return None
+        owner = os.getpid()
+
+        def leave(number: int, frame: FrameType | None) -> None:
+            self._ended = 128 + number
+            if os.getpid() == owner:
+                raise SystemExit(128 + number)
+            os._exit(128 + number)  # a forked worker
+
+        return signal.signal(signal.SIGTERM, leave)
+
+    def _leave_if_told(self) -> None:
+        """What the handler raised may have been lost in a destructor or in a C extension."""
+        if self._ended is not None:
+            raise SystemExit(self._ended)
+
     # -------------------------------------------------------------------------- the guard
     def poll(self) -> None:
         """Warn, once, when code or parameters differ from the start; cheap enough for a loop."""
+        self._leave_if_told()
         if self._warned or not self._guard.touched():
             return
         if changes := self._guard.changes():
@@ -187,6 +210,7 @@ class Stage:
             StageError: They are not. DVC would record the new ones as the makers of outputs that
                 the former ones made.
         """
+        self._leave_if_told()
         if changes := self._guard.changes():
             raise StageError(
                 ", ".join(changes),
@@ -259,17 +283,3 @@ def _die_with_parent() -> None:
     pr_set_pdeathsig = 1  # from <sys/prctl.h>
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
-def _exit_on_sigterm() -> Any:
-    """Let SIGTERM unwind the stack, so that temporary files go; returns the former handler."""
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    owner = os.getpid()
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == owner:
-            raise SystemExit(128 + number)
-        os._exit(128 + number)  # a forked worker
-
-    return signal.signal(signal.SIGTERM, leave)

@@ -1,0 +1,157 @@
+"""Runs stages in forks of one process that has imported everything, so that a start costs nothing.
+
+Started with `python -m faults.fork_server` in a copy of the code. It reads a JSON object a line
+and answers with one:
+
+    {"stage": "pretrain", "arguments": [...], "project": "/...", "log": "/...", "fault": {...}}
+        -> {"pid": 123}
+    {"poll": 123} -> {"code": null}, {"code": "stopped"}, or the exit code, -9 after SIGKILL
+
+A fork ends as `python -m stages.<stage>` would, with its exit code, its handlers and its traceback.
+Only imports happen before: no thread, no computation.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from faults.injection import Fault, install
+
+PACKAGES = ["imagecodecs", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "pandas"]
+PACKAGES += ["pyarrow.dataset", "pyarrow.parquet", "pydicom", "ruamel.yaml", "scipy.stats"]
+PACKAGES += ["sklearn.manifold", "timm", "torch", "transformers.models.auto.tokenization_auto"]
+# Where a tiny set would be one block, several; a state at each occasion, not once a minute.
+SMALLER: dict[str, Any] = {
+    "convirt.feature_cache:BLOCK": 8,
+    "convirt.feature_cache:KEEP_EVERY": 0.0,
+    "convirt.pieces:BLOCK": 4,
+    "convirt.plots:DPI": 40,
+    "convirt.transfer:KEEP_EVERY": 0.0,
+}
+
+
+def main() -> None:
+    """Serve until the other end closes; in a fork, run the stage that was asked for."""
+    load()
+    print(json.dumps({"ready": os.getpid()}), flush=True)
+    children: set[int] = set()
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "poll" in request:
+            answer: dict[str, Any] = {"code": poll(request["poll"], children)}
+        else:
+            pid = fork()
+            if pid == 0:
+                become(request)
+            children.add(pid)
+            answer = {"pid": pid}
+        print(json.dumps(answer), flush=True)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+
+
+def load() -> None:
+    """Import what stages import, and make blocks small."""
+    import transformers
+
+    for name in PACKAGES:
+        importlib.import_module(name)
+    _ = transformers.BertModel, transformers.BertTokenizerFast  # loaded lazily
+    with suppress(ImportError):  # a table of patterns that takes longer than all of a tiny encoder
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+        get_checkpoint_conversion_mapping("bert")
+    for path in sorted([*Path("convirt").rglob("*.py"), *Path("stages").rglob("*.py")]):
+        importlib.import_module(".".join(path.with_suffix("").parts).removesuffix(".__init__"))
+    for name, value in SMALLER.items():
+        module, _, attribute = name.partition(":")
+        loaded = importlib.import_module(module)
+        assert hasattr(loaded, attribute), f"{name} is gone: change SMALLER"
+        setattr(loaded, attribute, value)
+    remember_code()
+    gc.collect()
+    gc.freeze()  # nothing of it is touched again, so that forks share it
+
+
+def remember_code() -> None:
+    """Read all code once: what it is cut down to depends on the contents of a file alone."""
+    from convirt import essence, params, provenance
+
+    essence.essence = lru_cache(maxsize=None)(essence.essence)
+    provenance.import_closure = lru_cache(maxsize=None)(provenance.import_closure)
+    params.from_yaml = lru_cache(maxsize=None)(params.from_yaml)
+    root = Path.cwd()
+    for path in [*root.glob("stages/[a-z]*.py"), *root.glob("convirt/objectives/[a-z]*.py")]:
+        for imported in provenance.import_closure(path, root):
+            essence.digest_of(imported)
+
+
+def fork() -> int:
+    """Fork, which is safe as long as nothing but imports has happened."""
+    tasks = list(Path("/proc/self/task").iterdir())
+    assert len(tasks) == 1, "a thread was started by an import: its locks would be copied"
+    sys.stdout.flush()
+    return os.fork()
+
+
+def become(request: dict[str, Any]) -> NoReturn:
+    """Turn this process into the stage."""
+    project = Path(request["project"])
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    null = os.open(os.devnull, os.O_RDWR)
+    for target, source in ((0, null), (1, null), (2, log)):
+        os.dup2(source, target)
+    os.close(null)
+    os.close(log)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    os.chdir(project)
+    module = importlib.import_module(f"stages.{request['stage']}")
+    sys.argv = [str(module.__file__), *request["arguments"]]
+    install(Fault(**request["fault"]), project)
+    os._exit(end_of(module.app))
+
+
+def end_of(app: Callable[[], None]) -> int:
+    """The exit code of a program that is over, after what Python does then.
+
+    But for tidying up its memory, which takes longer than the stage.
+    """
+    code: object = 0
+    try:
+        app()
+    except SystemExit as error:
+        code = error.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stderr.flush()
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def poll(pid: int, children: set[int]) -> int | str | None:
+    """How a child ended, whether it stands still, None while it runs."""
+    found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+    if found == 0:
+        return None
+    if os.WIFSTOPPED(status):
+        return "stopped"
+    children.discard(pid)
+    return os.waitstatus_to_exitcode(status)
+
+
+if __name__ == "__main__":
+    main()
