@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 # before torch starts: several test processes share few cores, and one thread is reproducible
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# a shell lets what it starts with & ignore ctrl-C, and whatever a test starts would, too
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import pytest
