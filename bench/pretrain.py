@@ -90,6 +90,8 @@ def plain_steps(
 ) -> Generator[None, None, None]:
     """The plain way, a step a `next`; the same encoders as ours, in their usual memory layout."""
     model = objective.model.to(device, memory_format=torch.contiguous_format).train()
+    bert = model.text_encoder.bert  # as transformers runs it, padding included
+    bert.set_attn_implementation("sdpa")
     loader: DataLoader[Any] = DataLoader(
         films,
         setting.batch_size,
@@ -105,7 +107,9 @@ def plain_steps(
             tokens, mask = (t.to(device) for t in model.tokenizer(list(texts)))
             with torch.autocast(device, torch.bfloat16, enabled=setting.precision == "bfloat16"):
                 v = model.project_image(model.image_encoder(images.to(device)))
-                u = model.project_text(model.text_encoder(tokens, mask))
+                hidden = bert(input_ids=tokens, attention_mask=mask).last_hidden_state
+                hidden = hidden.masked_fill(~mask.unsqueeze(-1), float("-inf"))
+                u = model.project_text(hidden.amax(dim=1))
             loss = convirt_loss(v, u, setting.tau, setting.lam)
             optimiser.zero_grad()
             loss.backward()
