@@ -132,10 +132,6 @@ class Fixed:
         )
         self.device, self.bfloat16 = device, setting.precision == "bfloat16"
 
-    def compile(self, mode: str) -> None:
-        """Compile what the loop compiles."""
-        self.objective.compile_encoders(mode)
-
     def step(self) -> None:
         """Forward, backward, update."""
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
@@ -234,7 +230,9 @@ def main(
             plain = plain_steps(other, Plain(data, paths, own), device, setting, workers)
             operations = fixed.operations()
             if compiled:
-                fixed.compile("reduce-overhead" if device == "cuda" else "default")
+                fixed.objective.compile_encoders(
+                    "reduce-overhead" if device == "cuda" else "default"
+                )
             next(plain)  # its workers start
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()

@@ -48,6 +48,13 @@ TINY: dict[str, Any] = {
     "finetune.bootstrap": 20,
     "retrieval.k": [1, 2],
 }  # what makes every stage run in a moment
+TINY_MODELS: dict[str, Any] = {
+    "model.image.architecture": "test_resnet",
+    "model.image.weights": "random",
+    "model.text.weights": "file:bert",
+    "model.text.frozen_layers": 1,
+    "augment.blur_kernel": 3,
+}  # encoders without weights to load; `tiny_models.write_bert` makes the folder
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import pandas as pd
 import pydicom
 import pytest
 import tiny_models
-from conftest import ROOT, TINY, set_key
+from conftest import ROOT, TINY, TINY_MODELS, set_key
 from ruamel.yaml import YAML
 
 TASKS, INITS, FRACTIONS = ["rsna", "mura"], ["imagenet", "convirt"], [10, 100]
@@ -30,6 +30,7 @@ SETS: dict[str, dict[str, int]] = {
 }
 CHANGES: dict[str, Any] = {
     **TINY,
+    **TINY_MODELS,
     "demo.side": 40,
     "demo.sets": SETS,
     "datasets.max_dropped": 0.2,  # of so few films one is much
@@ -37,11 +38,6 @@ CHANGES: dict[str, Any] = {
     "datasets.sources.rsna.test": 16,
     "datasets.sources.mura.val": 12,
     "model.baselines": ["imagenet"],
-    "model.image.architecture": "test_resnet",
-    "model.image.weights": "random",
-    "model.text.weights": "file:bert",
-    "model.text.frozen_layers": 1,
-    "augment.blur_kernel": 3,
     "matrix.task": TASKS,
     "matrix.init": INITS,
     "matrix.fraction": FRACTIONS,

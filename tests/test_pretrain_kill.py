@@ -22,7 +22,7 @@ import pandas as pd
 import psutil
 import pytest
 import tiny_models
-from conftest import ROOT, TINY, set_key
+from conftest import ROOT, TINY, TINY_MODELS, set_key
 
 from convirt import files
 
@@ -30,12 +30,8 @@ SIDE = 24
 STATE = "state.safetensors"
 CHANGES: dict[str, Any] = {
     **TINY,
-    "model.image.architecture": "test_resnet",
-    "model.image.weights": "random",
+    **TINY_MODELS,
     "model.image.size": SIDE,
-    "model.text.weights": "file:bert",
-    "model.text.frozen_layers": 1,
-    "augment.blur_kernel": 3,
     "train.eval_every": 10,
     "train.evaluations": 10,
     "train.max_passes": 1000,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from conftest import TINY
+from conftest import TINY, TINY_MODELS
 
 SETS: dict[str, dict[str, int]] = {
     "mimic-cxr": {"studies": 24},
@@ -19,17 +19,13 @@ KEPT = {
 }
 CHANGES: dict[str, Any] = {
     **TINY,
+    **TINY_MODELS,
     "demo.side": 40,
     "demo.sets": SETS,
     "datasets.max_dropped": 0.2,  # of so few films one is much
     "datasets.sources.rsna.val": 8,
     "datasets.sources.rsna.test": 16,
     "model.baselines": ["imagenet"],
-    "model.image.architecture": "test_resnet",
-    "model.image.weights": "random",
-    "model.text.weights": "file:bert",
-    "model.text.frozen_layers": 1,
-    "augment.blur_kernel": 3,
     "train.eval_every": 5,
     "train.evaluations": 3,
     "train.max_passes": 100,

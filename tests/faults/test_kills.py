@@ -47,12 +47,11 @@ def repeated(default: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("number", range(moments.count(default)))
 
 
-def disturbed(
-    world: World, project: Path, step: Step, seconds: float, by: signal.Signals
-) -> Process:
-    """Run a step and send it a signal after a while."""
+def disturbed(world: World, project: Path, step: Step, by: signal.Signals, *key: object) -> Process:
+    """Run a step and send it a signal at a random time of its duration, drawn by `key`."""
+    share = moments.generator(*key).random()
     with world.server.started(project, step.command) as process:
-        time.sleep(seconds)
+        time.sleep(share * world.truth[step.name].seconds)
         process.send(by)
         sent = time.monotonic()
         process.end()
@@ -64,10 +63,7 @@ def disturbed(
 @repeated(2)
 def test_killed_at_a_random_time(world: World, folder: Path, step: Step, number: int) -> None:
     project = world.project(step, folder)
-    share = moments.generator("kill", step.name, number).random()
-    process = disturbed(
-        world, project, step, share * world.truth[step.name].seconds, signal.SIGKILL
-    )
+    process = disturbed(world, project, step, signal.SIGKILL, "kill", step.name, number)
     assert process.code in (-signal.SIGKILL, 0), process.said  # 0: it was over
     assert torn(project, step, world.truth[step.name]) == []
     world.finish(project, step)
@@ -77,10 +73,7 @@ def test_killed_at_a_random_time(world: World, folder: Path, step: Step, number:
 @repeated(1)
 def test_told_to_end_at_a_random_time(world: World, folder: Path, step: Step, number: int) -> None:
     project = world.project(step, folder)
-    share = moments.generator("term", step.name, number).random()
-    process = disturbed(
-        world, project, step, share * world.truth[step.name].seconds, signal.SIGTERM
-    )
+    process = disturbed(world, project, step, signal.SIGTERM, "term", step.name, number)
     assert_ended_in_order(process, project)
     world.finish(project, step)
 
