@@ -56,7 +56,7 @@ def _frontal(
         dome = base[name] - 0.16 * (1 - ((x - cx) / 0.42) ** 2)
         lungs[name] = body * soft(dome - y, 0.03)
     lung = np.maximum(lungs["left"], lungs["right"])
-    body = soft(1 - (x / 0.98) ** 4 - (np.maximum(-y - 0.55, 0) / 0.6) ** 2, 0.06)
+    body = soft(1 - ((x / 0.98) ** 2) ** 2 - (np.maximum(-y - 0.55, 0) / 0.6) ** 2, 0.06)
     film = body * (0.62 - 0.40 * lung)
     film += 0.10 * body * soft(y - 0.62, 0.1) * (1 - lung)  # abdomen
     film += np.maximum(0.2 * blob(x, y, 0.0, 0.0, 0.14, 2.0), _heart(rng, found, x, y, view))
@@ -160,7 +160,7 @@ def _lateral(
     rng: np.random.Generator, case: ChestCase, x: np.ndarray, y: np.ndarray, view: str
 ) -> np.ndarray:
     """A side view: one outline, the spine behind; findings superimpose and lose their side."""
-    body = soft(1 - (x / 0.8) ** 4 - (y / 1.3) ** 4, 0.1)
+    body = soft(1 - ((x / 0.8) ** 2) ** 2 - ((y / 1.3) ** 2) ** 2, 0.1)
     lung = soft(1 - ((x + 0.02) / 0.6) ** 2 - (y / 0.8) ** 2, 0.2) * soft(0.6 + 0.2 * x - y, 0.04)
     found = {finding.name: finding for finding in case.findings}
     film = body * (0.62 - 0.34 * lung) + 0.16 * blob(x, y, 0.55 - 0.1 * y, 0, 0.1, 2.0)

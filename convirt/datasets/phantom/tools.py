@@ -42,7 +42,8 @@ def segment(
     """Distance of every pixel to the segment a-b, and the position along it in [0, 1]."""
     dx, dy = b[0] - a[0], b[1] - a[1]
     along = np.clip(((x - a[0]) * dx + (y - a[1]) * dy) / (dx * dx + dy * dy), 0, 1)
-    return np.hypot(x - a[0] - along * dx, y - a[1] - along * dy), along
+    across, up = x - a[0] - along * dx, y - a[1] - along * dy
+    return np.sqrt(across * across + up * up), along  # np.hypot takes five times as long
 
 
 def line(
@@ -65,7 +66,9 @@ def frame(
     zoom = rng.uniform(0.92, 1.12)
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
     dx, dy = rng.normal(0, 0.04, 2)
-    return cos * x + sin * y + dx, -sin * x + cos * y + dy
+    turned = cos * x + sin * y + dx, -sin * x + cos * y + dy
+    # numpy's own scalars have made doubles of it, in which all that follows takes twice as long
+    return turned[0].astype(np.float32), turned[1].astype(np.float32)
 
 
 def expose(rng: np.random.Generator, film: np.ndarray, noise: float) -> np.ndarray:
