@@ -230,9 +230,7 @@ def main(
             plain = plain_steps(other, Plain(data, paths, own), device, setting, workers)
             operations = fixed.operations()
             if compiled:
-                fixed.objective.compile_encoders(
-                    "reduce-overhead" if device == "cuda" else "default"
-                )
+                fixed.objective.compile_encoders()
             next(plain)  # its workers start
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()

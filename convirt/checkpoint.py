@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from convirt import files
 from convirt.errors import InputError
@@ -222,17 +222,17 @@ def load_state(folder: Path, name: str = STATE) -> tuple[dict[str, Tensor], dict
     Raises:
         InputError: The file is there and corrupt; it tells to delete the folder.
     """
-    state = read_state(folder, name)
-    if state is None:
-        return None
     path = folder / name
+    if not path.exists():
+        return None
+    told = _told(path)
     try:
-        tensors, told = load_safetensors(path), read_metadata(path)
+        tensors = load_safetensors(path)
     except InputError as error:
         raise _no_state(path, error.found) from None
     if _checksum(tensors, told["state"]) != told.get("checksum"):
         raise _no_state(path, "other bytes than were written")
-    return tensors, state
+    return tensors, _parsed(path, told)
 
 
 def read_state(folder: Path, name: str = STATE) -> dict[str, Any] | None:
@@ -242,14 +242,25 @@ def read_state(folder: Path, name: str = STATE) -> dict[str, Any] | None:
         InputError: As `load_state`.
     """
     path = folder / name
-    if not path.exists():
-        return None
+    return _parsed(path, _told(path)) if path.exists() else None
+
+
+def _told(path: Path) -> dict[str, str]:
+    """The header of a state, "state" in it."""
     try:
-        state: dict[str, Any] = json.loads(read_metadata(path)["state"])
-    except (InputError, KeyError, ValueError) as error:
-        found = error.found if isinstance(error, InputError) else repr(error)
-        raise _no_state(path, found) from None
-    return state
+        told = read_metadata(path)
+    except InputError as error:
+        raise _no_state(path, error.found) from None
+    if "state" not in told:
+        raise _no_state(path, f"a header with {', '.join(sorted(told)) or 'nothing'}")
+    return told
+
+
+def _parsed(path: Path, told: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        return cast(dict[str, Any], json.loads(told["state"]))
+    except ValueError as error:
+        raise _no_state(path, repr(error)) from None
 
 
 def _no_state(path: Path, found: str) -> InputError:

@@ -19,6 +19,7 @@ import torch
 
 from convirt import checkpoint, files, image_encoder
 from convirt.errors import InputError
+from convirt.resident import take
 
 BLOCK = 256  # images at once: last bits depend on it, so it is no setting
 KEEP_EVERY = 60.0  # seconds between two marks to go on from; of no effect on results
@@ -107,7 +108,7 @@ def _compute(
         kept = time.monotonic()
         for start in range(done, len(rows), BLOCK):
             index = rows[start : start + BLOCK]
-            stored = torch.from_numpy(np.ascontiguousarray(images[index])).to(device)
+            stored = take(images, index, torch.device(device))
             with torch.inference_mode():
                 h = network(image_encoder.to_input(stored, config)).float().cpu().numpy()
             handle.write(np.ascontiguousarray(h, "<f4").tobytes())

@@ -18,6 +18,7 @@ from torch import nn
 from convirt.errors import InputError
 from convirt.image_encoder import ImageConfig, to_input
 from convirt.pair_encoder import PairEncoder
+from convirt.resident import take
 from convirt.retrieval import Ranker, Retrieval, retrieve
 from convirt.store import Store
 
@@ -77,7 +78,7 @@ def encode(
     encoder.eval()
     with torch.inference_mode():
         for start in range(0, len(rows), BLOCK):
-            block = torch.from_numpy(np.array(images[rows[start : start + BLOCK]])).to(device)
+            block = take(images, rows[start : start + BLOCK], torch.device(device))
             blocks.append(encoder(to_input(block, config)).float().cpu().numpy())
     return np.concatenate(blocks)
 

@@ -208,8 +208,8 @@ def pretrain(
     if in_chunks:
         chunks.require_divisible(objective)
     model = processes.together(objective, where, averaging=not in_chunks)
-    if config.compile:  # with CUDA graphs on a GPU: launching kernels takes longer than they run
-        objective.compile_encoders("reduce-overhead" if where.type == "cuda" else "default")
+    if config.compile:
+        objective.compile_encoders()
     first_process = processes.number() == 0
     autocast = _autocast(where, config.precision)
     trained = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]

@@ -88,21 +88,11 @@ def recipe(p: Params, spec: Task, protocol: str, repeat: int) -> Recipe:
     )
 
 
-def setting(
-    protocol: Protocol,
-    stage: Stage,
-    store: Store,
-    encoder: Path,
-    spec: Task,
-    inputs: dict[str, str],
-    scratch: Path,
-    check: Callable[[], None],
-) -> Setting:
-    """Ready a protocol.
+class Given(NamedTuple):
+    """What both protocols start from.
 
-    Args:
-        protocol: Which.
-        stage: That runs it.
+    Attributes:
+        stage: That runs them.
         store: Of the task.
         encoder: Its folder.
         spec: The task.
@@ -110,50 +100,51 @@ def setting(
         scratch: Where features are kept.
         check: Called before each batch; raises to end the run.
     """
-    if protocol is Protocol.finetune:
-        return _fine_tuned(stage, store, encoder, spec, check)
-    return _linear(stage, store, encoder, spec, inputs, scratch, check)
+
+    stage: Stage
+    store: Store
+    encoder: Path
+    spec: Task
+    inputs: dict[str, str]
+    scratch: Path
+    check: Callable[[], None]
 
 
-def _fine_tuned(
-    stage: Stage, store: Store, encoder: Path, spec: Task, check: Callable[[], None]
-) -> Setting:
+def setting(protocol: Protocol, given: Given) -> Setting:
+    """Ready a protocol."""
+    return _fine_tuned(given) if protocol is Protocol.finetune else _linear(given)
+
+
+def _fine_tuned(given: Given) -> Setting:
     """All weights, on images."""
     from convirt import image_encoder, labelled, resident, transfer
 
-    config, compute = image_encoder.read_image_config(encoder), stage.params.compute
-    device = compute.device
+    store, spec, compute = given.store, given.spec, given.stage.params.compute
+    config, device = image_encoder.read_image_config(given.encoder), compute.device
 
     def build(recipe: Recipe) -> nn.Module:
-        network, _ = image_encoder.load_image_encoder(encoder)
+        network, _ = image_encoder.load_image_encoder(given.encoder)
         model = transfer.Classifier(network, config.width, len(spec.labels), recipe)
         return model.to(device)
 
     prepare = partial(image_encoder.to_input, config=config)
     images = resident.placed(store.images, compute.store, device)
     split = partial(labelled.split_of, images, store.records, spec.labels, spec.unit)
-    part = partial(split, prepare=prepare, device=device, check=check)
+    part = partial(split, prepare=prepare, device=device, check=given.check)
     return Setting(part, store.records, build, _by_epochs, _named_for_timm)
 
 
-def _linear(
-    stage: Stage,
-    store: Store,
-    encoder: Path,
-    spec: Task,
-    inputs: dict[str, str],
-    scratch: Path,
-    check: Callable[[], None],
-) -> Setting:
+def _linear(given: Given) -> Setting:
     """A linear head, on features."""
     import numpy as np
 
     from convirt import image_encoder, labelled, transfer
 
-    device, own = stage.params.compute.device, stage.params.finetune.linear
-    rows = np.flatnonzero(store.records["split"].isin(labelled.SPLITS))
-    width = image_encoder.read_image_config(encoder).width
-    features = _features(stage, store, rows, encoder, inputs, scratch, check)
+    spec, p, records = given.spec, given.stage.params, given.store.records
+    device, own = p.compute.device, p.finetune.linear
+    rows = np.flatnonzero(records["split"].isin(labelled.SPLITS))
+    width = image_encoder.read_image_config(given.encoder).width
+    features = _features(given, rows)
 
     def build(recipe: Recipe) -> nn.Module:
         return transfer.linear_head(width, len(spec.labels), recipe).to(device)
@@ -171,38 +162,31 @@ def _linear(
     def weights(head: nn.Sequential) -> dict[str, Tensor]:
         return dict(head[1].state_dict())
 
-    records = store.records.iloc[rows]
+    records = records.iloc[rows]
     split = partial(labelled.split_of, features, records, spec.labels, spec.unit)
-    part = partial(split, prepare=labelled.as_they_are, device=device, check=check)
+    part = partial(split, prepare=labelled.as_they_are, device=device, check=given.check)
     train = exact if own.solver == "lbfgs" else by_steps
     return Setting(part, records, build, train, weights)
 
 
-def _features(
-    stage: Stage,
-    store: Store,
-    rows: np.ndarray,
-    encoder: Path,
-    inputs: dict[str, str],
-    scratch: Path,
-    check: Callable[[], None],
-) -> np.ndarray:
+def _features(given: Given, rows: np.ndarray) -> np.ndarray:
     """Features of some images, (n, width); other runs may have left them in the scratch folder."""
     from convirt import devices, feature_cache, provenance
 
-    compute = stage.params.compute
+    stage, encoder, compute = given.stage, given.encoder, given.stage.params.compute
     root = Path(__file__).resolve().parents[1]
     modules = provenance.import_closure(Path(feature_cache.__file__), root)
     key = {
-        **inputs,
+        **given.inputs,
         "code": {path.relative_to(root).as_posix(): digest_of(path) for path in modules},
         "versions": provenance.versions(),
         "hardware": devices.hardware(compute.device),
         # sums on a CPU are split among threads; features are float32 whatever the precision
         "threads": compute.threads if compute.device == "cpu" else None,
     }
-    folder = scratch / f"features-{provenance.digest(key)[:24]}"
-    get = partial(feature_cache.features, folder, store.images, rows, encoder, compute.device)
+    folder = given.scratch / f"features-{provenance.digest(key)[:24]}"
+    images = given.store.images
+    get = partial(feature_cache.features, folder, images, rows, encoder, compute.device)
     if (folder / feature_cache.FILE).exists():
         return get()
 
@@ -215,7 +199,7 @@ def _features(
         def report(images: int) -> None:
             bar.update(images)
             stage.poll()
-            check()
+            given.check()
 
         found = get(report, stage.confirm, waiting)
     size = f"{found.nbytes / 1e6:.0f} MB"

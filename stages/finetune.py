@@ -147,9 +147,8 @@ def _repeats(
                 if stop():
                     raise StoppedError
 
-            setting = protocols.setting(
-                protocol, stage, store, encoder, spec, inputs, scratch.parent, check
-            )
+            given = protocols.Given(stage, store, encoder, spec, inputs, scratch.parent, check)
+            setting = protocols.setting(protocol, given)
             key = "-".join(str(name) for name in names.values())
             with stage.progress(key, own.repeats * own.max_epochs, "epochs") as bar:
                 return [
