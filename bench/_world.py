@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from torch import nn
 
 from convirt import augment
 from convirt.datasets import phantom, sentences
@@ -160,6 +161,17 @@ def parts(models: str, data: Corpus, config: TrainConfig) -> base.Parts:
 def convirt(models: str, data: Corpus, config: TrainConfig) -> base.Objective:
     """The paper's objective on fresh encoders."""
     return find("convirt")(parts(models, data, config))
+
+
+def usual_encoder(models: str) -> nn.Module:
+    """The image encoder as timm builds it, with none of `image_encoder.prepared`."""
+    import timm
+
+    own = MODELS[models]
+    ours, _ = create_image_encoder(own.architecture, own.weights, own.size, 0)
+    encoder: nn.Module = timm.create_model(own.architecture, pretrained=False, num_classes=0)
+    encoder.load_state_dict(ours.state_dict())
+    return encoder
 
 
 def write_jpegs(images: np.ndarray, folder: Path) -> list[Path]:

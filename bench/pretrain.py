@@ -6,8 +6,9 @@
 - **ours** is `convirt.training.pretrain` as the stage runs it, from a store in memory; on a GPU
   from one that lies there, with compiled encoders (`compute.compile`), if not `--no-compile`.
 - **plain** is the way of the public copies: JPEG files of the stored size, a `DataLoader` with
-  workers, torchvision's transforms image by image, sentences tokenized batch by batch, the whole
-  text encoder in each step, eager autocast, `torch.optim.Adam` as it comes.
+  workers, torchvision's transforms image by image, sentences tokenized batch by batch, encoders as
+  timm and transformers build them, the whole text encoder in each step, eager autocast,
+  `torch.optim.Adam` as it comes.
 - **compute only** repeats our step on one batch that lies on the device: no data path can beat it.
 
 All three are run in turn; rates are medians, `× plain` and `share` of the printed table are
@@ -86,10 +87,11 @@ class Plain(Dataset[tuple[torch.Tensor, str]]):
 
 
 def plain_steps(
-    objective: Any, films: Plain, device: str, setting: TrainConfig, workers: int
+    objective: Any, models: str, films: Plain, device: str, setting: TrainConfig, workers: int
 ) -> Generator[None, None, None]:
-    """The plain way, a step a `next`; the same encoders as ours, in their usual memory layout."""
-    model = objective.model.to(device, memory_format=torch.contiguous_format).train()
+    """The plain way, a step a `next`; `objective` lends it text encoder and projections."""
+    objective.model.image_encoder = _world.usual_encoder(models)
+    model = objective.model.to(device).train()
     bert = model.text_encoder.bert  # as transformers runs it, padding included
     bert.set_attn_implementation("sdpa")
     loader: DataLoader[Any] = DataLoader(
@@ -227,7 +229,8 @@ def main(
             setting = replace(setting, compile=compiled)
             objective, other, third = (_world.convirt(models, data, setting) for _ in range(3))
             fixed = Fixed(third, data, spec, setting, device)
-            plain = plain_steps(other, Plain(data, paths, own), device, setting, workers)
+            read = Plain(data, paths, own)
+            plain = plain_steps(other, models, read, device, setting, workers)
             operations = fixed.operations()
             if compiled:
                 fixed.objective.compile_encoders()

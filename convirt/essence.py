@@ -11,6 +11,7 @@ import hashlib
 import io
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from convirt.errors import InputError
@@ -71,6 +72,11 @@ def _comments(source: bytes, lines: list[bytes]) -> Iterator[tuple[Place, Place]
             yield (line, start), (line, len(lines[line - 1]))
 
 
+@cache  # a stage asks at its start and again before it writes, `stages.code` for all stages
+def _digest(source: bytes) -> str:
+    return hashlib.sha256(essence(source)).hexdigest()
+
+
 def digest_of(path: Path) -> str:
     """SHA-256 of the essence of a Python file, in hex.
 
@@ -78,7 +84,7 @@ def digest_of(path: Path) -> str:
         InputError: The file is missing or not valid Python.
     """
     try:
-        return hashlib.sha256(essence(path.read_bytes())).hexdigest()
+        return _digest(path.read_bytes())
     except FileNotFoundError:
         raise InputError(path, "a Python file", "none", "git checkout it") from None
     except (SyntaxError, tokenize.TokenError, ValueError) as error:

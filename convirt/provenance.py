@@ -12,6 +12,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -90,15 +91,23 @@ def _packages(path: Path, root: Path) -> list[Path]:
     return [init for folder in folders if (init := folder / "__init__.py").is_file()]
 
 
-def _imported_names(path: Path, root: Path) -> Iterator[str]:
+def _imported_names(path: Path, root: Path) -> tuple[str, ...]:
     """Dotted names that `path` may import; some are attributes of modules, not modules."""
+    package = ".".join(path.relative_to(root).parent.parts) if root in path.parents else ""
     try:
-        tree = ast.parse(path.read_bytes(), str(path))
+        return _names_in(path.read_bytes(), package)
     except SyntaxError as error:
         raise InputError(
             path, "Python", f"{error.msg}, line {error.lineno}", "correct it"
         ) from None
-    package = ".".join(path.relative_to(root).parent.parts) if root in path.parents else ""
+
+
+@cache  # most files are imported by most stages
+def _names_in(source: bytes, package: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_imports(ast.parse(source), package)))
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
     nodes = list(_runtime_nodes(tree))
     for node in nodes:
         if isinstance(node, ast.Import):
