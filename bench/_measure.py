@@ -108,9 +108,8 @@ def machine(device: str) -> str:
     name = devices.hardware(device)
     if device != "cpu":
         return name
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     make, _, _ = name.rpartition(", ")  # without the instruction set
-    return f"{make}, {cores} cores"
+    return f"{make}, {devices.cores()} cores"
 
 
 def tell(bench: str, device: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> Path:

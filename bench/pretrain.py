@@ -3,12 +3,13 @@
     python -m bench.pretrain                                        # the demo's models on the CPU
     python -m bench.pretrain --device cuda --models paper --batch 32 --batch 128 --batch 512
 
-- **ours** is `convirt.training.pretrain` as the stage runs it, from a store in memory; on a GPU
-  from one that lies there, with compiled encoders (`compute.compile`), if not `--no-compile`.
+- **ours** is `convirt.training.pretrain` as the stage runs it, from a store in memory, with the
+  demo's `compute.threads`; on a GPU from a store that lies there, with compiled encoders
+  (`compute.compile`), if not `--no-compile`.
 - **plain** is the way of the public copies: JPEG files of the stored size, a `DataLoader` with
   workers, torchvision's transforms image by image, sentences tokenized batch by batch, encoders as
   timm and transformers build them, the whole text encoder in each step, eager autocast,
-  `torch.optim.Adam` as it comes.
+  `torch.optim.Adam` as it comes, all cores.
 - **compute only** repeats our step on one batch that lies on the device: no data path can beat it.
 
 All three are run in turn; rates are medians, `× plain` and `share` of the printed table are
@@ -40,6 +41,7 @@ from torchvision import transforms
 
 from bench import _measure, _world
 from convirt import devices, resident, training
+from convirt.halves import side_by_side
 from convirt.objectives import base
 from convirt.objectives.convirt import convirt_loss
 from convirt.training import Corpus, TrainConfig
@@ -54,6 +56,7 @@ PAIRS: int = typer.Option(4096, help="Studies of the corpus.")
 COMPILE: bool | None = typer.Option(
     None, "--compile/--no-compile", help="Compiled encoders; without a word: on a GPU."
 )
+THREADS: int = typer.Option(1, min=1, help="compute.threads of ours; the plain way has all cores.")
 WARM_UP, COMPILING = 4, 40  # steps of ours that do not count; until each length is compiled
 
 
@@ -133,19 +136,25 @@ class Fixed:
             [p for p in objective.parameters() if p.requires_grad], lr=1e-4, fused=True
         )
         self.device, self.bfloat16 = device, setting.precision == "bfloat16"
+        self.halves = side_by_side(objective, where, not (setting.compile or self.bfloat16))
 
     def step(self) -> None:
         """Forward, backward, update."""
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
-            loss, _ = self.objective(self.inputs)
-        loss.backward()
+        if self.halves:
+            self.halves.backward(self.inputs)
+        else:
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
+                loss, _ = self.objective(self.inputs)
+            loss.backward()
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 
     def operations(self) -> int:
         """Of a step, a product and a sum each counted."""
+        halves, self.halves = self.halves, None  # one thread alone is counted
         with FlopCounterMode(display=False) as counter:
             self.step()
+        self.halves = halves
         return int(counter.get_total_flops())
 
 
@@ -167,6 +176,12 @@ def ours(
 def warm_up(setting: TrainConfig) -> int:
     """Steps that do not count."""
     return COMPILING if setting.compile else WARM_UP
+
+
+def with_threads(count: int, run: Callable[[], float]) -> float:
+    """What `run` returns, torch having so many threads."""
+    torch.set_num_threads(count)
+    return run()
 
 
 def synchronise(device: str) -> None:
@@ -210,6 +225,7 @@ def main(
     workers: int = WORKERS,
     pairs: int = PAIRS,
     compiled: bool | None = COMPILE,
+    threads: int = THREADS,
 ) -> None:
     """Print and keep pairs a second of the three ways."""
     devices.require(device)
@@ -217,7 +233,9 @@ def main(
     precision = "bfloat16" if device == "cuda" else "float32"
     spec, compiled = _world.augmentation(own), device == "cuda" if compiled is None else compiled
     extra = 1 + (COMPILING if compiled else WARM_UP)
+    torch.set_num_threads(devices.cores())
     peak = matrix_peak(device, precision)
+    torch.set_num_threads(threads)  # `side_by_side` asks for it
     rows, shares = [], {}
     with tempfile.TemporaryDirectory() as name:
         data = _world.corpus(pairs, max(batch), own.stored)
@@ -242,10 +260,11 @@ def main(
                 "plain": partial(measure, partial(next, plain), steps, device),
                 "compute": partial(measure, fixed.step, steps, device),
             }
+            count = dict.fromkeys(ways, threads) | {"plain": devices.cores()}
             taken: dict[str, list[float]] = {way: [] for way in ways}
             for _ in range(rounds):
                 for way, run in ways.items():
-                    taken[way].append(run())
+                    taken[way].append(with_threads(count[way], run))
             memory = _measure.peak_memory(device)
             plain.close()  # and its workers end
             what = f"pretrain, {models}'s models", size, "pairs/s"
@@ -255,7 +274,7 @@ def main(
         "models": models,
         "precision": precision,
         "compiled": compiled,
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "matrix_peak_tflops": peak / 1e12,
         "share_of_matrix_peak": shares,
     }

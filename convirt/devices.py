@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def hardware(name: str) -> str:
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _keep_memory() -> None:
     """Let glibc keep what is freed, up to 2 GiB, instead of handing it back to the system.
 
@@ -53,7 +61,8 @@ def _keep_memory() -> None:
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    mmap_threshold, trim_threshold = -3, -1  # from <malloc.h>
+    arena_max, mmap_threshold, trim_threshold = -8, -3, -1  # from <malloc.h>
     libc = ctypes.CDLL(None)
+    libc.mallopt(arena_max, 1)  # a thread's own arena would hand memory back nevertheless
     libc.mallopt(mmap_threshold, 1 << 30)
     libc.mallopt(trim_threshold, (1 << 31) - 1)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from convirt import augment, checkpoint, chunks, processes
 from convirt.errors import InputError, StoppedError
+from convirt.halves import side_by_side
 from convirt.image_encoder import normalise
 from convirt.objectives.base import Inputs, Objective
 from convirt.pairs import AUGMENT, DROPOUT, VALIDATION, Batch, Pairs, generator
@@ -212,6 +213,8 @@ def pretrain(
         objective.compile_encoders()
     first_process = processes.number() == 0
     autocast = _autocast(where, config.precision)
+    plain = not (in_chunks or config.compile) and config.precision == "float32"
+    halves = side_by_side(objective, where, plain)
     trained = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
     optimiser = _optimiser([p for _, p in trained], config)
     feed = Feed(corpus, spec, config, objective, where)
@@ -265,6 +268,9 @@ def pretrain(
             seed = partial(_seed, config.seed, step, processes.number())
             loss, logs = chunks.backward(objective, inputs, config.chunk, seed, autocast)
             processes.average(p for _, p in trained)
+        elif halves:
+            _seed(config.seed, *key)
+            loss, logs = halves.backward(inputs)
         else:
             _seed(config.seed, *key)
             with autocast():

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import typer
 
+from convirt import devices
 from convirt.errors import InputError
 from convirt.params import read_yaml
 from stages import _repro
@@ -189,8 +190,7 @@ def every_gpu() -> str:
 
 def check_threads(chosen: list[str], threads: int, board: Board) -> None:
     """Warn of more threads than there are cores; that is slow, and no more than that."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if len(chosen) * threads > (cores or 1):
+    if len(chosen) * threads > (cores := devices.cores()):
         board.say(
             f"{len(chosen)} jobs x {threads} threads (compute.threads) on {cores} cores: stages "
             "that compute on the CPU slow each other down. Other threads give other last bits.",

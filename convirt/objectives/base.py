@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -131,6 +132,13 @@ class Objective(nn.Module):
         An objective that has `embed` and `compare` in place of `forward` can take batches that do
         not fit into memory (`train.chunk`).
         """
+        return tuple(half() for half in self.halves(inputs))
+
+    def halves(self, inputs: Inputs) -> tuple[Callable[[], Tensor], ...]:
+        """In place of `embed`, where what it returns is made by networks that share no weight.
+
+        On a CPU they are computed side by side (`convirt.halves`).
+        """
         raise NotImplementedError
 
     def compare(
@@ -212,9 +220,9 @@ class PairObjective(Objective):
         """Projected sentences, (N, dim), L2-normalised, float32."""
         return self.model.project_text(self.h_u(inputs))
 
-    def embed(self, inputs: Inputs) -> tuple[Tensor, ...]:
+    def halves(self, inputs: Inputs) -> tuple[Callable[[], Tensor], ...]:
         """Projected images and sentences, v and u, (n, dim) each."""
-        return self.v(inputs), self.u(inputs)
+        return partial(self.v, inputs), partial(self.u, inputs)
 
     def compile_encoders(self) -> None:
         """Compile the image encoder and the trained half of the text encoder."""

@@ -17,6 +17,7 @@ The paper's precision is close to chance, too (Table 2).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,10 +85,12 @@ class Objective(base.PairObjective):
         width = 2 * parts.projection.dim
         self.classifier = Projection(width, options.hidden or width, 1)
 
-    def embed(self, inputs: Inputs) -> tuple[Tensor, ...]:
+    def halves(self, inputs: Inputs) -> tuple[Callable[[], Tensor], ...]:
         """The linear projections, (n, dim) each, of any length."""
-        v = self.model.image_projection(self.h_v(inputs))
-        return v, self.model.text_projection(self.h_u(inputs))
+        return (
+            lambda: self.model.image_projection(self.h_v(inputs)),
+            lambda: self.model.text_projection(self.h_u(inputs)),
+        )
 
     def compare(
         self, embeddings: tuple[Tensor, ...], inputs: Inputs

@@ -1,0 +1,82 @@
+"""The two halves of a pair side by side on a CPU: the same bits in less time.
+
+Images and sentences have nothing to do with each other until they are compared. A core for each
+half does more than all cores for one half after the other: what a small batch consists of is too
+small to be divided well. The gradients of the embeddings take the same two ways back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from convirt import devices, processes
+from convirt.objectives.base import Inputs, Objective
+
+T = TypeVar("T")
+
+
+class Halves:
+    """The gradient of a batch, its halves side by side.
+
+    Torch's generator is one for all threads, so that draws of both halves would come in no order.
+    The first batch shows whether all halves but the last draw nothing; if one does, they are taken
+    one after the other as they always were.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        """Ready a thread; `objective` has halves."""
+        self.objective = objective
+        self.apart: bool | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="half")
+
+    def backward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add the gradient of a batch's loss to the weights.
+
+        Returns:
+            The loss, detached, and what the objective logs.
+        """
+        halves = self.objective.halves(inputs)
+        embeddings = self._all(halves) if self.apart is not None else self._first(halves)
+        whole = tuple(x.detach().requires_grad_() for x in embeddings)
+        loss, logs = self.objective.compare(whole, inputs)
+        loss.backward()
+        pairs = zip(embeddings, whole, strict=True)
+        self._all([partial(x.backward, own.grad) for x, own in pairs if own.grad is not None])
+        return loss.detach(), logs
+
+    def _first(self, halves: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
+        before = torch.get_rng_state()
+        others = [half() for half in halves[:-1]]
+        self.apart = torch.equal(before, torch.get_rng_state())
+        return [*others, halves[-1]()]
+
+    def _all(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
+        """Results in order; the last job is done by this thread."""
+        if not self.apart:
+            return [job() for job in jobs]
+        elsewhere = [self._pool.submit(job) for job in jobs[:-1]]
+        here = jobs[-1]()
+        return [*(future.result() for future in elsewhere), here]
+
+
+def side_by_side(objective: Objective, device: torch.device, plain: bool) -> Halves | None:
+    """`Halves` where they pay and change no bit: on a CPU with a core for each.
+
+    Args:
+        objective: What is trained.
+        device: Where.
+        plain: Whether a step is neither compiled, nor cut into chunks, nor of lower precision.
+    """
+    if not plain or device.type != "cpu" or processes.count() > 1:
+        return None
+    kind = type(objective)
+    has_halves = kind.forward is Objective.forward and kind.embed is Objective.embed
+    return (
+        Halves(objective) if has_halves and 2 * torch.get_num_threads() <= devices.cores() else None
+    )

@@ -1,0 +1,148 @@
+"""The halves of a pair side by side: the same bits as one after the other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import process_runs
+import pytest
+import tiny_models
+import torch
+from tiny_models import CONFIG, PAPER, assert_same_run
+from torch import Tensor, nn
+
+from convirt import devices, halves
+from convirt.halves import Halves, side_by_side
+from convirt.objectives.base import Inputs, Objective
+from convirt.training import Feed
+
+CPU = torch.device("cpu")
+SEPARABLE = ("convirt", "convirt_soft", "siglip", "binary")
+OTHERS = sorted(process_runs.OPTIONS.keys() - set(SEPARABLE))
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.write_bert(tmp_path_factory.mktemp("bert") / "bert")
+
+
+@pytest.fixture(autouse=True)
+def several_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "cores", lambda: 2 * torch.get_num_threads())
+
+
+def built(name: str, bert: Path) -> tuple[Objective, list[Inputs]]:
+    """An objective with BatchNorm and dropout, and three batches of 8 pairs."""
+    data = tiny_models.corpus()
+    config = replace(CONFIG, batch_size=8)
+    options: dict[str, Any] = process_runs.OPTIONS[name]
+    objective = tiny_models.objective(name, bert, data, config=config, options=options).train()
+    feed = Feed(data, PAPER, config, objective, CPU)
+    return objective, [inputs for _, inputs, _ in islice(feed.steps(0, 3), 3)]
+
+
+def state(objective: Objective) -> dict[str, Tensor]:
+    """Gradients, buffers, and where torch's generator stands."""
+    grads = {n: p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None}
+    buffers = {n: b.clone() for n, b in objective.named_buffers()}
+    return {**grads, **buffers, "generator": torch.get_rng_state()}
+
+
+def assert_same_steps(one: Objective, batches: list[Inputs], found: Halves) -> None:
+    """Each batch adds the same bits to the gradients as a graph of both halves does."""
+    for number, inputs in enumerate(batches):
+        torch.manual_seed(number)
+        loss, logs = one(inputs)
+        loss.backward()
+        wanted = state(one)
+        torch.manual_seed(number)
+        other_loss, other_logs = found.backward(inputs)
+        assert other_loss.item() == loss.item() and not other_loss.requires_grad
+        assert {n: float(x) for n, x in other_logs.items()} == {
+            n: float(x) for n, x in logs.items()
+        }
+        mine = state(found.objective)
+        assert mine.keys() == wanted.keys() and len(mine) > 6
+        for key, value in wanted.items():
+            assert torch.equal(mine[key], value), key
+
+
+@pytest.mark.parametrize("name", SEPARABLE)
+def test_same_bits(name: str, bert: Path) -> None:
+    (one, batches), (other, _) = built(name, bert), built(name, bert)
+    found = side_by_side(other, CPU, plain=True)
+    assert found is not None
+    assert_same_steps(one, batches, found)
+    assert found.apart
+
+
+def test_an_image_half_that_draws_goes_first(bert: Path) -> None:
+    (one, batches), (other, _) = built("convirt", bert), built("convirt", bert)
+    for objective in (one, other):
+        model: Any = objective.model
+        model.image_encoder = nn.Sequential(model.image_encoder, nn.Dropout(0.5))
+    found = side_by_side(other, CPU, plain=True)
+    assert found is not None
+    assert_same_steps(one, batches, found)
+    assert found.apart is False
+
+
+def test_a_run_is_the_same_on_any_number_of_cores(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[bool | None] = []
+    usual = Halves.backward
+
+    def noted(self: Halves, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+        result = usual(self, inputs)
+        steps.append(self.apart)
+        return result
+
+    monkeypatch.setattr(Halves, "backward", noted)
+    several = tiny_models.train("convirt", bert, CONFIG)
+    assert steps and all(steps)
+    again = tiny_models.killed_and_resumed("convirt", bert, CONFIG, tmp_path, [3, 10])
+    monkeypatch.setattr(devices, "cores", lambda: torch.get_num_threads())
+    count = len(steps)
+    alone = tiny_models.train("convirt", bert, CONFIG)
+    assert len(steps) == count
+    assert_same_run(several, alone)
+    assert_same_run(several, again[:2])
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_objectives_without_halves(name: str, bert: Path) -> None:
+    assert side_by_side(built(name, bert)[0], CPU, plain=True) is None
+
+
+def test_where_it_does_not_pay(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, _ = built("convirt", bert)
+    assert side_by_side(objective, CPU, plain=False) is None
+    assert side_by_side(objective, torch.device("cuda"), plain=True) is None
+    monkeypatch.setattr(devices, "cores", lambda: 2 * torch.get_num_threads() - 1)
+    assert side_by_side(objective, CPU, plain=True) is None
+
+
+def test_an_objective_that_embeds_otherwise(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, _ = built("convirt", bert)
+    other = type("Other", (type(objective),), {"embed": lambda self, inputs: self.v(inputs)})
+    objective.__class__ = other
+    assert side_by_side(objective, CPU, plain=True) is None
+
+
+def test_an_error_of_either_half_is_told(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, batches = built("convirt", bert)
+    found = halves.Halves(objective)
+    found.backward(batches[0])
+
+    def broken(inputs: Inputs) -> Tensor:
+        raise ValueError("broken half")
+
+    for half in ("v", "u"):
+        with monkeypatch.context() as patch:
+            patch.setattr(objective, half, broken)
+            with pytest.raises(ValueError, match="broken half"):
+                found.backward(batches[1])
