@@ -1,6 +1,6 @@
 """What the minutes of `make repro` go into: starting and importing, DVC, and each kind of stage.
 
-    python -m bench.repro            # the committed default, in a fresh clone: ten minutes
+    python -m bench.repro            # the committed default, in a fresh clone: eight minutes
     python -m bench.repro --serial   # and once more by `dvc repro`, one stage after the other
 
 Every Python process of the run is watched: how long it lived and how long its imports took. A
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from bench._measure import Row
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBS: int = typer.Option(2, min=1, help="Stages at a time.")
+KEEP: Path = typer.Option(None, help="A new folder for the clone and all that it made.")
 SERIAL: bool = typer.Option(False, "--serial", help="Also by `dvc repro`, as the plain way.")
 
 # read by every Python that finds it: times its outermost imports, writes them down as it ends
@@ -56,9 +58,9 @@ atexit.register(note)
 """
 
 
-def main(jobs: int = JOBS, serial: bool = SERIAL) -> None:
+def main(jobs: int = JOBS, serial: bool = SERIAL, keep: Path = KEEP) -> None:
     """Print and keep the seconds by kind of stage, and of the whole."""
-    clock, notes = run(["-m", "stages.runs", "--jobs", str(jobs)])
+    clock, notes = run(["-m", "stages.runs", "--jobs", str(jobs)], keep)
     plain = run(["-m", "dvc", "repro"])[0] if serial else None
     memory = _measure.peak_memory("cpu")
     rows = [Row("make repro, by the clock", jobs, "s", clock, plain, None, memory)]
@@ -68,7 +70,7 @@ def main(jobs: int = JOBS, serial: bool = SERIAL) -> None:
     _measure.tell("repro", "cpu", rows, facts)
 
 
-def run(command: list[str]) -> tuple[float, list[dict[str, object]]]:
+def run(command: list[str], keep: Path | None = None) -> tuple[float, list[dict[str, object]]]:
     """Seconds of a command in a fresh clone with an empty cache, and what its processes noted."""
     with tempfile.TemporaryDirectory() as name:
         clone, watch, notes = (Path(name) / part for part in ("clone", "watch", "notes"))
@@ -84,6 +86,8 @@ def run(command: list[str]) -> tuple[float, list[dict[str, object]]]:
         start = time.perf_counter()
         subprocess.run([sys.executable, *command], cwd=clone, env=environment, check=True)
         clock = time.perf_counter() - start
+        if keep:
+            shutil.copytree(clone, keep, symlinks=True)
         return clock, [json.loads(path.read_text()) for path in notes.iterdir()]
 
 

@@ -45,8 +45,13 @@ def hardware(name: str) -> str:
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
 
 
+CORES = "CONVIRT_CORES"  # in the environment: how many a stage may count on, beside others
+
+
 def cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this process may use; no number in an output depends on it."""
+    if told := os.environ.get(CORES):
+        return int(told)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convirt import checkpoint, depthwise, files
+from convirt import checkpoint, convolutions, files
 from convirt.errors import InputError
 
 
@@ -249,5 +249,5 @@ def prepared(encoder: nn.Module) -> nn.Module:
     for module in encoder.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]
-    depthwise.quicken(encoder)
+    convolutions.quicken(encoder)
     return encoder.to(memory_format=torch.channels_last)

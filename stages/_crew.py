@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from convirt import devices
 from convirt.errors import InputError
 
 PATIENCE = 90.0  # seconds that a killed run is given to end; more than _repro.GRACE
@@ -43,6 +44,7 @@ class Worker:
     """A slot and its process, which is started with the first order."""
 
     slot: str  # for CUDA_VISIBLE_DEVICES
+    cores: int  # that it may count on
     lock: int
     stage: str | None = None
     since: float = 0.0
@@ -55,7 +57,8 @@ class Worker:
                 [sys.executable, "-m", "stages._repro", str(self.lock)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=os.environ | {"CUDA_VISIBLE_DEVICES": self.slot},
+                env=os.environ
+                | {"CUDA_VISIBLE_DEVICES": self.slot, devices.CORES: str(self.cores)},
                 pass_fds=[self.lock],
                 start_new_session=True,  # ctrl-C is for the runner alone
             )
@@ -95,7 +98,8 @@ class Crew:
 
     def __init__(self, slots: Sequence[str], lock: int) -> None:
         """Plan one worker for each of `slots`, values of CUDA_VISIBLE_DEVICES."""
-        self.workers = [Worker(slot, lock) for slot in slots]
+        cores = max(1, devices.cores() // len(slots))
+        self.workers = [Worker(slot, cores, lock) for slot in slots]
 
     def idle(self) -> list[Worker]:
         """Those that could take an order."""

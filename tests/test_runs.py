@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from convirt import devices
 from stages._repro import examine
 
 # a stage's work: notes when it begins and ends, fails or waits if a file says so, writes its output
@@ -41,6 +42,7 @@ if Path(f"fail-{name}").exists():
     print("out of luck")
     sys.exit(3)
 Path("out").mkdir(exist_ok=True)
+Path("cores").write_text(os.environ.get("CONVIRT_CORES", "none"))
 Path(f"out/{name}").write_text(f"{name} {text}")
 note("end")
 """
@@ -259,6 +261,8 @@ def test_targets_are_those_of_dvc(project: Project) -> None:
     assert sorted(project.ended()) == ["prepare", "probe-a-1", "train-a", "train-b"]
     assert "4 ran" in said
     assert {line[-1] for line in project.notes()} == {"gpu="}  # without --gpus none is seen
+    told = int((project.folder / "cores").read_text())
+    assert told == max(1, devices.cores() // 2)  # stages side by side share them
     said = project.run("nonsense", code=1)
     assert "nonsense" in said and "dvc stage list" in said and "Traceback" not in said
 

@@ -1,9 +1,11 @@
-"""Depthwise convolutions whose weights get their gradient quickly on a CPU.
+"""Convolutions that oneDNN is slow with on a CPU, computed otherwise: the same function.
 
-oneDNN has a kernel of its own for the weights' gradient of a depthwise convolution if the kernel is
-at most three wide and not wider than the map; others go to one for any grouping, ten to forty times
+It has a kernel of its own for the weights' gradient of a depthwise convolution if the kernel is at
+most three wide and not wider than the map; others go to one for any grouping, ten to forty times
 slower. That was a fifth of a training step of EfficientNet-Lite0 on one core. Here such a gradient
 is put together from vertical strips, three wide at most, of a map that was padded before.
+
+A convolution of 1 x 1 on a map of a few pixels is a product of matrices, and quicker as one.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WIDEST = 3  # columns of a kernel that oneDNN is quick with
+WIDEST = 3  # columns of a depthwise kernel that oneDNN is quick with
+FEW = 4  # pixels of a map on which a product is quicker than a convolution of 1 x 1
 
 Pair = tuple[int, int]  # vertical, horizontal
 Around = tuple[int, int, int, int]  # left, right, top, bottom; below zero it cuts off
@@ -52,20 +55,46 @@ class Depthwise(nn.Module):
         return cast(Tensor, _Pad.apply(x, around)), (0, 0)
 
 
+class Pointwise(nn.Module):
+    """A convolution of 1 x 1 of (N, C, H, W), with the parameters of the module it replaces."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """Take over `conv`."""
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H, W)."""
+        if x.device.type == "cpu" and x.shape[2] * x.shape[3] <= FEW:
+            y = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+            return y.permute(0, 3, 1, 2)
+        return F.conv2d(x, self.weight, self.bias)
+
+
 def quicken(encoder: nn.Module) -> None:
-    """Replace, in place, the depthwise convolutions that this is for."""
+    """Replace, in place, the convolutions that this is for."""
     from timm.layers import Conv2dSame
 
     for parent in list(encoder.modules()):
         for name, child in parent.named_children():
-            if type(child) in (nn.Conv2d, Conv2dSame) and _suits(child):
-                setattr(parent, name, Depthwise(cast(nn.Conv2d, child)))
+            if type(child) not in (nn.Conv2d, Conv2dSame):
+                continue
+            conv = cast(nn.Conv2d, child)
+            if _is_depthwise(conv):
+                setattr(parent, name, Depthwise(conv))
+            elif _is_pointwise(conv):
+                setattr(parent, name, Pointwise(conv))
 
 
-def _suits(conv: Any) -> bool:
-    depthwise = conv.groups == conv.in_channels == conv.out_channels > 1
+def _is_depthwise(conv: nn.Conv2d) -> bool:
+    alone = conv.groups == conv.in_channels == conv.out_channels > 1
     plain = conv.padding_mode == "zeros" and set(conv.dilation) == {1}
-    return depthwise and plain and not isinstance(conv.padding, str)
+    return alone and plain and not isinstance(conv.padding, str)
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    unpadded = conv.padding in ((0, 0), "valid") and conv.stride == (1, 1)
+    return conv.groups == 1 and conv.kernel_size == (1, 1) and unpadded
 
 
 def weight_gradient(x: Tensor, dy: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
