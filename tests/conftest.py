@@ -55,6 +55,23 @@ TINY_MODELS: dict[str, Any] = {
     "model.text.frozen_layers": 1,
     "augment.blur_kernel": 3,
 }  # encoders without weights to load; `tiny_models.write_bert` makes the folder
+TINY_PIPELINE: dict[str, Any] = {
+    **TINY,
+    **TINY_MODELS,
+    "demo.side": 40,
+    "datasets.max_dropped": 0.2,  # of so few films one is much
+    "datasets.sources.rsna.val": 8,
+    "datasets.sources.rsna.test": 16,
+    "model.baselines": ["imagenet"],
+}  # what `demo.sets` with 8 films of rsna to validate and 16 to test go with
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny text encoder."""
+    import tiny_models  # and torch, which few tests need
+
+    return tiny_models.write_bert(tmp_path_factory.mktemp("weights") / "bert")
 
 
 @pytest.fixture(scope="session")

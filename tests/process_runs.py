@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from convirt import checkpoint, processes
-from convirt.objectives.base import Objective
-from convirt.training import pretrain
+from convirt.objectives.base import Inputs, Objective
+from convirt.training import Feed, pretrain
 
 # no dropout, which each process draws for itself, and no BatchNorm, which is of its part on a CPU
 CAPTIONS = {"max_tokens": 12, "dropout": 0.0, "width": 8}
@@ -43,6 +43,14 @@ def fresh(name: str, bert: Path) -> Objective:
         if isinstance(module, tiny_models.TinyImageEncoder):
             module.norm = nn.Identity()  # type: ignore[assignment]
     return objective
+
+
+def with_batches(name: str, bert: Path, count: int = 1) -> tuple[Objective, list[Inputs]]:
+    """An objective in training mode, BatchNorm and dropout in it, and batches of 8 pairs."""
+    data, config = tiny_models.corpus(), replace(tiny_models.CONFIG, batch_size=8)
+    objective = tiny_models.objective(name, bert, data, config=config, options=OPTIONS[name])
+    feed = Feed(data, tiny_models.PAPER, config, objective.train(), torch.device("cpu"))
+    return objective, [inputs for _, inputs, _ in feed.steps(0, count)]
 
 
 def run(

@@ -44,11 +44,6 @@ BOTH = pytest.mark.parametrize("name", sorted(OPTIONS))
 C, V = 6, 7
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.write_bert(tmp_path_factory.mktemp("weights") / "bert")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def deterministic() -> Any:
     """As the stage sets it."""

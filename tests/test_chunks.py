@@ -5,54 +5,31 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import process_runs
 import pytest
 import tiny_models
 import torch
-from tiny_models import CONFIG, PAPER, assert_same_run
-from torch import Tensor
+from process_runs import with_batches
+from tiny_models import CONFIG, assert_same_run, gradients
 
 from convirt import chunks
 from convirt.errors import InputError
-from convirt.objectives.base import Inputs, Objective
-from convirt.training import Feed
 
 DIVISIBLE = ("convirt", "convirt_soft", "siglip", "binary", "simclr")
 WHOLE = sorted(process_runs.OPTIONS.keys() - set(DIVISIBLE))
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.write_bert(tmp_path_factory.mktemp("bert") / "bert")
-
-
-def built(name: str, bert: Path) -> tuple[Objective, Inputs]:
-    """An objective with BatchNorm and dropout, and a batch of 8 pairs."""
-    data = tiny_models.corpus()
-    config = replace(CONFIG, batch_size=8)
-    options: dict[str, Any] = process_runs.OPTIONS[name]
-    objective = tiny_models.objective(name, bert, data, config=config, options=options).train()
-    feed = Feed(data, PAPER, config, objective, torch.device("cpu"))
-    return objective, next(inputs for _, inputs, _ in islice(feed.steps(0, 1), 1))
 
 
 def seed(number: int) -> None:
     torch.manual_seed(100 + number)
 
 
-def gradients(objective: Objective) -> dict[str, Tensor]:
-    return {n: p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None}
-
-
 @pytest.mark.parametrize("name", DIVISIBLE)
 @pytest.mark.parametrize("size", [1, 3, 4, 8, 20])
 def test_gradient_is_that_of_one_graph(name: str, size: int, bert: Path) -> None:
     """The reference holds the graph of all chunks; BatchNorm and dropout are those of chunks."""
-    objective, inputs = built(name, bert)
+    objective, (inputs,) = with_batches(name, bert)
     pieces = []
     for number, first in enumerate(range(0, 8, size)):
         seed(number)
@@ -63,7 +40,7 @@ def test_gradient_is_that_of_one_graph(name: str, size: int, bert: Path) -> None
     expected.backward()
     wanted, buffers = gradients(objective), [b.clone() for b in objective.buffers()]
 
-    other, inputs = built(name, bert)
+    other, (inputs,) = with_batches(name, bert)
     loss, logs = chunks.backward(other, inputs, size, seed, nullcontext)
     assert loss.item() == expected.item()
     assert not loss.requires_grad
@@ -80,7 +57,7 @@ def test_gradient_is_that_of_one_graph(name: str, size: int, bert: Path) -> None
 @pytest.mark.parametrize("name", DIVISIBLE)
 def test_gradient_is_that_of_the_batch(name: str, bert: Path) -> None:
     """Without BatchNorm's statistics and dropout it does not matter how a batch is cut."""
-    objective, inputs = built(name, bert)
+    objective, (inputs,) = with_batches(name, bert)
     objective.eval()
     seed(0)
     expected, _ = objective(inputs)
@@ -95,7 +72,7 @@ def test_gradient_is_that_of_the_batch(name: str, bert: Path) -> None:
 
 def test_gradient_under_autocast(bert: Path) -> None:
     """Weights that autocast has cast without a gradient may not be used again with one."""
-    objective, inputs = built("convirt", bert)
+    objective, (inputs,) = with_batches("convirt", bert)
     autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
     chunks.backward(objective, inputs, 4, seed, autocast)
     trained = {n for n, p in objective.named_parameters() if p.requires_grad}

@@ -17,7 +17,7 @@ import pandas as pd
 import pydicom
 import pytest
 import tiny_models
-from conftest import ROOT, TINY, TINY_MODELS, set_key
+from conftest import ROOT, TINY_PIPELINE, set_key
 from ruamel.yaml import YAML
 
 TASKS, INITS, FRACTIONS = ["rsna", "mura"], ["imagenet", "convirt"], [10, 100]
@@ -29,15 +29,9 @@ SETS: dict[str, dict[str, int]] = {
     "chexpert": {"train": 4, "val": 4, "test": 4, "per_class": 2, "queries": 1, "texts": 1},
 }
 CHANGES: dict[str, Any] = {
-    **TINY,
-    **TINY_MODELS,
-    "demo.side": 40,
+    **TINY_PIPELINE,
     "demo.sets": SETS,
-    "datasets.max_dropped": 0.2,  # of so few films one is much
-    "datasets.sources.rsna.val": 8,
-    "datasets.sources.rsna.test": 16,
     "datasets.sources.mura.val": 12,
-    "model.baselines": ["imagenet"],
     "matrix.task": TASKS,
     "matrix.init": INITS,
     "matrix.fraction": FRACTIONS,

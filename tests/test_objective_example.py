@@ -20,11 +20,6 @@ from convirt import objectives
 PAGE = (ROOT / "docs/objectives.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.write_bert(tmp_path_factory.mktemp("weights") / "bert")
-
-
 @pytest.fixture(autouse=True)
 def vse(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
     """The page's file, as if it lay beside the others."""

@@ -249,11 +249,6 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {  # options, layers of the proje
 }
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.write_bert(tmp_path_factory.mktemp("weights") / "bert")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def deterministic() -> Iterator[None]:
     """As the stage sets it."""

@@ -19,11 +19,6 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (11, 6, 6)).astype(np.uint8)
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.write_bert(tmp_path_factory.mktemp("bert") / "bert")
-
-
 def test_both_places_give_the_same_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "images.npy", IMAGES)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")

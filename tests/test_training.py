@@ -42,11 +42,6 @@ FROZEN = ("embeddings", "encoder.layer.0", "encoder.layer.1")
 ALL = {"image_encoder", "text_encoder", "image_projection", "text_projection"}
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.write_bert(tmp_path_factory.mktemp("weights") / "bert")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def deterministic() -> Any:
     """As the stage sets it."""

@@ -42,11 +42,6 @@ ARGUMENTS = ("convirt", "chest", "rsna")
 
 
 # ------------------------------------------------------------------------------ kept states
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.write_bert(tmp_path_factory.mktemp("kept") / "bert")
-
-
 def test_a_state_that_training_kept_is_put_back(bert: Path, tmp_path: Path) -> None:
     """A kept state makes the model what it was then, in any order."""
     config = replace(tiny_models.CONFIG, keep_every=1)

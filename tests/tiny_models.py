@@ -223,6 +223,11 @@ def killed_and_resumed(
     return model, result, taken_up
 
 
+def gradients(objective: base.Objective) -> dict[str, Tensor]:
+    """Copies of the gradients that there are."""
+    return {n: p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None}
+
+
 def assert_same_run(one: tuple[base.Objective, Result], two: tuple[base.Objective, Result]) -> None:
     """Both ended with the same bits."""
     first, second = one[0].state_dict(), two[0].state_dict()

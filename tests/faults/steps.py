@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from conftest import TINY, TINY_MODELS
+from conftest import TINY_PIPELINE
 
 SETS: dict[str, dict[str, int]] = {
     "mimic-cxr": {"studies": 24},
@@ -18,14 +18,8 @@ KEPT = {
     "zeroshot.prompts": ("rsna",),
 }
 CHANGES: dict[str, Any] = {
-    **TINY,
-    **TINY_MODELS,
-    "demo.side": 40,
+    **TINY_PIPELINE,
     "demo.sets": SETS,
-    "datasets.max_dropped": 0.2,  # of so few films one is much
-    "datasets.sources.rsna.val": 8,
-    "datasets.sources.rsna.test": 16,
-    "model.baselines": ["imagenet"],
     "train.eval_every": 5,
     "train.evaluations": 3,
     "train.max_passes": 100,
