@@ -136,7 +136,7 @@ class Fixed:
             [p for p in objective.parameters() if p.requires_grad], lr=1e-4, fused=True
         )
         self.device, self.bfloat16 = device, setting.precision == "bfloat16"
-        self.halves = side_by_side(objective, where, not (setting.compile or self.bfloat16))
+        self.halves = side_by_side(objective, where, setting)
 
     def step(self) -> None:
         """Forward, backward, update."""

@@ -35,24 +35,23 @@ class Depthwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H', W')."""
-        x, padding = self._padded(x)
-        if x.device.type == "cpu" and torch.is_grad_enabled() and self.weight.requires_grad:
+        on_cpu, padding = x.device.type == "cpu", self.padding
+        if self.same:
+            around = self._around(x)
+            x = cast(Tensor, _Pad.apply(x, around)) if on_cpu else F.pad(x, around)
+            padding = (0, 0)
+        if on_cpu and torch.is_grad_enabled() and self.weight.requires_grad:
             y = cast(Tensor, _Strips.apply(x, self.weight, self.stride, padding))
             return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
         return F.conv2d(x, self.weight, self.bias, self.stride, padding, 1, len(self.weight))
 
-    def _padded(self, x: Tensor) -> tuple[Tensor, Pair]:
-        """The input, padded if the convolution cannot, and what the convolution pads."""
-        if not self.same:
-            return x, self.padding
-        height, width = (
-            max((-(-side // step) - 1) * step + k - side, 0)
-            for side, step, k in zip(x.shape[2:], self.stride, self.weight.shape[2:], strict=True)
-        )
-        around = (width // 2, width - width // 2, height // 2, height - height // 2)
-        if x.device.type != "cpu":
-            return F.pad(x, around), (0, 0)
-        return cast(Tensor, _Pad.apply(x, around)), (0, 0)
+    def _around(self, x: Tensor) -> Around:
+        """What timm's "same" pads, which no convolution can: more at the end than at the start."""
+        from timm.layers import get_same_padding
+
+        sides = zip(x.shape[2:], self.weight.shape[2:], self.stride, strict=True)
+        height, width = (get_same_padding(side, k, step, 1) for side, k, step in sides)
+        return width // 2, width - width // 2, height // 2, height - height // 2
 
 
 class Pointwise(nn.Module):

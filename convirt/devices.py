@@ -51,6 +51,9 @@ CORES = "CONVIRT_CORES"  # in the environment: how many a stage may count on, be
 def cores() -> int:
     """How many cores this process may use; no number in an output depends on it."""
     if told := os.environ.get(CORES):
+        if not (told.isascii() and told.isdigit() and int(told)):
+            hint = f"unset {CORES}: stages.runs sets it where it starts stages side by side"
+            raise InputError(f"environment: {CORES}", "a number of cores", repr(told), hint)
         return int(told)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

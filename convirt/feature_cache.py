@@ -15,13 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from convirt import checkpoint, files, image_encoder
 from convirt.errors import InputError
-from convirt.resident import take
 
-BLOCK = 256  # images at once: last bits depend on it, so it is no setting
 KEEP_EVERY = 60.0  # seconds between two marks to go on from; of no effect on results
 FILE, PART, MARK = "features.npy", "features.part", "features.json"
 
@@ -92,7 +89,7 @@ def _compute(
 ) -> None:
     """Write PART whole, on from MARK where there is one."""
     network, config = image_encoder.load_image_encoder(encoder)
-    network.to(device).eval()
+    network.to(device)
     part, mark = folder / PART, folder / MARK
     done, offset = _marked(part, mark)
     # plain writes and no memory map: a full disk is then an error and not a dead process
@@ -106,18 +103,14 @@ def _compute(
             handle.seek(offset)
             report(done)
         kept = time.monotonic()
-        for start in range(done, len(rows), BLOCK):
-            index = rows[start : start + BLOCK]
-            stored = take(images, index, torch.device(device))
-            with torch.inference_mode():
-                h = network(image_encoder.to_input(stored, config)).float().cpu().numpy()
+        for h in image_encoder.encoded(images, rows[done:], network, config, device):
             handle.write(np.ascontiguousarray(h, "<f4").tobytes())
+            done += len(h)
             if time.monotonic() - kept >= KEEP_EVERY:
                 _flush(handle.fileno(), handle.flush)
-                at = {"images": start + len(index), "bytes": handle.tell()}
-                files.write_json(mark, at)
+                files.write_json(mark, {"images": done, "bytes": handle.tell()})
                 kept = time.monotonic()
-            report(len(index))
+            report(len(h))
         _flush(handle.fileno(), handle.flush)
 
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 from convirt import devices, processes
 from convirt.objectives.base import Inputs, Objective
+
+if TYPE_CHECKING:
+    from convirt.training import TrainConfig
 
 T = TypeVar("T")
 
@@ -65,14 +68,12 @@ class Halves:
         return [*(future.result() for future in elsewhere), here]
 
 
-def side_by_side(objective: Objective, device: torch.device, plain: bool) -> Halves | None:
+def side_by_side(objective: Objective, device: torch.device, config: TrainConfig) -> Halves | None:
     """`Halves` where they pay and change no bit: on a CPU with a core for each.
 
-    Args:
-        objective: What is trained.
-        device: Where.
-        plain: Whether a step is neither compiled, nor cut into chunks, nor of lower precision.
+    Not for steps that are compiled, cut into chunks, shared among processes or of lower precision.
     """
+    plain = not (config.compile or config.chunk) and config.precision == "float32"
     if not plain or device.type != "cpu" or processes.count() > 1:
         return None
     kind = type(objective)

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convirt import checkpoint, convolutions, files
 from convirt.errors import InputError
+from convirt.resident import take
+
+BLOCK = 256  # images encoded at once: last bits depend on it, so it is no setting
 
 
 @dataclass(frozen=True)
@@ -201,6 +206,28 @@ def normalise(x: Tensor, config: ImageConfig) -> Tensor:
     mean = torch.tensor(config.mean, device=x.device).view(1, 3, 1, 1)
     std = torch.tensor(config.std, device=x.device).view(1, 3, 1, 1)
     return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def encoded(
+    images: np.ndarray, rows: np.ndarray, encoder: nn.Module, config: ImageConfig, device: str
+) -> Iterator[np.ndarray]:
+    """The output h of an encoder in evaluation mode, block by block.
+
+    Args:
+        images: A store's images, (N, S, S) uint8.
+        rows: Which of them, (n,).
+        encoder: On `device`.
+        config: Of the encoder.
+        device: "cpu" or "cuda".
+
+    Yields:
+        (BLOCK, width) float32, fewer in the last one, in the order of `rows`.
+    """
+    encoder.eval()
+    for start in range(0, len(rows), BLOCK):
+        block = take(images, rows[start : start + BLOCK], torch.device(device))
+        with torch.inference_mode():
+            yield encoder(to_input(block, config)).float().cpu().numpy()
 
 
 def save_image_encoder(encoder: nn.Module, config: ImageConfig, folder: Path) -> None:

@@ -16,13 +16,10 @@ import torch
 from torch import nn
 
 from convirt.errors import InputError
-from convirt.image_encoder import ImageConfig, to_input
+from convirt.image_encoder import ImageConfig, encoded
 from convirt.pair_encoder import PairEncoder
-from convirt.resident import take
 from convirt.retrieval import Ranker, Retrieval, retrieve
 from convirt.store import Store
-
-BLOCK = 256  # images encoded at once
 
 
 class Search(NamedTuple):
@@ -74,13 +71,8 @@ def encode(
 
     With `rows` for these images alone, in that order.
     """
-    rows, blocks = np.arange(len(images)) if rows is None else rows, []
-    encoder.eval()
-    with torch.inference_mode():
-        for start in range(0, len(rows), BLOCK):
-            block = take(images, rows[start : start + BLOCK], torch.device(device))
-            blocks.append(encoder(to_input(block, config)).float().cpu().numpy())
-    return np.concatenate(blocks)
+    rows = np.arange(len(images)) if rows is None else rows
+    return np.concatenate(list(encoded(images, rows, encoder, config, device)))
 
 
 def search(

@@ -213,8 +213,7 @@ def pretrain(
         objective.compile_encoders()
     first_process = processes.number() == 0
     autocast = _autocast(where, config.precision)
-    plain = not (in_chunks or config.compile) and config.precision == "float32"
-    halves = side_by_side(objective, where, plain)
+    halves = side_by_side(objective, where, config)
     trained = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
     optimiser = _optimiser([p for _, p in trained], config)
     feed = Feed(corpus, spec, config, objective, where)

@@ -27,7 +27,7 @@ class KilledError(Exception):
 @pytest.fixture
 def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny encoder's folder; blocks of four images, a mark after each."""
-    monkeypatch.setattr(feature_cache, "BLOCK", 4)
+    monkeypatch.setattr(image_encoder, "BLOCK", 4)
     monkeypatch.setattr(feature_cache, "KEEP_EVERY", 0.0)
     network, config = image_encoder.create_image_encoder("test_efficientnet", "random", SIDE, 0)
     folder = tmp_path / "encoder"

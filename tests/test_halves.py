@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def assert_same_steps(one: Objective, batches: list[Inputs], found: Halves) -> N
 @pytest.mark.parametrize("name", SEPARABLE)
 def test_same_bits(name: str, bert: Path) -> None:
     (one, batches), (other, _) = with_batches(name, bert, 3), with_batches(name, bert, 3)
-    found = side_by_side(other, CPU, plain=True)
+    found = side_by_side(other, CPU, CONFIG)
     assert found is not None
     assert_same_steps(one, batches, found)
     assert found.apart
@@ -66,7 +67,7 @@ def test_an_image_half_that_draws_goes_first(bert: Path) -> None:
     for objective in (one, other):
         model: Any = objective.model
         model.image_encoder = nn.Sequential(model.image_encoder, nn.Dropout(0.5))
-    found = side_by_side(other, CPU, plain=True)
+    found = side_by_side(other, CPU, CONFIG)
     assert found is not None
     assert_same_steps(one, batches, found)
     assert found.apart is False
@@ -97,22 +98,23 @@ def test_a_run_is_the_same_on_any_number_of_cores(
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_objectives_without_halves(name: str, bert: Path) -> None:
-    assert side_by_side(with_batches(name, bert)[0], CPU, plain=True) is None
+    assert side_by_side(with_batches(name, bert)[0], CPU, CONFIG) is None
 
 
 def test_where_it_does_not_pay(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objective, _ = with_batches("convirt", bert, 3)
-    assert side_by_side(objective, CPU, plain=False) is None
-    assert side_by_side(objective, torch.device("cuda"), plain=True) is None
+    for other in ({"compile": True}, {"chunk": 2}, {"precision": "bfloat16"}):
+        assert side_by_side(objective, CPU, replace(CONFIG, **other)) is None
+    assert side_by_side(objective, torch.device("cuda"), CONFIG) is None
     monkeypatch.setattr(devices, "cores", lambda: 2 * torch.get_num_threads() - 1)
-    assert side_by_side(objective, CPU, plain=True) is None
+    assert side_by_side(objective, CPU, CONFIG) is None
 
 
 def test_an_objective_that_embeds_otherwise(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objective, _ = with_batches("convirt", bert, 3)
     other = type("Other", (type(objective),), {"embed": lambda self, inputs: self.v(inputs)})
     objective.__class__ = other
-    assert side_by_side(objective, CPU, plain=True) is None
+    assert side_by_side(objective, CPU, CONFIG) is None
 
 
 def test_an_error_of_either_half_is_told(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:

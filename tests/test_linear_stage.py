@@ -166,7 +166,7 @@ def test_numbers_tell_how_far_repeats_lie_apart(
 
 def test_same_bytes_after_a_kill_in_any_phase(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "KEEP_EVERY", 0.0)
-    monkeypatch.setattr(feature_cache, "BLOCK", 16)
+    monkeypatch.setattr(image_encoder, "BLOCK", 16)
     monkeypatch.setattr(feature_cache, "KEEP_EVERY", 0.0)
     assert run(*RUN).exit_code == 0
     first = outputs(work, KEY)

@@ -602,3 +602,12 @@ def test_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "set compute.device to cpu" in caught.value.hint
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert devices.require("cuda") == "cuda"
+
+
+@pytest.mark.parametrize("told", ["two", "0", "-1", "\u0663"])
+def test_cores_that_are_no_number(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(devices.CORES, told)
+    with pytest.raises(InputError, match="CONVIRT_CORES"):
+        devices.cores()
+    monkeypatch.setenv(devices.CORES, "3")
+    assert devices.cores() == 3

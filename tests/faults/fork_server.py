@@ -34,7 +34,7 @@ PACKAGES += ["pyarrow.dataset", "pyarrow.parquet", "pydicom", "ruamel.yaml", "sc
 PACKAGES += ["sklearn.manifold", "timm", "torch", "transformers.models.auto.tokenization_auto"]
 # Where a tiny set would be one block, several; a state at each occasion, not once a minute.
 SMALLER: dict[str, Any] = {
-    "convirt.feature_cache:BLOCK": 8,
+    "convirt.image_encoder:BLOCK": 8,
     "convirt.feature_cache:KEEP_EVERY": 0.0,
     "convirt.pieces:BLOCK": 4,
     "convirt.plots:DPI": 40,
