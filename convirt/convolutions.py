@@ -6,6 +6,8 @@ slower. That was a fifth of a training step of EfficientNet-Lite0 on one core. H
 is put together from vertical strips, three wide at most, of a map that was padded before.
 
 A convolution of 1 x 1 on a map of a few pixels is a product of matrices, and quicker as one.
+
+Gradients of all these weights may be left to another thread (`deferred`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from convirt.deferred import of_weight
 
 WIDEST = 3  # columns of a depthwise kernel that oneDNN is quick with
 FEW = 4  # pixels of a map on which a product is quicker than a convolution of 1 x 1
@@ -40,8 +44,8 @@ class Depthwise(nn.Module):
             around = self._around(x)
             x = cast(Tensor, _Pad.apply(x, around)) if on_cpu else F.pad(x, around)
             padding = (0, 0)
-        if on_cpu and torch.is_grad_enabled() and self.weight.requires_grad:
-            y = cast(Tensor, _Strips.apply(x, self.weight, self.stride, padding))
+        if on_cpu and _is_trained(self.weight):
+            y = cast(Tensor, _Depthwise.apply(x, self.weight, self.stride, padding))
             return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
         return F.conv2d(x, self.weight, self.bias, self.stride, padding, 1, len(self.weight))
 
@@ -64,10 +68,12 @@ class Pointwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H, W)."""
-        if x.device.type == "cpu" and x.shape[2] * x.shape[3] <= FEW:
-            y = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
-            return y.permute(0, 3, 1, 2)
-        return F.conv2d(x, self.weight, self.bias)
+        if x.device.type != "cpu":
+            return F.conv2d(x, self.weight, self.bias)
+        if _is_trained(self.weight):
+            y = cast(Tensor, _Pointwise.apply(x, self.weight))
+            return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
+        return _pointwise(x, self.weight, self.bias)
 
 
 def quicken(encoder: nn.Module) -> None:
@@ -94,6 +100,10 @@ def _is_depthwise(conv: nn.Conv2d) -> bool:
 def _is_pointwise(conv: nn.Conv2d) -> bool:
     unpadded = conv.padding in ((0, 0), "valid") and conv.stride == (1, 1)
     return conv.groups == 1 and conv.kernel_size == (1, 1) and unpadded
+
+
+def _is_trained(weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and weight.requires_grad
 
 
 def weight_gradient(x: Tensor, dy: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
@@ -149,18 +159,27 @@ def _inside(margin: int, old: int, new: int) -> slice:
 
 def _native(x: Tensor, dy: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
     shape = x.new_empty(x.shape[1], 1, *kernel)  # of no other use
-    return cast(Tensor, _gradients(dy, x, shape, stride, padding, [False, True, False])[1])
+    return _by_weight(dy, x, shape, stride, padding)
+
+
+def _by_input(dy: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    return cast(Tensor, _gradients(dy, x, weight, stride, padding, [True, False, False])[0])
+
+
+def _by_weight(dy: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    return cast(Tensor, _gradients(dy, x, weight, stride, padding, [False, True, False])[1])
 
 
 def _gradients(
     dy: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, which: list[bool]
 ) -> Any:
+    groups = x.shape[1] // weight.shape[1]
     return torch.ops.aten.convolution_backward(
-        dy, x, weight, None, stride, padding, [1, 1], False, [0, 0], x.shape[1], which
+        dy, x, weight, None, stride, padding, [1, 1], False, [0, 0], groups, which
     )
 
 
-class _Strips(torch.autograd.Function):
+class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -169,13 +188,51 @@ class _Strips(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *dys: Tensor) -> Any:
-        (dy,), (x, weight) = dys, ctx.saved_tensors
-        dx = None
-        if ctx.needs_input_grad[0]:
-            which = [True, False, False]
-            dx = _gradients(dy, x, weight, ctx.stride, ctx.padding, which)[0]
+        (dy,), (x, weight), how = dys, ctx.saved_tensors, (ctx.stride, ctx.padding)
         kernel = (weight.shape[2], weight.shape[3])
-        return dx, weight_gradient(x, dy, kernel, ctx.stride, ctx.padding), None, None
+        dw = of_weight(weight, lambda: weight_gradient(x, dy, kernel, *how))
+        dx = _by_input(dy, x, weight, *how) if ctx.needs_input_grad[0] else None
+        return dx, dw, None, None
+
+
+class _Pointwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _pointwise(x, weight, None)
+
+    @staticmethod
+    def backward(ctx: Any, *dys: Tensor) -> Any:
+        (dy,), (x, weight), how = dys, ctx.saved_tensors, ((1, 1), (0, 0))
+        few, wanted = _has_few_pixels(x), ctx.needs_input_grad[0]
+        if few:
+            dw = of_weight(weight, lambda: (_rows(dy).t() @ _rows(x)).view_as(weight))
+            dx = _as_map(_rows(dy) @ weight.flatten(1), dy) if wanted else None
+        else:
+            dw = of_weight(weight, lambda: _by_weight(dy, x, weight, *how))
+            dx = _by_input(dy, x, weight, *how) if wanted else None
+        return dx, dw
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if _has_few_pixels(x):
+        return _as_map(F.linear(_rows(x), weight.flatten(1), bias), x)
+    return F.conv2d(x, weight, bias)
+
+
+def _has_few_pixels(x: Tensor) -> bool:
+    return x.shape[2] * x.shape[3] <= FEW
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(N, C, H, W) to (N H W, C); no copy where channels lie together."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _as_map(rows: Tensor, like: Tensor) -> Tensor:
+    """(N H W, C) to (N, C, H, W), N, H and W those of `like`."""
+    n, _, height, width = like.shape
+    return rows.view(n, height, width, -1).permute(0, 3, 1, 2)
 
 
 class _Pad(torch.autograd.Function):

@@ -2,7 +2,8 @@
 
 Images and sentences have nothing to do with each other until they are compared. A core for each
 half does more than all cores for one half after the other: what a small batch consists of is too
-small to be divided well. The gradients of the embeddings take the same two ways back.
+small to be divided well. The gradients of the embeddings take the same two ways back, and the
+thread that is there first computes gradients of the other's weights (`deferred`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from convirt import devices, processes
+from convirt.deferred import Deferred
 from convirt.objectives.base import Inputs, Objective
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class Halves:
         loss, logs = self.objective.compare(whole, inputs)
         loss.backward()
         pairs = zip(embeddings, whole, strict=True)
-        self._all([partial(x.backward, own.grad) for x, own in pairs if own.grad is not None])
+        self._back([partial(x.backward, own.grad) for x, own in pairs if own.grad is not None])
         return loss.detach(), logs
 
     def _first(self, halves: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
@@ -66,6 +68,25 @@ class Halves:
         elsewhere = [self._pool.submit(job) for job in jobs[:-1]]
         here = jobs[-1]()
         return [*(future.result() for future in elsewhere), here]
+
+    def _back(self, jobs: Sequence[Callable[[], None]]) -> None:
+        """Likewise, and the thread that is done first computes gradients of the other's weights."""
+        if not self.apart:
+            self._all(jobs)
+            return
+        left = Deferred()
+
+        def others() -> None:
+            with left.leaving():
+                for job in jobs[:-1]:
+                    job()
+            left.help()
+
+        elsewhere = self._pool.submit(others)
+        jobs[-1]()
+        left.help()
+        elsewhere.result()
+        left.add()
 
 
 def side_by_side(objective: Objective, device: torch.device, config: TrainConfig) -> Halves | None:
