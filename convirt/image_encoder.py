@@ -203,9 +203,9 @@ def to_input(images: Tensor, config: ImageConfig) -> Tensor:
 
 def normalise(x: Tensor, config: ImageConfig) -> Tensor:
     """Normalise grey values in [0, 1], (N, 1, H, W), to (N, 3, H, W), channels_last."""
-    mean = torch.tensor(config.mean, device=x.device).view(1, 3, 1, 1)
-    std = torch.tensor(config.std, device=x.device).view(1, 3, 1, 1)
-    return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+    # by numbers: a GPU would have to be waited for until it has taken a tensor of them
+    channels = [(x - mean) / std for mean, std in zip(config.mean, config.std, strict=True)]
+    return torch.cat(channels, dim=1).contiguous(memory_format=torch.channels_last)
 
 
 def encoded(

@@ -225,7 +225,8 @@ class Features:
 
     def batch(self, index: Ints) -> Tensor:
         """Rows of h, (b, width); every index has to be among `at`."""
-        return self.h[torch.from_numpy(np.searchsorted(self.at, index)).to(self.h.device)]
+        places = torch.from_numpy(np.searchsorted(self.at, index))
+        return self.h[places.to(self.h.device, non_blocking=True)]
 
 
 @torch.no_grad()

@@ -445,7 +445,8 @@ class Feed:
                 yield self._transformed(batch, images, draws)
                 continue
             theta = augment.whole(self.corpus.boxes[batch.images], images.shape[-1])
-            x = augment.warp(images, theta.to(self.device), self.image_config.size)
+            there = theta.to(self.device, non_blocking=True)
+            x = augment.warp(images, there, self.image_config.size)
             yield Inputs((normalise(x, self.image_config),), batch)
 
     def _images(self, batch: Batch) -> Tensor:

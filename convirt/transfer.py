@@ -65,8 +65,8 @@ class Classifier(nn.Module):
 def predict(model: nn.Module, source: Source) -> Tensor:
     """Logits of all items in evaluation mode, (n, L) float32 on the CPU."""
     model.eval()
-    parts = [model(source.batch(i)).float().cpu() for i in blocks(np.arange(len(source.y)))]
-    return torch.cat(parts)
+    parts = [model(source.batch(i)).float() for i in blocks(np.arange(len(source.y)))]
+    return torch.cat(parts).cpu()
 
 
 def score(model: nn.Module, source: Source, recipe: Recipe) -> Score:
@@ -272,7 +272,8 @@ def step(
     """One update on the items at `index`; the loss, detached, so that nothing waits for it."""
     model.train()
     _seed_dropout(key, recipe.device)
-    x, y = source.batch(index), source.y[torch.from_numpy(index)].to(recipe.device)
+    x = source.batch(index)
+    y = source.y[torch.from_numpy(index)].to(recipe.device, non_blocking=True)
     with torch.autocast(recipe.device, torch.bfloat16, enabled=recipe.bfloat16):
         logits = model(x)
     loss = loss_of(logits.float(), y, recipe.kind)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from convirt import training
+from convirt import devices, training
 
 aten = torch.ops.aten
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -207,6 +208,8 @@ def _exit(mode: Any, *error: Any) -> None:
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
     """A GPU for what runs inside, and where the host would have waited for it."""
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(devices, "require", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "pretended")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 40, 1 << 40))
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
@@ -218,7 +221,8 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     waits = Waits()
     try:
-        with Numbered(), Pretence(waits):
+        with warnings.catch_warnings(), Numbered(), Pretence(waits):
+            warnings.filterwarnings("ignore", ".*non-meta parameter")  # it is copied nevertheless
             yield waits
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(before)

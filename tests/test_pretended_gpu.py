@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import test_trajectory
+import test_transfer_stages as tiny
 import tiny_models
 import torch
 import torch.nn.functional as F
@@ -23,7 +27,9 @@ from convirt.labelled import Source, features
 from convirt.objectives import find
 from convirt.objectives.base import Objective
 from convirt.training import Result, TrainConfig, pretrain, resumed_step
+from stages import finetune, retrieve, trajectory, zeroshot
 
+repo, pair, along = tiny.repo, tiny.pair, test_trajectory.along  # fixtures
 PAIRED = ("binary", "convirt", "convirt_soft", "siglip")  # those that can be cut into chunks
 
 
@@ -246,3 +252,43 @@ def test_encoding_of_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
         blocks = image_encoder.encoded(images, rows, network.to("cuda"), config, "cuda")
         found = np.concatenate([*blocks])
     assert np.allclose(found, wanted, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------ stages
+RUNS: list[tuple[Any, tuple[str, ...]]] = [
+    (finetune, ("rsna", "imagenet", "50", "finetune")),
+    (finetune, ("covidx", "convirt", "50", "linear")),
+    (retrieve, ("convirt",)),
+    (zeroshot, ("rsna", "convirt")),
+    (trajectory, test_trajectory.ARGUMENTS),
+]
+
+
+def fractions(value: Any, name: str) -> dict[str, float]:
+    """The fractions in a JSON, by where they stand."""
+    if isinstance(value, dict):
+        parts = [fractions(part, f"{name} {key}") for key, part in value.items()]
+        return {key: number for part in parts for key, number in part.items()}
+    return {name: value} if isinstance(value, float) else {}
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_stages(
+    along: Path, solver: str, monkeypatch: pytest.MonkeyPatch, write_params: Callable[..., Path]
+) -> None:
+    def made_on(device: str) -> dict[str, float]:
+        tiny.change(along, "compute.device", device, write_params)
+        for stage, arguments in RUNS:
+            result = tiny.run(*arguments, stage=stage)
+            assert result.exit_code == 0, (result.output, result.exception)
+        written = sorted((along / "metrics").rglob("*.json"))
+        found = {path.name: json.loads(path.read_text()) for path in written}
+        points = pd.read_csv(along / "metrics/trajectory/convirt.csv").to_dict("index")
+        return fractions(found | {"trajectory": {str(k): v for k, v in points.items()}}, "")
+
+    tiny.change(along, "finetune.linear.solver", solver, write_params)
+    with pretended(monkeypatch):
+        found = made_on("cuda")
+    wanted = made_on("cpu")
+    assert found.keys() == wanted.keys() and len(found) > 20
+    assert found == pytest.approx(wanted, abs=1e-3)

@@ -158,8 +158,8 @@ class Objective(nn.Module):
 
     def validate(self, batches: Iterable[Inputs]) -> dict[str, float]:
         """Values of a validation, `val_loss` among them; called in evaluation mode, no gradient."""
-        losses = [float(self(inputs)[0]) for inputs in batches]
-        return {"val_loss": sum(losses) / len(losses)}
+        losses = [self(inputs)[0] for inputs in batches]
+        return {"val_loss": sum(float(loss) for loss in losses) / len(losses)}
 
     def chance(self) -> float | None:
         """Loss of a model that knows nothing; None where that is no fixed number."""
