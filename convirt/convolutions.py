@@ -103,7 +103,9 @@ def _is_pointwise(conv: nn.Conv2d) -> bool:
 
 
 def _is_trained(weight: Tensor) -> bool:
-    return torch.is_grad_enabled() and weight.requires_grad
+    """Whether a gradient is wanted; in a lower precision, torch's own has to do."""
+    wanted = torch.is_grad_enabled() and weight.requires_grad
+    return wanted and not torch.is_autocast_enabled("cpu")
 
 
 def weight_gradient(x: Tensor, dy: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:

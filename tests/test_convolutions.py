@@ -116,3 +116,12 @@ def test_frozen_weights_get_no_gradient() -> None:
     x = torch.randn(2, 4, 6, 6, requires_grad=True)
     conv(x).sum().backward()
     assert x.grad is not None and conv.weight.grad is None
+
+
+def test_a_lower_precision_is_left_to_torch() -> None:
+    encoder, _ = image_encoder.create_image_encoder("test_efficientnet", "random", 64, seed=1)
+    x = torch.randn(4, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder(x).float().square().sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
