@@ -60,6 +60,18 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def seed(name: str, value: int) -> None:
+    """Seed what torch draws on "cpu" or "cuda"."""
+    import torch
+
+    if name == "cpu":
+        # the same as torch.manual_seed, which formats the stack for a GPU that may start later: a
+        # millisecond, most of a step of a linear head
+        torch.default_generator.manual_seed(value)
+    else:
+        torch.manual_seed(value)
+
+
 def _keep_memory() -> None:
     """Let glibc keep what is freed, up to 2 GiB, instead of handing it back to the system.
 

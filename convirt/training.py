@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convirt import augment, checkpoint, chunks, processes
+from convirt import augment, checkpoint, chunks, devices, processes
 from convirt.errors import InputError, StoppedError
 from convirt.halves import side_by_side
 from convirt.image_encoder import normalise
@@ -244,6 +244,7 @@ def pretrain(
             values, better = _evaluate(objective, feed, progress, config, autocast, rate, stop)
         except StoppedError:
             leave()
+        objective.train()
         running.clear()
         if better:
             best = _copy(objective)
@@ -253,25 +254,25 @@ def pretrain(
             checkpoint.save_safetensors(scratch / KEPT.format(progress.step), _own(objective))
         return values
 
+    objective.train()  # here and after validations: each time it tells hundreds of modules
     if progress.step % config.eval_every == 0 and not _evaluated(progress):
         evaluate()  # where it starts from, or was stopped
 
     for step, inputs, wait in feed.steps(progress.step, steps):
         waited += wait
-        objective.train()
         if config.compile:  # what CUDA graphs have left of the step before may be overwritten
             torch.compiler.cudagraph_mark_step_begin()
         # the first process has the key that one alone has
         key = (step, processes.number()) if processes.number() else (step,)
         if in_chunks:
-            seed = partial(_seed, config.seed, step, processes.number())
+            seed = partial(_seed, where, config.seed, step, processes.number())
             loss, logs = chunks.backward(objective, inputs, config.chunk, seed, autocast)
             processes.average(p for _, p in trained)
         elif halves:
-            _seed(config.seed, *key)
+            _seed(where, config.seed, *key)
             loss, logs = halves.backward(inputs)
         else:
-            _seed(config.seed, *key)
+            _seed(where, config.seed, *key)
             with autocast():
                 loss, logs = model(inputs)
             loss.backward()
@@ -312,6 +313,7 @@ def pretrain(
         report(status)
 
     objective.load_state_dict(best)
+    objective.eval()
     seconds = max(time.perf_counter() - began, 1e-9)
     return Result(
         history=progress.history,
@@ -322,9 +324,9 @@ def pretrain(
     )
 
 
-def _seed(seed: int, *key: int) -> None:
+def _seed(device: torch.device, seed: int, *key: int) -> None:
     """Seed torch, for dropout and what objectives draw."""
-    torch.manual_seed(int(generator(seed, DROPOUT, *key).integers(2**63)))
+    devices.seed(device.type, int(generator(seed, DROPOUT, *key).integers(2**63)))
 
 
 @torch.no_grad()

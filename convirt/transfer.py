@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convirt import checkpoint
+from convirt import checkpoint, devices
 from convirt.errors import InputError, StoppedError
 from convirt.labelled import Source, blocks, features
 from convirt.logistic import Solution, solutions
@@ -271,7 +271,7 @@ def step(
 ) -> Tensor:
     """One update on the items at `index`; the loss, detached, so that nothing waits for it."""
     model.train()
-    _seed_dropout(key, recipe.device)
+    devices.seed(recipe.device, key)
     x = source.batch(index)
     y = source.y[torch.from_numpy(index)].to(recipe.device, non_blocking=True)
     with torch.autocast(recipe.device, torch.bfloat16, enabled=recipe.bfloat16):
@@ -281,15 +281,6 @@ def step(
     loss.backward()
     optimizer.step()
     return loss.detach()
-
-
-def _seed_dropout(key: int, device: str) -> None:
-    if device == "cpu":
-        # the same as torch.manual_seed, which formats the stack for a GPU that may start later: a
-        # millisecond, most of a step of a linear head
-        torch.default_generator.manual_seed(key)
-    else:
-        torch.manual_seed(key)
 
 
 @contextmanager
