@@ -49,7 +49,7 @@ from convirt.training import Corpus, TrainConfig
 MODELS: str = typer.Option("demo", help="demo or paper.")
 DEVICE: str = typer.Option("cpu", help="cpu or cuda.")
 BATCH: list[int] = typer.Option([32], help="Pairs a step; name it several times for several.")
-STEPS: int = typer.Option(20, min=4, help="Measured steps of each way and round.")
+STEPS: int = typer.Option(40, min=4, help="Measured steps of each way and round.")
 ROUNDS: int = typer.Option(3, min=1, help="Rounds.")
 WORKERS: int = typer.Option(0, help="Of the plain way's DataLoader; 0: one a core.")
 PAIRS: int = typer.Option(4096, help="Studies of the corpus.")
