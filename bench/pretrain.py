@@ -102,7 +102,7 @@ def plain_steps(
         setting.batch_size,
         shuffle=True,
         drop_last=True,
-        num_workers=workers or devices.cores(),
+        num_workers=workers,
         persistent_workers=True,
         pin_memory=device == "cuda",
     )
@@ -230,6 +230,7 @@ def main(
 ) -> None:
     """Print and keep pairs a second of the three ways."""
     devices.require(device)
+    workers = workers or devices.cores()
     own = _world.MODELS[models]
     precision = "bfloat16" if device == "cuda" else "float32"
     spec, compiled = _world.augmentation(own), device == "cuda" if compiled is None else compiled
@@ -254,7 +255,7 @@ def main(
             if compiled:
                 fixed.objective.compile_encoders()
             next(plain)  # its workers start
-            ready = 1 + 2 * (workers or devices.cores())  # batches, as a DataLoader prefetches
+            ready = 1 + 2 * workers  # batches, as a DataLoader prefetches
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             ways = {  # ours comes after plain: workers are done with prefetching before it counts

@@ -15,20 +15,29 @@ from convirt import image_encoder
 from convirt.deferred import Deferred, of_weight
 
 
-def left(jobs: Sequence[tuple[Tensor, Callable[[], Tensor]]], helpers: int = 1) -> None:
-    """Have the jobs left by one thread and done by it and others."""
+def shared(work: Callable[[], None], helpers: int = 1) -> None:
+    """Have what `work` leaves computed by its thread and others."""
     deferred = Deferred()
 
     def leave() -> None:
         with deferred.leaving():
-            for weight, job in jobs:
-                assert of_weight(weight, job) is None
+            work()
         deferred.help()
 
     with ThreadPoolExecutor(1 + helpers) as pool:
         for future in [pool.submit(leave), *(pool.submit(deferred.help) for _ in range(helpers))]:
-            future.result(timeout=30)
+            future.result(timeout=60)
     deferred.add()
+
+
+def left(jobs: Sequence[tuple[Tensor, Callable[[], Tensor]]], helpers: int = 1) -> None:
+    """Have the jobs left by one thread and done by it and others."""
+
+    def work() -> None:
+        for weight, job in jobs:
+            assert of_weight(weight, job) is None
+
+    shared(work, helpers)
 
 
 def test_nobody_leaves_any() -> None:
@@ -124,21 +133,7 @@ def test_a_whole_encoder(name: str) -> None:
         back((h * torch.arange(h.numel()).view_as(h).cos()).sum())
         return {n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None}
 
-    def shared(loss: Tensor) -> None:
-        deferred = Deferred()
-
-        def leave() -> None:
-            with deferred.leaving():
-                loss.backward()
-            deferred.help()
-
-        with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(leave)
-            deferred.help()
-            future.result(timeout=60)
-        deferred.add()
-
-    alone, together = gradients(Tensor.backward), gradients(shared)
+    alone, together = gradients(Tensor.backward), gradients(lambda loss: shared(loss.backward))
     assert alone.keys() == together.keys() == dict(encoder.named_parameters()).keys()
     for key, value in alone.items():
         assert torch.equal(value, together[key]), key

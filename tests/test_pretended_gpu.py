@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from pretended_gpu import Waits, pretended
 from process_runs import OPTIONS
+from test_chunks import DIVISIBLE
+from test_gpu import curve
 from test_transfer import RECIPE, Encoder, split
 from tiny_models import CONFIG, PAPER
 from torch import Tensor, nn
@@ -30,7 +32,6 @@ from convirt.training import Result, TrainConfig, pretrain, resumed_step
 from stages import finetune, retrieve, trajectory, zeroshot
 
 repo, pair, along = tiny.repo, tiny.pair, test_trajectory.along  # fixtures
-PAIRED = ("binary", "convirt", "convirt_soft", "siglip")  # those that can be cut into chunks
 
 
 # ------------------------------------------------------------------------------ the pretence
@@ -138,12 +139,6 @@ def run(
     return result, np.diff(seen).tolist()
 
 
-def curve(result: Result | None) -> np.ndarray:
-    """Training and validation losses, (evaluations, 2)."""
-    assert result is not None
-    return np.array([[row["train_loss"], row["val_loss"]] for row in result.history[1:]], float)
-
-
 @pytest.mark.parametrize("store", ["gpu", "ram"])
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_steps_wait_for_nothing_but_their_logs(
@@ -160,7 +155,7 @@ def test_steps_wait_for_nothing_but_their_logs(
 
 
 @pytest.mark.parametrize("changes", [{"cache_frozen": False}, {"chunk": 2}, {"optimiser": "sgd"}])
-@pytest.mark.parametrize("name", PAIRED)
+@pytest.mark.parametrize("name", DIVISIBLE)
 def test_other_ways_of_a_step(
     name: str, changes: dict[str, Any], bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
