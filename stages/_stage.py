@@ -21,6 +21,7 @@ A stage is a thin typer program in this form, which `tests/test_dvc.py` holds ag
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import signal
@@ -100,6 +101,7 @@ class Stage:
     # -------------------------------------------------------------------------- in and out
     def __enter__(self) -> Stage:
         _die_with_parent()
+        _say_where_it_crashed()
         self._handler = self._exit_on_sigterm()
         try:
             code_root = self._entry.parent.parent
@@ -272,6 +274,12 @@ class Stage:
     def progress(self, what: str, total: int, unit: str = "steps", done: int = 0) -> Progress:
         """A context manager whose `update(advance, **fields)` shows rate, elapsed and time left."""
         return Progress(self.console, what, total, unit, done)
+
+
+def _say_where_it_crashed() -> None:
+    """What the kernel ends, as if a mapped file is cut off meanwhile, tells the line it was at."""
+    if sys.__stderr__ is not None and not faulthandler.is_enabled():
+        faulthandler.enable(sys.__stderr__, all_threads=False)
 
 
 def _die_with_parent() -> None:
