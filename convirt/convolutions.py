@@ -45,8 +45,7 @@ class Depthwise(nn.Module):
             x = cast(Tensor, _Pad.apply(x, around)) if on_cpu else F.pad(x, around)
             padding = (0, 0)
         if on_cpu and _is_trained(self.weight):
-            y = cast(Tensor, _Depthwise.apply(x, self.weight, self.stride, padding))
-            return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
+            return _plus(_Depthwise.apply(x, self.weight, self.stride, padding), self.bias)
         return F.conv2d(x, self.weight, self.bias, self.stride, padding, 1, len(self.weight))
 
     def _around(self, x: Tensor) -> Around:
@@ -71,8 +70,7 @@ class Pointwise(nn.Module):
         if x.device.type != "cpu":
             return F.conv2d(x, self.weight, self.bias)
         if _is_trained(self.weight):
-            y = cast(Tensor, _Pointwise.apply(x, self.weight))
-            return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
+            return _plus(_Pointwise.apply(x, self.weight), self.bias)
         return _pointwise(x, self.weight, self.bias)
 
 
@@ -106,6 +104,10 @@ def _is_trained(weight: Tensor) -> bool:
     """Whether a gradient is wanted; in a lower precision, torch's own has to do."""
     wanted = torch.is_grad_enabled() and weight.requires_grad
     return wanted and not torch.is_autocast_enabled("cpu")
+
+
+def _plus(y: Any, bias: Tensor | None) -> Tensor:
+    return cast(Tensor, y if bias is None else y + bias.view(1, -1, 1, 1))
 
 
 def weight_gradient(x: Tensor, dy: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
@@ -245,5 +247,5 @@ class _Pad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *dys: Tensor) -> Any:
-        left, right, top, bottom = ctx.around
-        return padded(dys[0], (-left, -right, -top, -bottom)), None
+        (dy,), (left, right, top, bottom) = dys, ctx.around
+        return dy[:, :, top : dy.shape[2] - bottom, left : dy.shape[3] - right], None

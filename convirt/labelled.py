@@ -225,8 +225,7 @@ class Features:
 
     def batch(self, index: Ints) -> Tensor:
         """Rows of h, (b, width); every index has to be among `at`."""
-        places = torch.from_numpy(np.searchsorted(self.at, index))
-        return self.h[places.to(self.h.device, non_blocking=True)]
+        return take(self.h, np.searchsorted(self.at, index), self.h.device)
 
 
 @torch.no_grad()
