@@ -14,7 +14,6 @@ An epoch's images are the training images; each way trains one epoch in turn.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -158,7 +157,7 @@ def main(
         paths = _world.write_jpegs(stored, Path(name))
         films = Plain(paths, y, own.size)
         options: dict[str, Any] = {
-            "num_workers": workers or os.cpu_count() or 1,
+            "num_workers": workers or devices.cores(),
             "persistent_workers": True,
             "pin_memory": device == "cuda",
         }
