@@ -40,14 +40,21 @@ class Halves:
         self.apart: bool | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="half")
 
-    def backward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+    def backward(
+        self, inputs: Inputs, meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Add the gradient of a batch's loss to the weights.
+
+        Args:
+            inputs: The batch.
+            meanwhile: What this thread does when it has its embeddings before the others.
 
         Returns:
             The loss, detached, and what the objective logs.
         """
         halves = self.objective.halves(inputs)
-        embeddings = self._all(halves) if self.apart is not None else self._first(halves)
+        known = self.apart is not None
+        embeddings = self._all(halves, meanwhile) if known else self._first(halves)
         whole = tuple(x.detach().requires_grad_() for x in embeddings)
         loss, logs = self.objective.compare(whole, inputs)
         loss.backward()
@@ -61,12 +68,15 @@ class Halves:
         self.apart = torch.equal(before, torch.get_rng_state())
         return [*others, halves[-1]()]
 
-    def _all(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
+    def _all(
+        self, jobs: Sequence[Callable[[], T]], meanwhile: Callable[[], None] = lambda: None
+    ) -> list[T]:
         """Results in order; the last job is done by this thread."""
         if not self.apart:
             return [job() for job in jobs]
         elsewhere = [self._pool.submit(job) for job in jobs[:-1]]
         here = jobs[-1]()
+        meanwhile()
         return [*(future.result() for future in elsewhere), here]
 
     def _back(self, jobs: Sequence[Callable[[], None]]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -270,7 +270,7 @@ def pretrain(
             processes.average(p for _, p in trained)
         elif halves:
             _seed(where, config.seed, *key)
-            loss, logs = halves.backward(inputs)
+            loss, logs = halves.backward(inputs, meanwhile=feed.ahead)
         else:
             _seed(where, config.seed, *key)
             with autocast():
@@ -399,6 +399,9 @@ def resumed_step(scratch: Path) -> int:
     return int(state["step"]) if state else 0
 
 
+Loaded = tuple[Batch, Tensor, list[augment.Draws]]  # images, and draws for each view
+
+
 class Feed:
     """The corpus as inputs of an objective: one batch a step, and fixed ones for validation."""
 
@@ -414,11 +417,13 @@ class Feed:
         self.views, self.image_config = objective.views, objective.image_config
         self.part = processes.part(config.batch_size)
         self.fixed = corpus.val.fixed(config.seed, config.batch_size)
+        self._coming: Future[Loaded] = Future()  # nothing is
+        self._ready: Inputs | None = None
 
     def steps(self, first: int, steps: int) -> Iterator[tuple[int, Inputs, float]]:
         """Step, this process's inputs and the wait for them; a thread loads one ahead."""
 
-        def load(step: int) -> tuple[Batch, Tensor, list[augment.Draws]]:
+        def load(step: int) -> Loaded:
             batch = self.corpus.train.draw(self.config.seed, step, self.config.batch_size)
             # the first view has the key that a single view has
             keys = [(step,), *((step, view) for view in range(1, self.views))]
@@ -428,14 +433,20 @@ class Feed:
             return own, self._images(own), draws
 
         with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(load, first)
+            self._coming = pool.submit(load, first)
             for step in range(first, steps):
                 asked = time.perf_counter()
-                batch, images, draws = coming.result()
+                loaded = self._coming.result()
                 wait = time.perf_counter() - asked
-                if step + 1 < steps:
-                    coming = pool.submit(load, step + 1)
-                yield step, self._transformed(batch, images, draws), wait
+                inputs, self._ready = self._ready or self._transformed(*loaded), None
+                more = step + 1 < steps
+                self._coming = pool.submit(load, step + 1) if more else Future()
+                yield step, inputs, wait
+
+    def ahead(self) -> None:
+        """Transform the coming batch if it is loaded: for a thread that has nothing else to do."""
+        if self._coming.done():
+            self._ready = self._transformed(*self._coming.result())
 
     def validation(self) -> Iterator[Inputs]:
         """The same each time: whole films; or where views are compared, views drawn once."""

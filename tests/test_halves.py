@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,8 @@ def test_a_run_is_the_same_on_any_number_of_cores(
     steps: list[bool | None] = []
     usual = Halves.backward
 
-    def noted(self: Halves, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
-        result = usual(self, inputs)
+    def noted(self: Halves, *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        result = usual(self, *args, **kwargs)
         steps.append(self.apart)
         return result
 
@@ -94,6 +95,15 @@ def test_a_run_is_the_same_on_any_number_of_cores(
     assert len(steps) == count
     assert_same_run(several, alone)
     assert_same_run(several, again[:2])
+
+
+def test_a_thread_that_is_idle_is_used(bert: Path) -> None:
+    objective, batches = with_batches("convirt", bert, 3)
+    found = Halves(objective)
+    done: list[int] = []
+    for number, inputs in enumerate(batches):
+        found.backward(inputs, partial(done.append, number))
+    assert done == [1, 2]  # the first batch shows whether halves can be apart
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -340,6 +340,28 @@ def test_several_views_are_drawn_apart_and_stay_the_same_in_validation(
         assert not torch.equal(once.views[0], once.views[1])
 
 
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_batch_transformed_ahead_is_the_same_batch(
+    views: int, bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny_models.corpus()
+    model = fresh(bert, data)
+    monkeypatch.setattr(type(model), "views", views)
+    feed, other = (Feed(data, PAPER, CONFIG, model, torch.device("cpu")) for _ in range(2))
+    for first in (0, 2):  # nothing of a run is left for the next
+        for mine, theirs in zip(feed.steps(first, 5), other.steps(first, 5), strict=True):
+            assert mine[0] == theirs[0]
+            assert np.array_equal(mine[1].batch.images, theirs[1].batch.images)
+            assert len(mine[1].views) == views
+            for x, y in zip(mine[1].views, theirs[1].views, strict=True):
+                assert torch.equal(x, y)
+            more = mine[0] < 4
+            if more:
+                feed._coming.result()
+            feed.ahead()
+            assert (feed._ready is not None) == more
+
+
 def test_reports_of_a_batch_are_the_sentences_of_its_studies(bert: Path) -> None:
     data = tiny_models.corpus()
     batch = data.train.draw(0, 0, 5)
