@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,33 @@ TINY_PIPELINE: dict[str, Any] = {
     "datasets.sources.rsna.test": 16,
     "model.baselines": ["imagenet"],
 }  # what `demo.sets` with 8 films of rsna to validate and 16 to test go with
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mode_as_before() -> Iterator[None]:
+    """A stage run in this process leaves torch's deterministic mode on; no other file sees it."""
+
+    def mode() -> bool:
+        torch = sys.modules.get("torch")  # few tests need it
+        return torch is not None and torch.are_deterministic_algorithms_enabled()
+
+    before = mode()
+    yield
+    if mode() != before:
+        sys.modules["torch"].use_deterministic_algorithms(before)
+
+
+@pytest.fixture(scope="module")
+def deterministic() -> Iterator[None]:
+    """One thread and deterministic algorithms, as stages set them."""
+    import torch
+
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.set_num_threads(before[0])
+    torch.use_deterministic_algorithms(before[1])
 
 
 @pytest.fixture(scope="module")

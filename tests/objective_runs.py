@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -43,17 +42,6 @@ class Case:
         objective = self.build()
         feed = Feed(tiny_models.corpus(), PAPER, CONFIG, objective, torch.device("cpu"))
         return objective, [inputs for _, inputs, _ in islice(feed.steps(0, count), count)]
-
-
-@contextmanager
-def deterministic() -> Iterator[None]:
-    """One thread and deterministic algorithms, as the stage sets them."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.set_num_threads(before[0])
-    torch.use_deterministic_algorithms(before[1])
 
 
 def state(objective: Objective) -> dict[str, Tensor]:

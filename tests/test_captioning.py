@@ -28,6 +28,8 @@ from convirt.report_tokens import END, UNKNOWN, Reports, Vocabulary, until_end
 from convirt.text_encoder import create_tokenizer
 from convirt.training import Feed
 
+pytestmark = pytest.mark.usefixtures("deterministic")
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "caption_lstm": {"max_tokens": 14, "width": 8, "dropout": 0.2, "doubly_stochastic": 0.3},
     "caption_transformer": {
@@ -42,17 +44,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 BOTH = pytest.mark.parametrize("name", sorted(OPTIONS))
 C, V = 6, 7
-
-
-@pytest.fixture(scope="module", autouse=True)
-def deterministic() -> Any:
-    """As the stage sets it."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.set_num_threads(before[0])
-    torch.use_deterministic_algorithms(before[1])
 
 
 def objective(name: str, bert: Path, **changes: Any) -> CaptionObjective:

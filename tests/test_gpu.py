@@ -5,7 +5,6 @@ Without a GPU bfloat16 is tried on the CPU, and what needs a GPU is skipped and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,19 +20,12 @@ from convirt.labelled import Source, features
 from convirt.objectives.base import Objective
 from convirt.training import Result, TrainConfig, pretrain, resumed_step
 
+pytestmark = pytest.mark.usefixtures("deterministic")
+
 GPU = pytest.param(
     "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 )
 STEPS = replace(CONFIG, eval_every=5, evaluations=10)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def deterministic() -> Iterator[None]:
-    """As the stage sets it."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(before)
 
 
 def run(

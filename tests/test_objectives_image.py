@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from torch.nn.functional import normalize
 from convirt.errors import InputError
 from convirt.objectives.moco_v2 import queue_loss
 from convirt.objectives.simclr import nt_xent
+
+pytestmark = pytest.mark.usefixtures("deterministic")
 
 
 def embeddings(*shape: int, seed: int = 0) -> Tensor:
@@ -139,13 +140,6 @@ CASES: dict[str, dict[str, Any]] = {
     "simclr": {},
     "moco_v2": {"queue": 8, "momentum": 0.9, "groups": 2},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def deterministic() -> Iterator[None]:
-    """As the stage sets it."""
-    with objective_runs.deterministic():
-        yield
 
 
 def made(name: str, **changes: Any) -> Case:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from convirt.objectives.binary import binary_loss, partners
 from convirt.objectives.convirt import convirt_loss
 from convirt.objectives.convirt_soft import convirt_soft_loss
 from convirt.objectives.siglip import sigmoid_chance, sigmoid_loss
+
+pytestmark = pytest.mark.usefixtures("deterministic")
 
 
 def embeddings(n: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -247,13 +249,6 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {  # options, layers of the proje
     "siglip": ({"scale": 10.0, "bias": -10.0}, 2),
     "convirt_soft": ({}, 2),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def deterministic() -> Iterator[None]:
-    """As the stage sets it."""
-    with objective_runs.deterministic():
-        yield
 
 
 @pytest.fixture(params=CASES)

@@ -31,6 +31,8 @@ from convirt.objectives.base import Objective
 from convirt.training import Result, TrainConfig, pretrain, resumed_step
 from stages import finetune, retrieve, trajectory, zeroshot
 
+pytestmark = pytest.mark.usefixtures("deterministic")  # torch takes other ways on a GPU then
+
 repo, pair, along = tiny.repo, tiny.pair, test_trajectory.along  # fixtures
 
 

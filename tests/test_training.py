@@ -38,19 +38,10 @@ from convirt.training import (
     total_steps,
 )
 
+pytestmark = pytest.mark.usefixtures("deterministic")
+
 FROZEN = ("embeddings", "encoder.layer.0", "encoder.layer.1")
 ALL = {"image_encoder", "text_encoder", "image_projection", "text_projection"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def deterministic() -> Any:
-    """As the stage sets it."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.set_num_threads(before[0])
-    torch.use_deterministic_algorithms(before[1])
 
 
 def quiet(_: dict[str, float]) -> None:
