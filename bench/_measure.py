@@ -35,7 +35,7 @@ class Row:
         ours: The rate of this repository.
         plain: That of the plain way, which the bench describes; None where it was not measured.
         compute_only: That of the part that no data path can take away; None likewise.
-        peak_memory_gib: Of our way: of the GPU, or on a CPU of the process so far.
+        peak_memory_gib: While our way runs: of the GPU, or on a CPU of the process so far.
     """
 
     name: str
@@ -68,6 +68,45 @@ def interleaved(
             run()
             taken[name].append(time.perf_counter() - start)
     return taken
+
+
+def as_stages(run: Run, threads: int) -> Run:
+    """The same run as stages compute: deterministic, in exact float32, with so many threads."""
+
+    def so() -> Any:
+        provenance.make_deterministic(threads, 0)
+        return run()
+
+    return so
+
+
+def as_usual(run: Run) -> Run:
+    """The same run as scripts compute: all cores, and whatever kernels torch likes best."""
+
+    def so() -> Any:
+        import torch
+
+        torch.set_num_threads(devices.cores())
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.allow_tf32 = True
+        return run()
+
+    return so
+
+
+def watched(run: Run, device: str, peaks: list[float]) -> Run:
+    """The same run, after which `peaks` has one entry more: the peak of memory meanwhile, GiB."""
+
+    def so() -> Any:
+        if device != "cpu":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+        found = run()
+        peaks.append(peak_memory(device))
+        return found
+
+    return so
 
 
 def row(

@@ -1,10 +1,11 @@
 """Fine-tuning: our loop, the plain way, and a batch that is already there.
 
     python -m bench.finetune                                        # the demo's network on the CPU
-    python -m bench.finetune --device cuda --models paper
+    python -m bench.finetune --device cuda --models paper --images 8192
 
-- **ours** is `convirt.transfer.transfer` as the stage runs it, without the head-only steps (these
-  take features that are computed once), from a store in memory; validation is part of an epoch.
+- **ours** is `convirt.transfer.transfer` as the stage runs it, deterministic, without the head-only
+  steps (these take features that are computed once), from a store in memory, or on a GPU from one
+  that lies there; validation is part of an epoch.
 - **plain** is the usual script: JPEG files, a `DataLoader` with workers, `Resize` and `ToTensor`
   image by image, eager autocast, `torch.optim.Adam` as it comes, a validation an epoch.
 - **compute only** repeats our step on one batch that lies on the device.
@@ -29,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from bench import _measure, _world
-from convirt import devices, labelled, transfer
+from convirt import devices, labelled, resident, transfer
 from convirt.image_encoder import ImageConfig, create_image_encoder, to_input
 from convirt.metrics import group
 from convirt.recipe import Recipe, batches
@@ -85,7 +86,7 @@ def recipe(device: str, epochs: int) -> Recipe:
 
 
 def source(
-    images: np.ndarray, y: Tensor, rows: np.ndarray, config: ImageConfig, device: str
+    images: np.ndarray | Tensor, y: Tensor, rows: np.ndarray, config: ImageConfig, device: str
 ) -> Any:
     """A split as `transfer` takes it."""
     names = [f"i{k}" for k in rows]
@@ -125,6 +126,7 @@ def main(
     devices.require(device)
     own = _world.MODELS[models]
     stored = _world.films(images + VAL, own.stored)
+    held = resident.placed(stored, "auto", device)
     y = (torch.arange(images + VAL) % 2).float()[:, None]
     rows = np.arange(images + VAL)
 
@@ -134,8 +136,8 @@ def main(
     encoder, config = network()
     one = recipe(device, 1)
     model = transfer.Classifier(encoder, config.width, 1, one).to(device)
-    train = source(stored, y, rows[:images], config, device)
-    val = source(stored, y, rows[images:], config, device)
+    train = source(held, y, rows[:images], config, device)
+    val = source(held, y, rows[images:], config, device)
     other = transfer.Classifier(_world.usual_encoder(models), config.width, 1, one).to(device)
     third = transfer.Classifier(network()[0], config.width, 1, one).to(device)
     optimiser = torch.optim.Adam(third.parameters(), lr=1e-4, weight_decay=1e-6, fused=True)
@@ -167,16 +169,18 @@ def main(
             DataLoader(some, BATCH, shuffle=True, drop_last=True, **options),
             DataLoader(rest, BATCH, **options),
         )
+        threads, peaks = torch.get_num_threads(), list[float]()
+        the_loop = _measure.as_stages(lambda: transfer.transfer(model, train, val, one), threads)
         ways: dict[str, Any] = {
-            "ours": lambda: transfer.transfer(model, train, val, one),
-            "plain": lambda: plain_epoch(other, *loaders, device),
-            "compute": compute,
+            "ours": _measure.watched(the_loop, device, peaks),
+            "plain": _measure.as_usual(lambda: plain_epoch(other, *loaders, device)),
+            "compute": _measure.as_stages(compute, threads),
         }
         taken = _measure.interleaved(ways, rounds=rounds)
     counts = {"ours": images, "plain": images // BATCH * BATCH, "compute": steps * BATCH}
     what = f"fine-tune, {models}'s network", BATCH, "images/s"
-    row = _measure.row(what, counts, taken, _measure.peak_memory(device))
-    facts = {"models": models, "images": images, "threads": torch.get_num_threads()}
+    row = _measure.row(what, counts, taken, max(peaks))
+    facts = {"models": models, "images": images, "threads": threads}
     _measure.tell(f"finetune-{models}", device, [row], facts)
 
 

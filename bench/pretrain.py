@@ -3,9 +3,9 @@
     python -m bench.pretrain                                        # the demo's models on the CPU
     python -m bench.pretrain --device cuda --models paper --batch 32 --batch 128 --batch 512
 
-- **ours** is `convirt.training.pretrain` as the stage runs it, from a store in memory, with the
-  demo's `compute.threads`; on a GPU from a store that lies there, with compiled encoders
-  (`compute.compile`), if not `--no-compile`.
+- **ours** is `convirt.training.pretrain` as the stage runs it, deterministic, from a store in
+  memory, with the demo's `compute.threads`; on a GPU from a store that lies there, with compiled
+  encoders (`compute.compile`), if not `--no-compile`.
 - **plain** is the way of the public copies: JPEG files of the stored size, a `DataLoader` with
   workers, torchvision's transforms image by image, sentences tokenized batch by batch, encoders as
   timm and transformers build them, the whole text encoder in each step, eager autocast,
@@ -16,7 +16,8 @@ All three are run in turn; rates are medians, `× plain` and `share` of the prin
 computed from them. Our rate leaves out the first steps and the validations; the plain way's the
 steps whose batches its workers had ready from the time when the others ran. The share of the
 matrix peak is (operations of products and convolutions, forward and backward) x steps a second
-over what a product of large square matrices reaches on the same device in the same precision.
+over what a product of large square matrices reaches on the same device in the same precision. On a
+GPU the peak of memory is the most that was held while ours ran, weights of the others included.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from torchvision import transforms
 
 from bench import _measure, _world
-from convirt import devices, resident, training
+from convirt import devices, provenance, resident, training
 from convirt.halves import side_by_side
 from convirt.objectives import base
 from convirt.objectives.convirt import convirt_loss
@@ -187,12 +188,6 @@ def warm_up(setting: TrainConfig) -> int:
     return COMPILING if setting.compile else WARM_UP
 
 
-def with_threads(count: int, run: Callable[[], float]) -> float:
-    """What `run` returns, torch having so many threads."""
-    torch.set_num_threads(count)
-    return run()
-
-
 def synchronise(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
@@ -244,9 +239,8 @@ def main(
     precision = "bfloat16" if device == "cuda" else "float32"
     spec, compiled = _world.augmentation(own), device == "cuda" if compiled is None else compiled
     extra = 1 + (COMPILING if compiled else WARM_UP)
-    torch.set_num_threads(devices.cores())
-    peak = matrix_peak(device, precision)
-    torch.set_num_threads(threads)  # `side_by_side` asks for it
+    peak = _measure.as_usual(partial(matrix_peak, device, precision))()
+    provenance.make_deterministic(threads, 0)  # `side_by_side` asks for the threads
     rows, shares = [], {}
     with tempfile.TemporaryDirectory() as name:
         data = _world.corpus(pairs, max(batch), own.stored)
@@ -254,6 +248,7 @@ def main(
         paths = _world.write_jpegs(films[: data.train.count], Path(name))
         data.images = resident.placed(films, "auto", device)
         for size in batch:
+            torch._dynamo.reset()  # or this size would get code for any, which no stage runs
             setting = _world.train_config(size, steps + extra, precision, device == "cpu")
             setting = replace(setting, compile=compiled)
             objective, other, third = (_world.convirt(models, data, setting) for _ in range(3))
@@ -262,25 +257,26 @@ def main(
             plain = plain_steps(other, models, read, device, setting, workers)
             operations = fixed.operations()
             if compiled:
-                fixed.objective.compile_encoders()
+                fixed.objective.compile_encoders(setting)
             next(plain)  # its workers start
             ready = 1 + 2 * workers  # batches, as a DataLoader prefetches
-            if device == "cuda":
-                torch.cuda.reset_peak_memory_stats()
+            the_loop = partial(ours, objective, data, spec, setting, device)
+            once_more = partial(measure, fixed.step, steps, device, warm_up(setting))
+            peaks: list[float] = []
             ways = {  # ours comes after plain: workers are done with prefetching before it counts
-                "plain": partial(measure, partial(next, plain), steps, device, ready),
-                "ours": partial(ours, objective, data, spec, setting, device),
-                "compute": partial(measure, fixed.step, steps, device),
+                "plain": _measure.as_usual(
+                    partial(measure, partial(next, plain), steps, device, ready)
+                ),
+                "ours": _measure.watched(_measure.as_stages(the_loop, threads), device, peaks),
+                "compute": _measure.as_stages(once_more, threads),
             }
-            count = dict.fromkeys(ways, threads) | {"plain": devices.cores()}
             taken: dict[str, list[float]] = {way: [] for way in ways}
             for _ in range(rounds):
                 for way, run in ways.items():
-                    taken[way].append(with_threads(count[way], run))
-            memory = _measure.peak_memory(device)
+                    taken[way].append(run())
             plain.close()  # and its workers end
             what = f"pretrain, {models}'s models", size, "pairs/s"
-            rows.append(_measure.row(what, dict.fromkeys(ways, size), taken, memory))
+            rows.append(_measure.row(what, dict.fromkeys(ways, size), taken, max(peaks)))
             shares[str(size)] = operations / statistics.median(taken["compute"]) / peak
     facts = {
         "models": models,

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convirt.devices import sent
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -67,7 +69,7 @@ class Draws:
 
     def to(self, device: torch.device) -> Draws:
         """The same draws on another device."""
-        moved = (getattr(self, name).to(device, non_blocking=True) for name in self.__annotations__)
+        moved = (sent(getattr(self, name), device) for name in self.__annotations__)
         return Draws(*moved)
 
     def part(self, rows: slice) -> Draws:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from convirt import checkpoint, files, processes
 from convirt.cider import CiderD
+from convirt.devices import sent
 from convirt.errors import InputError
 from convirt.image_encoder import ImageConfig, read_config
 from convirt.objectives import base
@@ -185,7 +186,7 @@ class CaptionObjective(base.Objective):
         tokens = torch.cat([begin, targets[:, :-1]], dim=1)
         count = int(mask.sum())
         place = regions.device
-        tokens, targets, mask = (t.to(place, non_blocking=True) for t in (tokens, targets, mask))
+        tokens, targets, mask = (sent(t, place) for t in (tokens, targets, mask))
         logits, penalty = self.decoder(regions, tokens, mask)
         with base.full_precision(logits):
             scores, wanted = logits.float().flatten(0, 1), targets.masked_fill(~mask, IGNORED)

@@ -6,8 +6,13 @@ import ctypes
 import os
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convirt.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def require(name: str) -> str:
@@ -64,12 +69,22 @@ def seed(name: str, value: int) -> None:
     """Seed what torch draws on "cpu" or "cuda"."""
     import torch
 
-    if name == "cpu":
-        # the same as torch.manual_seed, which formats the stack for a GPU that may start later: a
-        # millisecond, most of a step of a linear head
-        torch.default_generator.manual_seed(value)
-    else:
-        torch.manual_seed(value)
+    # not torch.manual_seed, which formats the stack for every kind of device that may start later:
+    # up to a millisecond, most of a step of a linear head
+    torch.default_generator.manual_seed(value)
+    if name == "cuda":
+        torch.cuda.manual_seed_all(value)
+
+
+def sent(x: Tensor, device: str | torch.device) -> Tensor:
+    """A tensor of the CPU on a device, and nothing waits for it.
+
+    On its way to a GPU it is in pinned memory: a copy from any other waits until the GPU has done
+    all that it was told before, whatever `non_blocking` says.
+    """
+    if str(device).startswith("cuda"):
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
 
 
 def _keep_memory() -> None:

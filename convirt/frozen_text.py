@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convirt.devices import sent
 from convirt.pairs import Sentences
 from convirt.text_encoder import Packing, TextEncoder
 
@@ -47,8 +48,8 @@ class FrozenText:
         device = next(self.encoder.parameters()).device
         if not self.keep:
             there = packing.to(device)
-            return self.encoder.lower(tokens.to(device, non_blocking=True), there), there
+            return self.encoder.lower(sent(tokens, device), there), there
         if self.kept is None or self.kept.device != device:
             self.kept = self._compute(device)
         places = packing.pack(torch.from_numpy(self.sentences.places(rows, mask)))
-        return self.kept[places.to(device, non_blocking=True)], packing.to(device)
+        return self.kept[sent(places, device)], packing.to(device)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from convirt.files import atomic
-from convirt.markdown import name
+from convirt.markdown import name, percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -204,7 +204,8 @@ def retrieval(rows: Sequence[Row], here: str) -> Figure:
     """Precision@k as bars, one panel a direction, the paper's hatched, with the chance level.
 
     Args:
-        rows: Keys source ("here" or "paper"), direction, init, k, value, chance.
+        rows: Keys source ("here" or "paper"), direction, init, k, value, chance (fractions between
+            0 and 1), and recall where the ranking is approximate.
         here: What was measured here, for the legend ("made-up data").
     """
     directions = _unique(row["direction"] for row in rows)
@@ -229,13 +230,17 @@ def retrieval(rows: Sequence[Row], here: str) -> Figure:
                 hatch=None if source == "here" else "///",
                 label=f"{name(init)}, {here if source == 'here' else 'paper (CheXpert 8x200)'}",
             )
-            axes.bar_label(drawn, fmt=lambda value: f"{value:.3f}".lstrip("0"), fontsize=8)
+            axes.bar_label(drawn, fmt=percent, fontsize=8)
         chance = mine[0]["chance"]
-        axes.axhline(chance, color=BLACK, linestyle=":", label=f"chance, {chance:.3f}")
+        axes.axhline(chance, color=BLACK, linestyle=":", label=f"chance, {percent(chance)}")
         axes.grid(axis="x", visible=False)
         axes.set_xticks(range(len(ks)), labels=[f"P@{k}" for k in ks])
-        axes.set(title=name(direction), ylim=(0, max(1.12 * max(r["value"] for r in rows), 0.2)))
-    panels[0][0].set_ylabel("mean precision over queries")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+        axes.set_ylim(0, max(1.12 * max(r["value"] for r in rows), 0.2))
+        recalls = {r["init"]: r["recall"] for r in mine if "recall" in r}
+        told = ", ".join(f"{name(init)} {percent(recall)}" for init, recall in recalls.items())
+        axes.set_title(name(direction) + (f"\napproximate, recall: {told}" if told else ""))
+    panels[0][0].set_ylabel("mean precision over queries (%)")
     legend(figure, panels, 3)
     return figure
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convirt.devices import sent
 from convirt.errors import InputError
 
 SHARE = 0.5  # of the free memory of a GPU that `auto` lets images have; the rest is for the run
@@ -65,8 +66,5 @@ def take(images: np.ndarray | Tensor, rows: np.ndarray, device: torch.device) ->
         (n, ...).
     """
     if isinstance(images, Tensor):
-        return images[torch.from_numpy(rows).to(images.device, non_blocking=True)]
-    found = torch.from_numpy(np.ascontiguousarray(images[rows]))
-    if device.type == "cuda":
-        found = found.pin_memory().to(device, non_blocking=True)
-    return found
+        return images[sent(torch.from_numpy(rows), images.device)]
+    return sent(torch.from_numpy(np.ascontiguousarray(images[rows])), device)

@@ -223,9 +223,10 @@ def retrieval_rows(cells: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Long rows for the retrieval figure and its CSV: ours, then the paper's likewise.
 
     `cells` is ``summary["retrieval"]``: the directions of each system. Keys: source ("here" or
-    "paper"), direction, init, k, value, chance.
+    "paper"), direction, init, k, value, chance; of our rows recall, where it is approximate.
     """
     rows: list[dict[str, Any]] = []
+    recall = recall_key(cells)
     for direction in DIRECTIONS:
         for init in sorted(cells, key=lambda system: (system != OURS, system)):
             cell = cells[init].get(direction, {})
@@ -237,7 +238,8 @@ def retrieval_rows(cells: Mapping[str, Any]) -> list[dict[str, Any]]:
                 for k, value in values.items():
                     if value is not None:
                         row = {"source": source, "k": k, "value": value, "chance": cell["chance"]}
-                        rows.append(base | row)
+                        known = {"recall": cell[recall]} if source == "here" and recall else {}
+                        rows.append(base | row | known)
     return rows
 
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convirt.devices import sent
 from convirt.errors import InputError
 from convirt.image_encoder import package_folder
 
@@ -46,34 +47,85 @@ class Packing:
     attention alone has to know which sentence a token is of.
 
     Attributes:
-        index: (T,) int64, places in range(N L), ascending.
         mask: (N, L) bool, true where a token is.
+        index: (T,) int64, places in range(N L), ascending; None where the padding stays in, so that
+            T is N L.
+        number: (N L,) int64, which token is there; T where none is. None likewise.
     """
 
-    index: Tensor
     mask: Tensor
+    index: Tensor | None
+    number: Tensor | None
 
     @classmethod
     def of(cls, mask: Tensor, whole: bool = False) -> Packing:
         """That of a mask; with `whole` the padding stays in, so that T = N L is no surprise."""
         if whole:
-            return cls(torch.arange(mask.numel(), device=mask.device), mask)
-        return cls(mask.flatten().nonzero().squeeze(1), mask)
+            return cls(mask, None, None)
+        there = mask.flatten()
+        index = there.nonzero().squeeze(1)
+        return cls(mask, index, torch.where(there, there.cumsum(0) - 1, len(index)))
 
     def to(self, device: torch.device) -> Packing:
         """The same on another device."""
-        return Packing(
-            self.index.to(device, non_blocking=True), self.mask.to(device, non_blocking=True)
-        )
+        if self.index is None or self.number is None:
+            return Packing(sent(self.mask, device), None, None)
+        return Packing(*(sent(x, device) for x in (self.mask, self.index, self.number)))
 
     def pack(self, x: Tensor) -> Tensor:
         """Padded (N, L, ...) to (T, ...)."""
-        return x.flatten(0, 1).index_select(0, self.index)
+        if self.index is None:
+            return x.flatten(0, 1)
+        packed: Tensor = _Pack.apply(x, self)
+        return packed
 
     def spread(self, x: Tensor) -> Tensor:
-        """Tokens (T, ...) to padded (N, L, ...), zero where none is."""
-        padded = x.new_zeros(self.mask.numel(), *x.shape[1:]).index_copy(0, self.index, x)
-        return padded.view(*self.mask.shape, *x.shape[1:])
+        """Tokens (T, ...) to padded (N, L, ...), zero where none is if the padding was left out."""
+        if self.index is None:
+            return x.view(*self.mask.shape, *x.shape[1:])
+        padded: Tensor = _Spread.apply(x, self)
+        return padded
+
+
+def _packed(x: Tensor, packing: Packing) -> Tensor:
+    assert packing.index is not None
+    return x.flatten(0, 1).index_select(0, packing.index)
+
+
+def _spread(x: Tensor, packing: Packing) -> Tensor:
+    assert packing.number is not None
+    with_none = torch.cat([x, x.new_zeros(1, *x.shape[1:])])
+    padded = with_none.index_select(0, packing.number)
+    return padded.view(*packing.mask.shape, *x.shape[1:])
+
+
+class _Pack(torch.autograd.Function):
+    """Each takes the other's gradient, and both only gather.
+
+    Torch's own gradient adds up into zeros, for which a deterministic GPU sorts the places first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packing: Packing) -> Tensor:
+        ctx.packing = packing
+        return _packed(x, packing)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _spread(gradient, ctx.packing), None
+
+
+class _Spread(torch.autograd.Function):
+    """See `_Pack`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packing: Packing) -> Tensor:
+        ctx.packing = packing
+        return _spread(x, packing)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _packed(gradient, ctx.packing), None
 
 
 def packed_attention(

@@ -27,7 +27,7 @@ from convirt import augment, checkpoint, chunks, devices, processes
 from convirt.errors import InputError, StoppedError
 from convirt.halves import side_by_side
 from convirt.image_encoder import normalise
-from convirt.objectives.base import Inputs, Objective
+from convirt.objectives.base import Inputs, Objective, full_precision
 from convirt.pairs import AUGMENT, DROPOUT, VALIDATION, Batch, Pairs, generator
 from convirt.resident import take
 
@@ -210,7 +210,7 @@ def pretrain(
         chunks.require_divisible(objective)
     model = processes.together(objective, where, averaging=not in_chunks)
     if config.compile:
-        objective.compile_encoders()
+        objective.compile_encoders(config)
     first_process = processes.number() == 0
     autocast = _autocast(where, config.precision)
     halves = side_by_side(objective, where, config)
@@ -458,9 +458,10 @@ class Feed:
                 yield self._transformed(batch, images, draws)
                 continue
             theta = augment.whole(self.corpus.boxes[batch.images], images.shape[-1])
-            there = theta.to(self.device, non_blocking=True)
-            x = augment.warp(images, there, self.image_config.size)
-            yield Inputs((normalise(x, self.image_config),), batch)
+            with full_precision(images):  # or a validation under autocast would read films coarsely
+                x = augment.warp(images, devices.sent(theta, self.device), self.image_config.size)
+                inputs = Inputs((normalise(x, self.image_config),), batch)
+            yield inputs
 
     def _images(self, batch: Batch) -> Tensor:
         return take(self.corpus.images, batch.images, self.device)
@@ -472,8 +473,9 @@ class Feed:
 
     def _transformed(self, batch: Batch, images: Tensor, draws: list[augment.Draws]) -> Inputs:
         size, kernel = self.image_config.size, self.spec.blur_kernel
-        views = (augment.apply(images, one, size, kernel) for one in draws)
-        return Inputs(tuple(normalise(x, self.image_config) for x in views), batch)
+        with full_precision(images):
+            views = [augment.apply(images, one, size, kernel) for one in draws]
+            return Inputs(tuple(normalise(x, self.image_config) for x in views), batch)
 
 
 HINT = "lower train.lr, raise train.tau or lengthen train.warmup in params.yaml"

@@ -273,7 +273,7 @@ def step(
     model.train()
     devices.seed(recipe.device, key)
     x = source.batch(index)
-    y = source.y[torch.from_numpy(index)].to(recipe.device, non_blocking=True)
+    y = devices.sent(source.y[torch.from_numpy(index)], recipe.device)
     with torch.autocast(recipe.device, torch.bfloat16, enabled=recipe.bfloat16):
         logits = model(x)
     loss = loss_of(logits.float(), y, recipe.kind)

@@ -161,7 +161,8 @@ class Pretence(TorchDispatchMode):
             crosses = bool(elsewhere) or not to_gpu
             # the third argument of copy_
             asked = kwargs.get("non_blocking", args[2] if packet is aten.copy_ and args[2:] else 0)
-            if crosses and not asked:
+            pageable = any(x.dim() and not hasattr(x, "pinned") for x in elsewhere)
+            if crosses and (pageable or not asked):
                 self.waits.note(func)
         elif packet in INDEXING:  # a mask has to be counted, and an index of the CPU copied
             masks = [x for x in args[1] if x is not None and x.dtype in (torch.bool, torch.uint8)]
@@ -195,6 +196,12 @@ def _numbered(device: Any) -> Any:
     return GPU if isinstance(device, (str, torch.device)) and str(device) == "cuda" else device
 
 
+def _pinned(x: Tensor) -> Tensor:
+    copy = x.clone()
+    copy.pinned = True  # type: ignore[attr-defined]
+    return copy
+
+
 def _enter(mode: Any) -> None:
     mode.instead = torch.no_grad()
     mode.instead.__enter__()
@@ -212,7 +219,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "pretended")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 40, 1 << 40))
-    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(Tensor, "pin_memory", _pinned)
     monkeypatch.setattr(training, "ThreadPoolExecutor", AtOnce)
     # its tensors have no version and cannot be wrapped; without gradients computes the same
     monkeypatch.setattr(torch.inference_mode, "__enter__", _enter)

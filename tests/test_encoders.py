@@ -310,7 +310,7 @@ def test_padding_left_in_does_not_count_either(bert: Path) -> None:
         h = text.upper(text.lower(t, packing), packing)
         (h * torch.arange(h.shape[1])).sum().backward()
         gradients = [p.grad for p in text.parameters() if p.grad is not None]
-        counts.append(len(packing.index))
+        counts.append(len(packing.pack(t)))
         found.append([h, *gradients])
     assert counts == [int(mask.sum()), wide.numel()]
     assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(*found, strict=True))
@@ -319,9 +319,21 @@ def test_padding_left_in_does_not_count_either(bert: Path) -> None:
 def test_packing_and_back() -> None:
     mask = torch.tensor([[True, True, False], [True, True, True], [True, False, False]])
     packing, x = Packing.of(mask), torch.arange(18.0).view(3, 3, 2)
-    assert packing.index.tolist() == [0, 1, 3, 4, 5, 6]
+    assert packing.index is not None and packing.index.tolist() == [0, 1, 3, 4, 5, 6]
     assert torch.equal(packing.pack(x), x[mask])
     assert torch.equal(packing.spread(packing.pack(x)), x * mask.unsqueeze(-1))
+    whole = Packing.of(mask, whole=True)
+    assert torch.equal(whole.pack(x), x.view(9, 2))
+    assert torch.equal(whole.spread(whole.pack(x)), x)
+
+
+def test_gradients_of_packing() -> None:
+    mask = torch.tensor([[True, True, False], [True, True, True], [True, False, False]])
+    packing = Packing.of(mask)
+    padded = torch.randn(3, 3, 2, dtype=torch.float64, requires_grad=True)
+    packed = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(packing.pack, padded)
+    assert torch.autograd.gradcheck(packing.spread, packed)
 
 
 def test_a_text_model_with_attention_of_its_own_is_refused(bert: Path, tmp_path: Path) -> None:

@@ -95,6 +95,20 @@ def test_loss_shows_the_chance_level() -> None:
     assert np.allclose(np.asarray(level), np.log(64))
 
 
+def test_retrieval_is_written_in_percent_as_the_tables_write_it() -> None:
+    rows = [{**row, "value": 0.7575} for row in retrieval_rows()]
+    figure = plots.retrieval(rows, "made-up data")
+    assert "75.8" in texts(figure)
+    assert "recall" not in texts(figure)
+
+
+def test_an_approximate_search_is_not_drawn_without_its_recall() -> None:
+    rows = [{**row, "recall": 0.987} for row in retrieval_rows() if row["source"] == "here"]
+    assert (
+        texts(plots.retrieval(rows, "made-up data")).count("approximate, recall: ConVIRT 98.7") == 2
+    )
+
+
 def test_ours_and_the_papers_never_share_a_panel() -> None:
     figure = FIGURES["efficiency"]()
     titles = [axes.get_title() for axes in figure.axes]
@@ -113,7 +127,7 @@ def test_ours_and_the_papers_never_share_a_panel() -> None:
 
 def test_retrieval_shows_chance_and_hatches_the_paper() -> None:
     figure = FIGURES["retrieval"]()
-    assert "chance, 0.125" in texts(figure)
+    assert "chance, 12.5" in texts(figure)
     assert [axes.get_title() for axes in figure.axes] == ["image → image", "text → image"]
     bars = {bar.get_label(): bar[0].get_hatch() for bar in figure.axes[0].containers}
     assert bars == {"ConVIRT, made-up data": None, "ConVIRT, paper (CheXpert 8x200)": "///"}

@@ -24,7 +24,7 @@ from test_transfer import RECIPE, Encoder, split
 from tiny_models import CONFIG, PAPER
 from torch import Tensor, nn
 
-from convirt import image_encoder, resident, transfer
+from convirt import devices, image_encoder, resident, transfer
 from convirt.labelled import Source, features
 from convirt.objectives import find
 from convirt.objectives.base import Objective
@@ -68,6 +68,7 @@ def test_two_devices_are_refused(
         lambda x: x.reshape(1).tolist(),
         lambda x: x.reshape(1)[x.reshape(1) > 0],
         lambda x: x + torch.ones(2).to(x.device),
+        lambda x: x + torch.ones(2).to(x.device, non_blocking=True),
         lambda x: x.reshape(1)[torch.zeros(1, dtype=torch.int64)],
         lambda x: x.copy_(torch.zeros(())),
         lambda x: bool(x > 0),
@@ -78,7 +79,7 @@ def test_waits_are_noted(read: Callable[[Tensor], object], monkeypatch: pytest.M
     with pretended(monkeypatch) as waits:
         x = torch.ones((), device="cuda")
         (x * 2 + torch.arange(3, device=x.device)).sum()
-        x + torch.ones(2).to("cuda", non_blocking=True)
+        x + devices.sent(torch.ones(2), "cuda")
         x.copy_(torch.zeros(()), non_blocking=True)
         assert not waits.places
         read(x)

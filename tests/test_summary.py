@@ -194,6 +194,7 @@ def test_the_recall_of_an_approximate_ranking_stands_beside_its_precision() -> N
     cells = build([run("rsna", "convirt", 10)], retrieval={"convirt": directions})["retrieval"]
     assert cells["convirt"]["image_image"] == {"p_at_5": 0.4, "chance": 0.1, "recall_at_5": 0.98}
     assert recall_key(cells) == "recall_at_5"
+    assert retrieval_rows(cells)[0]["recall"] == 0.98
     assert {row["k"] for row in retrieval_rows(cells) if row["source"] == "here"} == {5}
     exact = build([run("rsna", "convirt", 10)], retrieval=RETRIEVAL)["retrieval"]
     assert recall_key(exact) is None

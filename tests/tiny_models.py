@@ -93,8 +93,13 @@ def pair_encoder(folder: Path, frozen: int = 1) -> PairEncoder:
     return PairEncoder(image, config, text, tokenizer, dim=6, hidden=0)
 
 
-def tables(train: int, val: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Records (an image a row) and sentences of studies with 1 to 3 of each, shuffled."""
+def tables(
+    train: int, val: int, seed: int = 0, words: int = 8
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Records (an image a row) and sentences of studies with 1 to 3 of each, shuffled.
+
+    Sentences have 1 to `words` words.
+    """
     rng = np.random.default_rng(seed)
     images, said = [], []
     for number in range(train + val):
@@ -102,16 +107,15 @@ def tables(train: int, val: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFr
         split = "train" if number < train else "val"
         images += [(study, split)] * int(rng.integers(1, 4))
         for _ in range(rng.integers(1, 4)):
-            words = rng.choice(WORDS, rng.integers(1, 9))
-            said.append((study, " ".join(words)))
+            said.append((study, " ".join(rng.choice(WORDS, rng.integers(1, words + 1)))))
     records = pd.DataFrame(images, columns=["study", "split"])
     sentences = pd.DataFrame(said, columns=["study", "sentence"])
     return records.sample(frac=1, random_state=seed, ignore_index=True), sentences
 
 
-def corpus(train: int = 21, val: int = 9, seed: int = 0) -> Corpus:
+def corpus(train: int = 21, val: int = 9, seed: int = 0, words: int = 8) -> Corpus:
     """Noise images and random sentences."""
-    records, sentences = tables(train, val, seed)
+    records, sentences = tables(train, val, seed, words)
     codes, distinct = pd.factorize(sentences["sentence"])
     rows = pd.DataFrame({"study": sentences["study"], "row": codes})
     rng = np.random.default_rng(seed)
@@ -187,10 +191,11 @@ def train(
     scratch: Path | None = None,
     report: Callable[[dict[str, float]], None] = lambda _: None,
     spec: Augmentation = PAPER,
+    words: int = 8,
     **changes: Any,
 ) -> tuple[base.Objective, Result]:
     """One pretraining from the initial weights; `changes` as in `parts`."""
-    data = corpus()
+    data = corpus(words=words)
     model = objective(name, folder, data, config=config, **changes)
     return model, pretrain(model, data, spec, config, scratch, report)
 

@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
+from convirt import processes
 from convirt.errors import InputError
 from convirt.frozen_text import FrozenText
 from convirt.image_encoder import ImageConfig, save_image_encoder
 from convirt.pair_encoder import PairEncoder, save_pair_encoder
 from convirt.pairs import Batch, Pairs, tokenize
-from convirt.text_encoder import TextEncoder, Tokenizer
+from convirt.text_encoder import Packing, TextEncoder, Tokenizer
 
 if TYPE_CHECKING:
     from convirt.training import TrainConfig
 
-BUCKET = 16  # tokens; compiled code is made for lengths of 16, 32, ... and no others
+BUCKET = 16  # tokens; CUDA graphs are recorded for lengths of 16, 32, ... and no others
 
 
 @dataclass(frozen=True)
@@ -147,14 +148,23 @@ class Objective(nn.Module):
         """What `forward` returns, from what `embed` made of the batch."""
         raise NotImplementedError
 
-    def compile_encoders(self) -> None:
-        """Let torch compile what takes the time, for the device that it is on."""
-        self.image_encoder.compile(mode=self.compile_mode())
+    def compile_encoders(self, config: TrainConfig) -> None:
+        """Let torch compile what takes the time, for the device that it is on.
 
-    def compile_mode(self) -> str:
-        """With CUDA graphs on a GPU, where launching kernels takes longer than they run."""
+        What may differ in a shape is said beforehand: left to itself, torch goes by the shapes that
+        it has seen, and a resumed run would compute a step with other code.
+        """
+        self.image_encoder.compile(mode=self.compile_mode(config), dynamic=False)
+
+    def compile_mode(self, config: TrainConfig) -> str:
+        """With CUDA graphs on a GPU, where launching kernels takes longer than they run.
+
+        Several processes go without, since BatchNorm then talks to the others in the midst of a
+        graph; and so do chunks, which would be recorded anew for each sequence of their lengths.
+        """
         on_gpu = next(self.parameters()).device.type == "cuda"
-        return "reduce-overhead" if on_gpu else "default"
+        graphs = on_gpu and processes.count() == 1 and not config.chunk
+        return "reduce-overhead" if graphs else "default"
 
     def validate(self, batches: Iterable[Inputs]) -> dict[str, float]:
         """Values of a validation, `val_loss` among them; called in evaluation mode, no gradient."""
@@ -224,13 +234,22 @@ class PairObjective(Objective):
         """Projected images and sentences, v and u, (n, dim) each."""
         return partial(self.v, inputs), partial(self.u, inputs)
 
-    def compile_encoders(self) -> None:
+    def compile_encoders(self, config: TrainConfig) -> None:
         """Compile the image encoder and the trained half of the text encoder."""
         import torch
 
-        super().compile_encoders()
+        super().compile_encoders(config)
         text: Any = self.model.text_encoder
-        text.upper = torch.compile(text.upper, mode=self.compile_mode())
+        compiled = torch.compile(text.upper, mode=self.compile_mode(config))
+
+        def upper(hidden: Tensor, packing: Packing) -> Tensor:
+            # not `dynamic=True`, for which two sizes are one if they are equal at first
+            torch._dynamo.maybe_mark_dynamic(hidden, 0)
+            torch._dynamo.maybe_mark_dynamic(packing.mask, 1)
+            h: Tensor = compiled(hidden, packing)
+            return h
+
+        text.upper = upper
 
     def save(self, folder: Path) -> None:
         """Write both encoders and the projections."""

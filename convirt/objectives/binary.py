@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convirt import checkpoint, processes
+from convirt.devices import sent
 from convirt.objectives import base
 from convirt.objectives.base import Inputs, Parts, full_precision, options_of
 from convirt.pair_encoder import Projection
@@ -98,8 +99,8 @@ class Objective(base.PairObjective):
         """The loss; beside it the share of true pairs and fakes that are told right."""
         v, u = embeddings
         own = torch.from_numpy(inputs.batch.sentences)
-        rows = processes.gather(own.to(v.device, non_blocking=True))
-        drawn = partners(len(rows), self.training).to(v.device, non_blocking=True)
+        rows = processes.gather(sent(own, v.device))
+        drawn = sent(partners(len(rows), self.training), v.device)
         other, mine = processes.of_first(drawn), processes.part(len(rows))
         is_fake = rows != rows[other]
         true = processes.gather(self.judge(v, u))

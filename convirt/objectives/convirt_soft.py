@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convirt import processes
+from convirt.devices import sent
 from convirt.objectives import base
 from convirt.objectives.base import Inputs, Parts, full_precision, options_of
 
@@ -70,7 +71,7 @@ class Objective(base.PairObjective):
         """The loss of a batch; beside it the share of pairs whose sentence is there twice."""
         v, u = map(processes.gather, embeddings)
         own = torch.from_numpy(inputs.batch.sentences)
-        rows = processes.gather(own.to(v.device, non_blocking=True))
+        rows = processes.gather(sent(own, v.device))
         with full_precision(v):
             loss = convirt_soft_loss(v, u, rows, self.tau, self.lam)
         shared = (rows[:, None] == rows[None, :]).sum(dim=1) > 1

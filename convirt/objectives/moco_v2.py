@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convirt import processes
+from convirt.devices import sent
 from convirt.errors import InputError
 from convirt.objectives import base
 from convirt.objectives.base import Inputs, Parts, full_precision, options_of, seed_torch
@@ -126,7 +127,7 @@ class Objective(base.Objective):
             q, k = self.embed(inputs)
             with full_precision(q):
                 loss = queue_loss(q, k, self.queue, self.enqueued, self.tau)
-            losses.append(float(loss.detach()))
+            losses.append(loss)
             queries.append(q)
             keys.append(k)
         q, k = torch.cat(queries), torch.cat(keys)
@@ -134,7 +135,7 @@ class Objective(base.Objective):
             own = torch.arange(len(q), device=q.device)
             among = float(F.cross_entropy(q @ k.T / self.tau, own))
         full = int(self.enqueued) >= len(self.queue)
-        mean = sum(losses) / len(losses) if full else self.chance()
+        mean = sum(float(loss) for loss in losses) / len(losses) if full else self.chance()
         return {"val_loss": mean, "val_keys": among}
 
     def embed(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -165,8 +166,8 @@ class Objective(base.Objective):
     def _keys(self, x: Tensor) -> Tensor:
         """Encode the keys in parts of a drawn order, and put them back into theirs."""
         order = torch.randperm(len(x))
-        back = order.argsort().to(x.device, non_blocking=True)
-        shuffled = x[order.to(x.device, non_blocking=True)]
+        back = sent(order.argsort(), x.device)
+        shuffled = x[sent(order, x.device)]
         shuffled = shuffled.contiguous(memory_format=torch.channels_last)
         return self._embed(self.key_encoder, self.key_head, shuffled)[back]
 

@@ -19,6 +19,7 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from convirt import files, labeler, processes
+from convirt.devices import sent
 from convirt.errors import InputError
 from convirt.label_rules import VOCABULARIES, Vocabulary
 from convirt.objectives import base
@@ -125,8 +126,7 @@ class Objective(base.Objective):
         h = self.image_encoder(inputs.views[0])
         states = self._told(inputs.batch.reports())[:, self._columns]
         present, known = (
-            torch.from_numpy(x).to(h.device, non_blocking=True)
-            for x in targets(states, self._uncertain)
+            sent(torch.from_numpy(x), h.device) for x in targets(states, self._uncertain)
         )
         with base.full_precision(h):
             logits = processes.gather(self.head(h.float()))
