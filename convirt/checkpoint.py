@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -269,7 +270,11 @@ def _no_state(path: Path, found: str) -> InputError:
 
 
 @contextmanager
-def locked(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+def locked(
+    folder: Path,
+    waiting: Callable[[str], None] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
     """Hold `folder`, made if need be, for this process alone; the kernel frees it on any death.
 
     The holder may delete the folder.
@@ -278,13 +283,14 @@ def locked(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterat
         folder: What is held.
         waiting: If given and another process holds the folder, it is told that process's number
             ("unknown" where it is), and then the lock is waited for.
+        check: Called again and again meanwhile; what it raises ends the wait.
 
     Raises:
         InputError: Another process holds it, and `waiting` is not given.
     """
     import fcntl
 
-    descriptor = _acquire(folder, waiting)
+    descriptor = _acquire(folder, waiting, check)
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -295,7 +301,7 @@ def locked(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterat
         os.close(descriptor)
 
 
-def _acquire(folder: Path, waiting: Callable[[str], None] | None) -> int:
+def _acquire(folder: Path, waiting: Callable[[str], None] | None, check: Callable[[], None]) -> int:
     import fcntl
 
     path = folder / LOCK
@@ -316,7 +322,7 @@ def _acquire(folder: Path, waiting: Callable[[str], None] | None) -> int:
                 raise InputError(folder, "a free scratch folder", found, hint) from None
             try:
                 waiting(pid)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _wait_for(descriptor, check)
             except BaseException:  # a signal, say
                 os.close(descriptor)
                 raise
@@ -326,3 +332,16 @@ def _acquire(folder: Path, waiting: Callable[[str], None] | None) -> int:
         except FileNotFoundError:
             pass
         os.close(descriptor)  # locked a file that was deleted meanwhile: take the new one
+
+
+def _wait_for(descriptor: int, check: Callable[[], None]) -> None:
+    """Take the lock as soon as it is free; who waits for it in the kernel hears nothing."""
+    import fcntl
+
+    while True:
+        check()
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.1)

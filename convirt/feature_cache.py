@@ -32,6 +32,7 @@ def features(
     report: Callable[[int], None] = lambda count: None,
     confirm: Callable[[], None] = lambda: None,
     waiting: Callable[[str], None] = lambda process: None,
+    check: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Read the features in `folder`, computing them first if they are not there yet.
 
@@ -47,6 +48,7 @@ def features(
         report: Told after each block how many images it had.
         confirm: Called before the file is kept; may raise, and then it is not.
         waiting: Told the number of the process that is waited for.
+        check: Called again and again meanwhile; may raise.
 
     Returns:
         (n, width) float32, a memory map: h_v of images[rows[i]] in row i, in evaluation mode.
@@ -57,7 +59,7 @@ def features(
     path = folder / FILE
     shape = (len(rows), image_encoder.read_image_config(encoder).width)
     if not path.exists():
-        with checkpoint.locked(folder, waiting):
+        with checkpoint.locked(folder, waiting, check):
             if not path.exists():  # the process that was waited for has made it
                 _compute(folder, images, rows, encoder, device, report)
                 confirm()

@@ -56,7 +56,7 @@ def _put(temporary: Path, path: Path) -> None:
         else:
             return
         finally:
-            remove(old)
+            discard(old)
 
 
 def sweep(path: Path) -> None:
@@ -73,6 +73,15 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def discard(path: Path) -> None:
+    """Delete what nobody needs; what cannot be deleted yet is left to `sweep`.
+
+    On NFS a file that a process still holds open keeps a name, and so its folder, until then.
+    """
+    with contextlib.suppress(OSError):
+        remove(path)
 
 
 @contextmanager

@@ -240,7 +240,7 @@ class Guard:
             try:
                 stat = path.stat()
                 stamps.append((stat.st_mtime_ns, stat.st_size))
-            except FileNotFoundError:
+            except OSError:  # gone, or a disk of the network that does not answer just now
                 stamps.append(None)
         return tuple(stamps)
 

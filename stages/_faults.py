@@ -10,12 +10,18 @@ from convirt.errors import InputError
 # no permission, a file system mounted to read, a file where a folder should be or the reverse
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
+# flock on a file system that knows no locks
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
 
 def explained(error: BaseException, root: Path) -> InputError | None:
     """The error of a full disk, or of a place that cannot be written; None for all else."""
     if _disk_full(error):
         hint = "free some space (`dvc gc -w` drops old outputs), then run the same command"
         return InputError(root, "room to write", f"{error}", hint)
+    if isinstance(error, OSError) and error.errno in NO_LOCKS:
+        hint = "mount that disk with flock (Lustre: -o flock), or keep the checkout on another one"
+        return InputError(root, "a disk on which files can be locked", f"{error}", hint)
     if isinstance(error, OSError) and error.errno in NO_ACCESS and error.filename:
         wanted = "a file or folder that this stage may read and write"
         hint = f"ls -ld {error.filename}, change what it tells, then run the same command"

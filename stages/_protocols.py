@@ -201,7 +201,7 @@ def _features(given: Given, rows: np.ndarray) -> np.ndarray:
             stage.poll()
             given.check()
 
-        found = get(report, stage.confirm, waiting)
+        found = get(report, stage.confirm, waiting, given.check)
     size = f"{found.nbytes / 1e6:.0f} MB"
     stage.say(f"{name}: {size} in {SCRATCH}/{folder.name}; `make clean` frees them")
     return found

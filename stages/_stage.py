@@ -24,6 +24,7 @@ import contextlib
 import faulthandler
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -197,7 +198,11 @@ class Stage:
         self._leave_if_told()
         if self._warned or not self._guard.touched():
             return
-        if changes := self._guard.changes():
+        try:
+            changes = self._guard.changes()
+        except OSError:  # a disk of the network that does not answer: `confirm` asks again
+            return
+        if changes:
             self._warned = True
             self.say(
                 f"changed since the start: {', '.join(changes)}. This run goes on with the former "
@@ -263,7 +268,7 @@ class Stage:
         if self._scratch is not None:
             # renamed first, so that a run that starts now never sees it half-deleted
             doomed = self._scratch.with_name(f".{self._scratch.name}.{os.getpid()}.tmp")
-            files.remove(self._scratch.rename(doomed))
+            files.discard(self._scratch.rename(doomed))
             self._scratch = None
 
     def _kept(self) -> str:
@@ -291,3 +296,29 @@ def _die_with_parent() -> None:
     pr_set_pdeathsig = 1  # from <sys/prctl.h>
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    # that hears of the parent alone, which may be a shell or torchrun and outlive DVC
+    with contextlib.suppress(OSError, ValueError):
+        watched = os.pidfd_open(_dvc())
+        threading.Thread(target=_end_after, args=(watched, os.getpid()), daemon=True).start()
+
+
+def _end_after(watched: int, own: int) -> None:
+    """Wait for the end of a process, then ask this one to end."""
+    ended = select.poll()
+    ended.register(watched, select.POLLIN)
+    ended.poll()
+    os.kill(own, signal.SIGTERM)
+
+
+def _dvc() -> int:
+    """The process that runs this stage: the nearest above that is not told of a stage itself.
+
+    Raises:
+        OSError: One above is another user's, or has just ended.
+        ValueError: It cannot be read who is above.
+    """
+    number = os.getppid()
+    while b"DVC_STAGE=" in Path(f"/proc/{number}/environ").read_bytes():
+        status = Path(f"/proc/{number}/status").read_text(encoding="utf-8")
+        number = int(status.partition("\nPPid:")[2].split()[0])
+    return number

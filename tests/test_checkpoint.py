@@ -13,7 +13,7 @@ from conftest import ROOT
 from torch import nn
 
 from convirt import checkpoint
-from convirt.errors import InputError
+from convirt.errors import InputError, StoppedError
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -210,6 +210,17 @@ def test_second_run_is_refused_by_number(tmp_path: Path) -> None:
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
+        checks: list[int] = []
+
+        def enough() -> None:
+            checks.append(1)
+            if len(checks) > 2:
+                raise StoppedError
+
+        told: list[str] = []
+        with pytest.raises(StoppedError), checkpoint.locked(folder, told.append, enough):
+            pytest.fail("two at once")
+        assert told == [str(holder.pid)]
         with pytest.raises(InputError) as caught, checkpoint.locked(folder):
             pass
         assert str(holder.pid) in caught.value.found

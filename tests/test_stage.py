@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,6 +123,28 @@ def test_edit_during_a_run_is_refused(
     assert f"{named}\n  expected: the code and parameters that this run started with" in told
     assert "resume state in .scratch/toy-" in told
     assert "costs seconds" in told
+
+
+def test_a_disk_that_does_not_answer_ends_no_run(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of a network may, for a moment; outputs are written only after it has answered."""
+
+    def stale(path: Path, **_: Any) -> os.stat_result:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    def unread(path: Path) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    with make() as stage:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "stat", stale)
+            patch.setattr(Path, "read_bytes", unread)
+            stage.poll()
+            with pytest.raises(OSError, match="Stale"):
+                stage.confirm()
+        stage.poll()
+        stage.confirm()
 
 
 @pytest.mark.parametrize(
@@ -251,6 +275,21 @@ def test_scratch_is_kept_until_the_outputs_are_there(make: Make) -> None:
     assert list(folder.parent.iterdir()) == []
 
 
+def test_a_scratch_folder_that_cannot_go_yet(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On NFS a file that is open keeps a name in its folder; the outputs are there nevertheless."""
+
+    def busy(path: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    with make() as stage, stage.scratch() as folder:
+        (folder / "state").touch()
+        monkeypatch.setattr(shutil, "rmtree", busy)
+        stage.scratch_done()
+    assert not folder.exists()
+
+
 def test_second_run_on_the_same_scratch_is_refused(
     make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,6 +320,8 @@ def test_provenance_holds_no_path_and_no_time(make: Make) -> None:
         (OSError(errno.ENOSPC, "No space left on device"), "room to write", 1),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "room to write", 1),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "room to write", 1),
+        (OSError(errno.ENOSYS, "Function not implemented"), "files can be locked", 1),
+        (OSError(errno.ENOLCK, "No locks available"), "files can be locked", 1),
         (KeyboardInterrupt(), "interrupted", 130),
     ],
 )
@@ -333,17 +374,29 @@ def test_sigterm_unwinds_the_stack(make: Make) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux")
-def test_stage_dies_with_its_parent() -> None:
-    child = "from stages._stage import _die_with_parent as d; d(); print('up', flush=True); input()"
+@pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG and /proc")
+@pytest.mark.parametrize("shell", [False, True])
+def test_stage_dies_with_its_parent(shell: bool) -> None:
+    """Through a shell as well, which is the parent then and outlives DVC."""
+    child = (
+        "import os, time; from stages._stage import _die_with_parent as d; d();"
+        " print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", child]
+    if shell:
+        command = ["/bin/sh", "-c", f"{shlex.join(command)}; true"]
     parent = (
         "import subprocess, sys, os\n"
-        "p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdin=subprocess.PIPE,"
+        "p = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE,"
         " stdout=subprocess.PIPE, env={**os.environ, 'DVC_STAGE': 'toy'})\n"
-        "p.stdout.readline(); print(p.pid, flush=True); os.kill(os.getpid(), 9)"
+        "print(int(p.stdout.readline()), flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", parent, child], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", parent, *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     pid = int(done.stdout)
     for _ in range(100):
