@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class InputError(Exception):
@@ -21,6 +22,16 @@ class InputError(Exception):
     def __init__(self, path: Path | str, expected: str, found: str, hint: str) -> None:
         self.path, self.expected, self.found, self.hint = str(path), expected, found, hint
         super().__init__(f"{path}\n  expected: {expected}\n  found:    {found}\n  next:     {hint}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For processes that hand it on: pickle by itself would make it anew of its message."""
+        return _made_anew, (type(self), self.args, vars(self))
+
+
+def _made_anew(kind: type[InputError], args: tuple[Any, ...], values: dict[str, Any]) -> InputError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(values)
+    return error
 
 
 class StoppedError(Exception):

@@ -50,8 +50,9 @@ class Store:
         hint = f"dvc repro preprocess@{path.name}"
         try:
             meta = json.loads((path / "store.json").read_text(encoding="utf-8"))
-            if meta.get("format") != FORMAT:
-                raise InputError(path, f"a store of format {FORMAT}", str(meta.get("format")), hint)
+            told = meta.get("format") if isinstance(meta, dict) else meta
+            if told != FORMAT:
+                raise InputError(path, f"a store of format {FORMAT}", str(told)[:80], hint)
             images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
             records = pd.read_parquet(path / "records.parquet")
             tables = [
@@ -61,7 +62,7 @@ class Store:
         except (FileNotFoundError, NotADirectoryError) as error:
             found = f"no {error.filename or 'such folder'}"
             raise InputError(path, "a store made by preprocess", found, hint) from error
-        except (ValueError, OSError) as error:
+        except (ValueError, EOFError, OSError) as error:
             raise InputError(path, "a whole store", str(error).splitlines()[0], hint) from error
         expected = (meta["images"], meta["size"], meta["size"])
         if images.shape != expected or len(records) != len(images):

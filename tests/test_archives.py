@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -88,6 +89,23 @@ def test_damaged_and_huge_members_are_refused(
     monkeypatch.setattr(archives, "MAX_BYTES", 100)
     with pytest.raises(archives.MemberError, match="bytes"):
         archives.open_binary(path / "a.png")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_that_is_larger_than_it_claims(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a.csv", bytes(1 << 26))
+    size = (1 << 26).to_bytes(4, "little")
+    data = path.read_bytes()
+    assert data.count(size) == 2  # in the member's head and in the directory
+    path.write_bytes(data.replace(size, (100).to_bytes(4, "little")))
+    tracemalloc.start()
+    with pytest.raises(archives.MemberError):
+        archives.read_bytes(path / "a.csv")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 24
 
 
 def _read(path: Path) -> bool:

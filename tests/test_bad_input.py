@@ -50,6 +50,13 @@ def test_a_column_is_lacking(tmp_path: Path, name: str) -> None:
     assert error.hint == f"rename `{column[:-1]}` to `{column}`"
 
 
+@pytest.mark.parametrize("header", ["patient", " patient ", "view,view"])
+def test_a_column_twice(tmp_path: Path, header: str) -> None:
+    """The second of two would be read as another, or taken for both."""
+    raw.pairs(tmp_path, ["a.png,Some text here.,p1,x,y"], f"image,text,patient,{header},z")
+    assert refused("pairs", tmp_path).found == f"`{header.split(',')[0].strip()}` 2 times"
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_list_is_missing(tmp_path: Path, name: str) -> None:
     make, file, _ = MAKERS[name]

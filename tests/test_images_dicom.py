@@ -6,6 +6,8 @@ import contextlib
 import errno
 import io
 import os
+import subprocess
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -215,8 +217,31 @@ def test_a_deflated_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     path.write_bytes(data[:start] + deflate.compress(bytes(3 << 20)) + deflate.flush())
     monkeypatch.setattr(archives, "MAX_BYTES", 2 << 20)
     assert reason(path) == images.TOO_LARGE
-    path.write_bytes(data.replace(data[132:140], b"\x02\0\x01\0UL\x04\0"))
-    assert reason(path) == images.UNREADABLE
+    # behind a long element, and with a length of the group that is wrong
+    private = b"\x02\0\x02\x01OB\0\0" + (1 << 16).to_bytes(4, "little") + bytes(1 << 16)
+    bomb = path.read_bytes()
+    path.write_bytes(bomb[:144] + private + bomb[144:])
+    assert reason(path) == images.TOO_LARGE
+    # what follows the end of the stream is not read again and again
+    path.write_bytes(data + bytes(1 << 20))
+    np.testing.assert_array_equal(decode(path).pixels, film())
+
+
+def test_an_element_that_claims_more_than_there_is(tmp_path: Path) -> None:
+    """In a process that may not take the memory which the file asks for."""
+    path = dicom(tmp_path / "a.dcm", film())
+    element = b"\x08\0\x16\x01OB\0\0" + (0xFFFFFFF0).to_bytes(4, "little")
+    path.write_bytes(path.read_bytes() + element + bytes(10))
+    code = (
+        "import resource, sys; from pathlib import Path; from convirt.datasets import images\n"
+        "import pydicom, numpy; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
+        "try: images.decode(Path(sys.argv[1]))\n"
+        "except images.BadImageError as error: print('refused:', error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda uid: uid.keyword)

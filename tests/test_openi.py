@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -408,6 +409,23 @@ def test_a_broken_archive(tmp_path: Path) -> None:
     for data in (b"", b"no archive", whole[: len(whole) // 2], gzip.compress(b"no tar" * 200)):
         place.write_bytes(data)
         assert "download" in refused(tmp_path).hint or not data
+
+
+def test_an_archive_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header of a .tar may claim any size, and is read into memory whole."""
+    official(tmp_path)
+    place = tmp_path / "NLMCXR_reports.tgz"
+    header = tarfile.TarInfo("././@PaxHeader")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 27
+    with gzip.open(place, "wb", compresslevel=1) as file:
+        file.write(header.tobuf())
+        file.write(bytes(1 << 27))
+    monkeypatch.setattr(openi_report, "MAX_ARCHIVE", 1 << 22)
+    tracemalloc.start()
+    assert "more than reports take" in refused(tmp_path).found
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 25
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from convirt import journal, packing, pieces, workers
-from convirt.datasets import registry, squares
+from convirt.datasets import archives, registry, squares
 from convirt.datasets.splits import Split
 from convirt.datasets.tables import Tables
 from convirt.errors import InputError
@@ -311,6 +311,18 @@ def test_a_worker_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "ALONE", 0.0)
     with pytest.raises(InputError, match=r"lower compute\.workers"):
         list(workers.run(die, [(1,)] * 2, 2))
+
+
+def refuse(name: str) -> None:
+    raise archives.MemberError(Path(name), "nonsense")
+
+
+def test_an_error_of_a_worker_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "ALONE", 0.0)
+    with pytest.raises(archives.MemberError) as caught:
+        list(workers.run(refuse, [("set.zip/a.png",)] * 2, 2))
+    assert (caught.value.path, caught.value.found) == ("set.zip/a.png", "nonsense")
+    assert str(caught.value) == str(archives.MemberError(Path("set.zip/a.png"), "nonsense"))
 
 
 def test_code_that_was_edited_before_a_worker_could_read_it(

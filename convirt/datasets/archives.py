@@ -22,6 +22,8 @@ from convirt.errors import InputError
 SUFFIX = ".zip"
 # The largest DICOM radiographs have some 40 MB; a member that claims more is a bomb.
 MAX_BYTES = 1 << 30
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that Python unpacks piece by piece
+BLOCK = 1 << 20
 
 
 class MemberError(InputError):
@@ -84,8 +86,12 @@ def open_binary(path: Path) -> BinaryIO:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if entry.file_size > MAX_BYTES:
         raise MemberError(path, f"{entry.file_size} bytes")
+    if entry.compress_type not in METHODS:
+        raise MemberError(path, f"the method of compression {entry.compress_type}")
     try:
-        return io.BytesIO(archive.read(entry))
+        with archive.open(entry) as member:
+            # block by block, since the size that an archive claims does not bind what is in it
+            return io.BytesIO(b"".join(iter(lambda: member.read(BLOCK), b"")))
     # RuntimeError: encrypted; NotImplementedError: a method of compression that Python lacks
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise MemberError(path, str(error)) from error

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
+import io
 import math
-import re
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -163,6 +163,7 @@ _PLUGINS = {
     "1.2.840.10008.1.2.5": "pydicom",  # RLE
 }
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
+_LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 
 
 def _dicom(file: BinaryIO) -> Picture:
@@ -172,8 +173,11 @@ def _dicom(file: BinaryIO) -> Picture:
     from convirt.datasets import dicom_jpeg
 
     try:
-        _check_deflated(file)
-        dataset = pydicom.dcmread(file)
+        data = file.read(archives.MAX_BYTES + 1)  # a header may claim more than there is
+        if len(data) > archives.MAX_BYTES:
+            raise BadImageError(TOO_LARGE)
+        _check_deflated(data)
+        dataset = pydicom.dcmread(io.BytesIO(data))
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
         rows, columns = int(dataset.Rows), int(dataset.Columns)
         if rows == 0 or columns == 0:
@@ -204,22 +208,28 @@ def _dicom(file: BinaryIO) -> Picture:
         raise BadImageError(_fault(error)) from error
 
 
-def _check_deflated(file: BinaryIO) -> None:
+def _check_deflated(data: bytes) -> None:
     """Refuse a deflated data set that would fill the memory: pydicom inflates it in one go."""
-    head = file.read(2048)
-    if _DEFLATED in head:
-        # the data set follows the file meta information, whose length is its first element
-        length = re.match(rb"\x02\0\0\0UL\x04\0(....)", head[132:], re.DOTALL)
-        if length is None:
-            raise BadImageError(UNREADABLE)
-        file.seek(144 + int.from_bytes(length[1], "little"))
-        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        size = 0
-        while block := inflate.unconsumed_tail or file.read(1 << 16):
-            size += len(inflate.decompress(block, 1 << 20))
-            if size > archives.MAX_BYTES:
-                raise BadImageError(TOO_LARGE)
-    file.seek(0)
+    end = _meta_end(data)
+    if _DEFLATED not in data[:end]:
+        return
+    rest, inflate, size = io.BytesIO(data), zlib.decompressobj(-zlib.MAX_WBITS), 0
+    rest.seek(end)
+    while not inflate.eof and (block := inflate.unconsumed_tail or rest.read(1 << 16)):
+        size += len(inflate.decompress(block, 1 << 20))
+        if size > archives.MAX_BYTES:
+            raise BadImageError(TOO_LARGE)
+
+
+def _meta_end(data: bytes) -> int:
+    """Where the elements of group 2 end, which tell how the data set after them is packed."""
+    at = 132  # behind the preamble and "DICM"
+    while data[at : at + 2] == b"\x02\0":
+        if data[at + 4 : at + 6] in _LONG:
+            at += 12 + int.from_bytes(data[at + 8 : at + 12], "little")
+        else:
+            at += 8 + int.from_bytes(data[at + 6 : at + 8], "little")
+    return at
 
 
 def _windowed(stored: np.ndarray, dataset: Dataset) -> np.ndarray:

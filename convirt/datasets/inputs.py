@@ -31,12 +31,13 @@ def read_csv(
     """
     if not archives.is_file(path):
         raise InputError(path, "a CSV file", "nothing there", _hint_nearby(path))
+    data = archives.read_bytes(path)
     try:
         with warnings.catch_warnings():
             # A row with too many cells (an unquoted comma) would otherwise only lose its end.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(
-                io.BytesIO(archives.read_bytes(path)),
+                io.BytesIO(data),
                 compression="gzip" if path.suffix == ".gz" else None,
                 dtype=str,
                 na_filter=False,  # "NA" and "None" are texts here; blank cells become ""
@@ -53,6 +54,7 @@ def read_csv(
         raise InputError(path, "a readable UTF-8 CSV", found, hint) from error
     # A short row leaves gaps that `na_filter` does not reach.
     table = table.fillna("").rename(columns=str.strip)
+    _each_once(list(names) if names else _header(data, path), path)
     for column in columns:
         if column not in table.columns:
             near = difflib.get_close_matches(column, table.columns, n=1)
@@ -63,6 +65,27 @@ def read_csv(
                 f"rename `{near[0]}` to `{column}`" if near else f"add the column `{column}`",
             )
     return table
+
+
+def _header(data: bytes, path: Path) -> list[str]:
+    """The names as they are written: pandas gives the second of two a number."""
+    first = pd.read_csv(
+        io.BytesIO(data),
+        compression="gzip" if path.suffix == ".gz" else None,
+        dtype=str,
+        na_filter=False,
+        encoding="utf-8-sig",
+        header=None,
+        nrows=1,
+    )
+    return [str(name).strip() for name in first.iloc[0]]
+
+
+def _each_once(names: list[str], path: Path) -> None:
+    for name in names:
+        if name and names.count(name) > 1:
+            found = f"`{name}` {names.count(name)} times"
+            raise InputError(path, "columns of different names", found, "rename or remove one")
 
 
 def first_file(root: Path, names: Sequence[str], hint: str) -> Path:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any, cast
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
@@ -16,6 +18,7 @@ from convirt.errors import InputError
 
 # The official files have some 10 kB; one that claims more than this is none of them.
 MAX_BYTES = 1 << 24
+MAX_ARCHIVE = 1 << 28  # of all of them, unpacked; the official ones have some 20 MB
 _STUDY = re.compile(r"CXR\d+", re.ASCII)
 _IMAGE = re.compile(r"(?:CXR)?(\d+)_(?:\1_)?(IM-[\w-]+)", re.ASCII)
 
@@ -155,8 +158,9 @@ def _members(place: Path) -> Iterator[tuple[Path, bytes]]:
     """Members of a .tgz, in memory: nothing is unpacked, so no name can lead anywhere."""
     try:
         with (
-            archives.open_binary(place) as handle,
-            tarfile.open(fileobj=handle, mode="r:gz") as archive,
+            archives.open_binary(place) as packed,
+            gzip.open(packed) as handle,
+            tarfile.open(fileobj=cast(Any, _AtMost(handle, MAX_ARCHIVE)), mode="r|") as archive,
         ):
             for member in archive:
                 if not member.isreg() or not _is_report(PurePosixPath(member.name).name):
@@ -169,6 +173,24 @@ def _members(place: Path) -> Iterator[tuple[Path, bytes]]:
             raise  # the disk's fault, not the file's
         hint = "download NLMCXR_reports.tgz again"
         raise InputError(place, "a .tgz archive", str(error) or repr(error), hint) from error
+
+
+class _AtMost:
+    """Bytes of a file that ends in an error where it is longer than it may be.
+
+    A header of a .tar may claim any size, and all of it is read into memory.
+    """
+
+    def __init__(self, file: gzip.GzipFile, most: int) -> None:
+        self.file, self.left = file, most
+
+    def read(self, size: int) -> bytes:
+        """The next bytes."""
+        found = self.file.read(min(size, self.left + 1))
+        self.left -= len(found)
+        if self.left < 0:
+            raise ValueError("more than reports take")
+        return found
 
 
 def _is_report(name: str) -> bool:

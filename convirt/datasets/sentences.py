@@ -29,6 +29,7 @@ _FIRST_ITEM = re.compile(r"\(?(\d{1,2})[.)]\s")
 _NEXT_ITEM = re.compile(r"(?<=\s)\(?(\d{1,2})[.)]\s+(?=[A-Z])")
 _BARE_NUMBER = re.compile(r"^\(?\d{1,2}$")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
+_NEAR = 200  # characters about a stop that tell whether it ends a sentence
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -107,7 +108,9 @@ def _cut(line: str) -> list[str]:
 
 def _ends(line: str, start: int, stop: re.Match[str]) -> bool:
     """Whether the stop at `stop` ends the sentence that began at `start`."""
-    before, after = line[start : stop.start()], line[stop.end() :].lstrip()
+    # no more than it takes, or a long text without an end would be read again for each stop
+    before = line[max(start, stop.start() - _NEAR) : stop.start()]
+    after = line[stop.end() : stop.end() + _NEAR].lstrip()
     if not after or stop.group()[0] != ".":
         return True
     words = before.split()
