@@ -131,6 +131,22 @@ def test_too_much_dropped(damaged: Path, tmp_path: Path) -> None:
     assert pack(damaged, tmp_path / "store", max_dropped=0.5).images.kept == 5
 
 
+def test_a_part_that_lost_too_much(tmp_path: Path) -> None:
+    """A film of four that are tested on is little among twenty, and much."""
+    splits = ["test"] * 4 + ["val"] * 4 + ["train"] * 12
+    lines = [f"{i}.png,p{i},{i % 2},{split}" for i, split in enumerate(splits)]
+    raw.write(tmp_path / "raw/labels.csv", "\n".join(["image,patient,y,split", *lines]))
+    for i in range(1, 20):
+        raw.save(tmp_path / f"raw/{i}.png", i)
+    with pytest.raises(InputError) as caught:
+        pack(tmp_path / "raw", tmp_path / "store", "labels", Split(0), max_dropped=0.1)
+    assert caught.value.found == "1 of the 4 of test, such as 0.png"
+    assert "10.0% of the images of each part" in caught.value.expected
+    assert not (tmp_path / "store").exists()
+    funnel = pack(tmp_path / "raw", tmp_path / "store", "labels", Split(0), max_dropped=0.25)
+    assert funnel.images.kept == 19
+
+
 def test_nothing_left(tmp_path: Path) -> None:
     raw.pairs(tmp_path / "raw", ["a.png,Some text here.,p1"])
     (tmp_path / "raw/a.png").unlink()
@@ -224,6 +240,10 @@ def test_opening_what_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="10 records"):
         Store.open(store)
     (store / "store.json").write_text(json.dumps(meta))
-    (store / "images.npy").write_bytes((store / "images.npy").read_bytes()[:-9])
-    with pytest.raises(InputError, match="a whole store"):
+    for rest in ((store / "images.npy").read_bytes()[:-9], b""):
+        (store / "images.npy").write_bytes(rest)
+        with pytest.raises(InputError, match="a whole store"):
+            Store.open(store)
+    (store / "store.json").write_text("[1]")
+    with pytest.raises(InputError, match="format 1"):
         Store.open(store)
