@@ -80,7 +80,9 @@ def create_image_encoder(
         checkpoint.fill(model, _read_weights(Path(name)), Path(name))
     elif source == "timm":
         model = _from_hub(architecture, name)
-    elif weights != "random":
+    elif weights == "random":
+        _full_blocks(model)
+    else:
         raise InputError(
             "params.yaml: model.image.weights",
             "random, package:<module>, file:<path> or timm:<tag>",
@@ -97,6 +99,17 @@ def create_image_encoder(
         std=tuple(head["std"]),
     )
     return prepared(cast(nn.Module, model)), config
+
+
+def _full_blocks(model: nn.Module) -> None:
+    """Start every BatchNorm at the factor 1, as torchvision's networks and so the paper's do.
+
+    In timm's the last one of a residual block starts at 0: of a random ResNet that stays as it is,
+    shortcuts alone would be left.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
 
 
 def _from_hub(architecture: str, tag: str) -> nn.Module:
@@ -243,7 +256,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(
             path, "an encoder's folder", "no config.json", "dvc repro encoder pretrain"
         )
-    return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        hint = f"rm -r {folder}, then dvc repro makes it, or dvc checkout"
+        raise InputError(path, "a whole JSON file", str(error), hint) from error
 
 
 def read_image_config(folder: Path) -> ImageConfig:

@@ -86,6 +86,17 @@ def test_random_weights_are_of_the_seed() -> None:
     assert not torch.equal(one(x), other.eval()(x))
 
 
+def test_residual_blocks_of_random_weights_take_part() -> None:
+    """As in torchvision, and so in the paper; timm starts them at nought."""
+    encoder, _ = create_image_encoder("test_resnet", "random", 32, seed=0)
+    norms = [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) > 8 and all(bool((m.weight == 1).all()) for m in norms)
+    x = torch.rand(2, 3, 32, 32)
+    before = encoder.eval()(x)
+    torch.nn.init.zeros_(encoder.get_parameter("layer1.0.bn2.weight"))
+    assert not torch.equal(encoder(x), before)
+
+
 def test_package_weights_map_one_to_one() -> None:
     """The ImageNet weights of the package, under timm's names."""
     encoder, config = create_image_encoder(LITE, f"package:{LITE_PACKAGE}", 80, seed=0)
@@ -232,6 +243,9 @@ def test_damaged_image_folder(tmp_path: Path) -> None:
     config["image"]["architecture"] = "resnet10t"
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"of another shape|missing"):
+        load_image_encoder(folder)
+    (folder / "config.json").write_text('{"image": {"archi')
+    with pytest.raises(InputError, match="a whole JSON file"):
         load_image_encoder(folder)
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"no config\.json"):
