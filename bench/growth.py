@@ -50,7 +50,7 @@ def store(folder: Path, count: int) -> np.ndarray:
 
 def pairs_of(count: int) -> Pairs:
     """A study a film, two sentences each."""
-    studies = np.arange(count)
+    studies = np.array([f"s{number}" for number in range(count)], dtype=object)
     records = pd.DataFrame({"study": studies, "split": "train"})
     said = pd.DataFrame({"study": np.tile(studies, 2), "row": np.arange(2 * count)})
     return Pairs(records, said, "train")

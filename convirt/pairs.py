@@ -140,7 +140,7 @@ class Pairs:
                 "see the funnel in metrics/funnel/ and datasets.sources.<name>.val",
             )
         self.count = len(studies)
-        keep = np.isin(own, studies)
+        keep = pd.Series(own).isin(studies).to_numpy()  # np.isin compares objects one by one
         self.images = Groups.of(np.searchsorted(studies, own[keep]), rows[keep], self.count)
         said = sentences[sentences["study"].isin(studies)]
         codes = np.searchsorted(studies, said["study"].to_numpy().astype(own.dtype))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from convirt.diagnosis import Diagnosis
@@ -71,22 +72,26 @@ def device(name: str) -> Diagnosis:
     return found
 
 
-def disk(folder: Path, images: int, size: int) -> Diagnosis:
+def disk(folder: Path, counts: Sequence[int], size: int) -> Diagnosis:
     """Whether the stores that are still to be made fit on the disk of `folder`.
 
     Args:
         folder: Where the stores will lie; it need not exist yet.
-        images: How many images they will hold.
+        counts: How many images each of them will hold.
         size: Pixels of a stored image's side; one byte each.
     """
+    images = sum(counts)
     need = images * size**2
+    # while a store is written, its pieces are still there
+    meanwhile = need + max(counts, default=0) * size**2
     place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(place).free
     found = Diagnosis("disk", str(place))
     text = f"stores to be made: about {need / GB:,.1f} GB ({images:,} images of {size} x {size})"
     text += f"; {free / GB:,.1f} GB free"
     smaller = "lower datasets.image_size, or work on a larger disk"
-    if need > free:
+    if meanwhile > free:
+        text += f"; {meanwhile / GB:,.1f} GB while the largest is written"
         found.add("stop", text, smaller)
     elif 2 * need > free:
         text += ". DVC keeps a second copy in its cache where the disk cannot share blocks"

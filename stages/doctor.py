@@ -79,18 +79,19 @@ def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]
     from convirt import preflight
     from convirt.datasets.doctor import diagnose
 
-    images = 0
+    counts = []
     for request in requests(params):
         found = diagnose(request, full=full)
         _depends(found, request, params, profile)
         yield found
         if not (STORES / request.name / "store.json").is_file():
-            images += found.images or sum(params.demo.sets.get(request.name, {}).values())
+            drawn = sum(params.demo.sets.get(request.name, {}).values())
+            counts.append(found.images or drawn)
     model = params.model
     yield preflight.image_weights(model.image.architecture, model.image.weights)
     yield preflight.text_weights(model.text.weights)
     yield preflight.device(params.compute.device)
-    yield preflight.disk(STORES, images, params.datasets.image_size)
+    yield preflight.disk(STORES, counts, params.datasets.image_size)
 
 
 def requests(params: Params) -> Iterator[Request]:

@@ -52,7 +52,7 @@ def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> No
         wanted = Wanted.read()
         if not gpus and wanted.device == "cuda":
             gpus = every_gpu()
-        chosen = [gpus] if gpus and wanted.shared else slots(jobs, gpus)
+        chosen = [gpus] if wanted.shared else slots(jobs, gpus)
         check_threads(chosen, wanted.threads, board)
         with alone(FOLDER, board.say) as lock:
             good = work(targets or [], chosen, lock, board)

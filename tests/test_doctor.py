@@ -510,11 +510,11 @@ def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
         assert preflight.device("cuda").level == level
 
 
-@pytest.mark.parametrize(("free", "level"), [(2_000, "ok"), (1_999, "check"), (999, "stop")])
+@pytest.mark.parametrize(("free", "level"), [(2_000, "ok"), (1_999, "check"), (1_599, "stop")])
 def test_disk(tmp_path: Path, free: int, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=free)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    found = preflight.disk(tmp_path / "not/yet", images=10, size=10)
+    found = preflight.disk(tmp_path / "not/yet", [6, 4], size=10)
     assert found.level == level and "10 images of 10 x 10" in said(found)
 
 
