@@ -130,3 +130,16 @@ def test_rewording_keeps_what_tells_cases_apart() -> None:
         for phrase in hedge._VAGUE[name]:
             missing = fields(phrases) - fields([phrase])
             assert missing <= ({"grade"} if name == "Fracture" else set()), phrase
+
+
+def test_no_text_query_is_a_sentence_of_a_report() -> None:
+    """An encoder that has read it in training would recall it; it is to understand it."""
+    said = set()
+    for seed in range(4000):
+        rng = np.random.default_rng(seed)
+        for part in phantom.chest_report(rng, phantom.chest_case(rng)):
+            said.update(sentence.casefold().rstrip(".") for sentence in sentences.split(part))
+    assert len(said) > 600
+    for label in report._QUERIES:
+        for i in range(5):
+            assert phantom.text_query(label, i).casefold().rstrip(".") not in said

@@ -153,25 +153,26 @@ def chest_report(rng: np.random.Generator, case: ChestCase) -> tuple[str, str]:
     return " ".join(body), " ".join(impression)
 
 
+# none of them is a sentence of a report word for word: that would be recalled, not understood
 _QUERIES: dict[str, tuple[str, ...]] = {
     "No Finding": (
-        "The lungs are clear.",
-        "Normal chest radiograph.",
-        "No acute cardiopulmonary process.",
+        "Both lungs are clear and the heart is of normal size.",
+        "Unremarkable chest radiograph.",
+        "There is no evidence of acute cardiopulmonary disease.",
         "Heart size is normal and the lungs are clear.",
         "No abnormality is seen in the chest.",
     ),
     "Cardiomegaly": (
-        "The heart is severely enlarged.",
-        "There is moderate cardiomegaly.",
+        "The heart is enlarged.",
+        "Cardiomegaly is present.",
         "The cardiac silhouette is enlarged.",
         "Marked enlargement of the heart.",
-        "The heart is mildly enlarged.",
+        "Enlarged heart, consistent with cardiomegaly.",
     ),
     "Edema": (
-        "There is severe pulmonary edema.",
+        "Findings are consistent with pulmonary edema.",
         "Perihilar haze is present, consistent with interstitial edema.",
-        "Moderate pulmonary vascular congestion and edema.",
+        "Vascular congestion with interstitial edema is seen.",
         "Pulmonary edema is present in both lungs.",
         "The vessels are indistinct because of edema.",
     ),
@@ -190,15 +191,15 @@ _QUERIES: dict[str, tuple[str, ...]] = {
         "Moderate right basilar atelectasis is seen.",
     ),
     "Pneumothorax": (
-        "There is a large left apical pneumothorax.",
+        "A large pneumothorax is seen at the left apex.",
         "A right pneumothorax is present.",
-        "Moderate left pneumothorax with a visible pleural line.",
+        "A pleural line is visible on the left, a moderate pneumothorax.",
         "A right apical pneumothorax is seen.",
         "Pneumothorax at the left lung apex.",
     ),
     "Pleural Effusion": (
-        "There is a large right pleural effusion.",
-        "Moderate effusion on the left with blunting of the costophrenic angle.",
+        "A large effusion is seen on the right.",
+        "The left costophrenic angle is blunted by a moderate effusion.",
         "Layering right pleural fluid.",
         "A left pleural effusion is present.",
         "Pleural fluid blunts the right costophrenic angle.",
