@@ -236,7 +236,7 @@ def _pretraining(results: Results) -> list[str]:
     text = (
         "ConVIRT's loss is the paper's equation 4 in nats; a model that tells no pair from another "
         "has ln N, with N pairs in a batch. Losses of other objectives have other scales. The "
-        "paper prints no losses."
+        "paper's figure 5 shows its validation loss fall to about 2.3, of batches of 32."
     )
     figure = "![Pretraining loss](figures/loss.png)"
     return ["## Pretraining", text, table([*head, "below chance"], rows), figure]

@@ -83,7 +83,7 @@ def search(
     ks: tuple[int, ...],
     approximate: Ranker | None = None,
 ) -> list[Search]:
-    """The searches that a set and an encoder allow, all candidates ranked in float32.
+    """The searches that a set and an encoder allow, all candidates ranked.
 
     Args:
         store: The retrieval set.

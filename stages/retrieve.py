@@ -40,8 +40,8 @@ def main(
     """Retrieve images by image, and by text where there is a text encoder; score by Precision@k.
 
     Image-image compares h, the image encoder's output; text-image compares the projections v and
-    u. Both by cosine, over all candidates, in float32; where retrieval.index is hnsw, by an
-    approximate index, with the share of the nearest that it found beside the scores.
+    u. Both by cosine, over all candidates, in double precision; where retrieval.index is hnsw, by
+    an approximate index, with the share of the nearest that it found beside the scores.
 
     Reads data/stores/<retrieval.dataset> and models/encoders/SYSTEM (of an objective: the corpus
     retrieval.corpus). Writes metrics/retrieval/SYSTEM.json and data/retrieval/SYSTEM/: gallery.png
