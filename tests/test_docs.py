@@ -13,11 +13,13 @@ from conftest import ROOT
 from ruamel.yaml import YAML
 
 from bench import table
-from convirt.params import read_yaml
+from convirt.params import from_yaml, parse, read_yaml
 from stages.readme import fill
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 SETTING = re.compile(r"`([a-z][\w.-]*): ([^`]+)`")
+BLOCK = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
+OWN = "docs/your-data.md"
 
 
 def settings(column: int) -> list[tuple[str, Any]]:
@@ -81,3 +83,54 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if not target.startswith(("http", "#")):
             assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+
+
+def merged(base: dict[str, Any], block: dict[str, Any]) -> dict[str, Any]:
+    """The values of a block in their places: mappings by key, all else replaced."""
+    both = {key: merged(base[key], block[key]) for key in base.keys() & block.keys()
+            if isinstance(base[key], dict) and isinstance(block[key], dict)}  # fmt: skip
+    return {**base, **block, **both}
+
+
+def blocks(page: str) -> list[str]:
+    """The YAML blocks of a page, in its order."""
+    return BLOCK.findall((ROOT / page).read_text())
+
+
+def test_your_data_has_a_block_a_format() -> None:
+    readers = [from_yaml(block, OWN)["datasets"]["sources"] for block in blocks(OWN)]
+    assert [next(iter(one.values()))["reader"] for one in readers] == [
+        "pairs",
+        "labels",
+        "retrieval",
+    ]
+
+
+@pytest.mark.parametrize(
+    "chosen", [(0,), (0, 1), (0, 1, 2), (0, 2), (1,), (2,), (1, 2)], ids=lambda chosen: f"{chosen}"
+)
+def test_blocks_of_your_data_are_parameters(chosen: tuple[int, ...]) -> None:
+    """In the default, one by one or together; without own pairs the corpus is chest, as it says."""
+    data = read_yaml(ROOT / "profiles/demo.yaml")
+    for number in chosen:
+        block = blocks(OWN)[number]
+        if 0 not in chosen:
+            assert block.count("corpus: my-pairs") == 1
+            block = block.replace("corpus: my-pairs", "corpus: chest")
+        data = merged(data, from_yaml(block, OWN))
+    parse(data, OWN)
+
+
+def test_pairs_of_ones_own_beside_the_demo() -> None:
+    source = from_yaml(blocks(OWN)[0], OWN)["datasets"]
+    data = merged(read_yaml(ROOT / "profiles/demo.yaml"), {"datasets": source})
+    assert "`corpora: [chest, bone, my-pairs]`" in (ROOT / OWN).read_text()
+    parse({**data, "corpora": ["chest", "bone", "my-pairs"]}, OWN)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name == "datasets"], ids=lambda page: page.name
+)
+def test_blocks_of_the_data_sets_are_parameters(page: Path) -> None:
+    for block in blocks(str(page.relative_to(ROOT))):
+        parse(merged(read_yaml(ROOT / "profiles/demo.yaml"), from_yaml(block, page)), page)
