@@ -134,7 +134,7 @@ def test_rewording_keeps_what_tells_cases_apart() -> None:
 
 def test_no_text_query_is_a_sentence_of_a_report() -> None:
     """An encoder that has read it in training would recall it; it is to understand it."""
-    said = set()
+    said: set[str] = set()
     for seed in range(4000):
         rng = np.random.default_rng(seed)
         for part in phantom.chest_report(rng, phantom.chest_case(rng)):
