@@ -322,7 +322,7 @@ def _acquire(folder: Path, waiting: Callable[[str], None] | None, check: Callabl
                 raise InputError(folder, "a free scratch folder", found, hint) from None
             try:
                 waiting(pid)
-                _wait_for(descriptor, check)
+                wait_for(descriptor, check)
             except BaseException:  # a signal, say
                 os.close(descriptor)
                 raise
@@ -334,14 +334,17 @@ def _acquire(folder: Path, waiting: Callable[[str], None] | None, check: Callabl
         os.close(descriptor)  # locked a file that was deleted meanwhile: take the new one
 
 
-def _wait_for(descriptor: int, check: Callable[[], None]) -> None:
-    """Take the lock as soon as it is free; who waits for it in the kernel hears nothing."""
+def wait_for(descriptor: int, check: Callable[[], None]) -> None:
+    """Lock a file as soon as it is free; who waits for it in the kernel hears no signal.
+
+    `check` is called after each vain attempt; what it raises ends the wait.
+    """
     import fcntl
 
     while True:
-        check()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            time.sleep(0.1)
+            check()
+        time.sleep(0.1)

@@ -147,23 +147,6 @@ def _beside(out: Path) -> Iterator[Path]:
         files.remove(folder)
 
 
-def _check_parts(tables: Tables, records: pd.DataFrame, max_dropped: float) -> None:
-    """Refuse a set of which one part lost too much: 300 test films are 2% of COVIDx."""
-    columns = [name for name in ("split", "role") if name in tables.images]
-    kept = set(records["image"])
-    for part, own in tables.images.groupby(columns)["image"]:
-        lost = own[~own.isin(kept)]
-        if len(lost) <= max_dropped * len(own):
-            continue
-        name = " ".join(map(str, part if isinstance(part, tuple) else (part,)))
-        raise InputError(
-            tables.source,
-            f"at most {max_dropped:.1%} of the images of each part dropped (datasets.max_dropped)",
-            f"{len(lost):,} of the {len(own):,} of {name}, such as {lost.iloc[0]}",
-            "fetch or repair these images, or raise datasets.max_dropped if they are truly lost",
-        )
-
-
 def _check_room(needed: Mapping[Path, int]) -> None:
     """Raise the disk's own error unless `needed` bytes are free where each folder lies."""
     wanted: Counter[int] = Counter()
@@ -264,3 +247,20 @@ def check_dropped(tables: Tables, max_dropped: float) -> None:
         f"{funnel.dropped_share:.1%} of {funnel.images.found - funnel.images.excluded}: {reasons}",
         "repair or remove these images, or raise datasets.max_dropped if they are truly lost",
     )
+
+
+def _check_parts(tables: Tables, records: pd.DataFrame, max_dropped: float) -> None:
+    """Refuse a set of which one part lost too much: 300 test films are 2% of COVIDx."""
+    columns = [name for name in ("split", "role") if name in tables.images]
+    kept = set(records["image"])
+    for part, own in tables.images.groupby(columns)["image"]:
+        lost = own[~own.isin(kept)]
+        if len(lost) <= max_dropped * len(own):
+            continue
+        name = " ".join(map(str, part))
+        raise InputError(
+            tables.source,
+            f"at most {max_dropped:.1%} of the images of each part dropped (datasets.max_dropped)",
+            f"{len(lost):,} of the {len(own):,} of {name}, such as {lost.iloc[0]}",
+            "fetch or repair these images, or raise datasets.max_dropped if they are truly lost",
+        )

@@ -7,7 +7,7 @@ A saved folder can be read without this repository::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from convirt.devices import sent
 from convirt.errors import InputError
 from convirt.image_encoder import package_folder
+
+Move = Callable[[Tensor], Tensor]
 
 
 def text_folder(weights: str) -> str:
@@ -76,56 +78,40 @@ class Packing:
         """Padded (N, L, ...) to (T, ...)."""
         if self.index is None:
             return x.flatten(0, 1)
-        packed: Tensor = _Pack.apply(x, self)
+        packed: Tensor = _Moved.apply(x, self._packed, self._padded)
         return packed
 
     def spread(self, x: Tensor) -> Tensor:
         """Tokens (T, ...) to padded (N, L, ...), zero where none is if the padding was left out."""
         if self.index is None:
             return x.view(*self.mask.shape, *x.shape[1:])
-        padded: Tensor = _Spread.apply(x, self)
+        padded: Tensor = _Moved.apply(x, self._padded, self._packed)
         return padded
 
+    def _packed(self, x: Tensor) -> Tensor:
+        assert self.index is not None
+        return x.flatten(0, 1).index_select(0, self.index)
 
-def _packed(x: Tensor, packing: Packing) -> Tensor:
-    assert packing.index is not None
-    return x.flatten(0, 1).index_select(0, packing.index)
-
-
-def _spread(x: Tensor, packing: Packing) -> Tensor:
-    assert packing.number is not None
-    with_none = torch.cat([x, x.new_zeros(1, *x.shape[1:])])
-    padded = with_none.index_select(0, packing.number)
-    return padded.view(*packing.mask.shape, *x.shape[1:])
+    def _padded(self, x: Tensor) -> Tensor:
+        assert self.number is not None
+        with_none = torch.cat([x, x.new_zeros(1, *x.shape[1:])])
+        return with_none.index_select(0, self.number).view(*self.mask.shape, *x.shape[1:])
 
 
-class _Pack(torch.autograd.Function):
-    """Each takes the other's gradient, and both only gather.
+class _Moved(torch.autograd.Function):
+    """Tokens put elsewhere by `there`, and their gradient put back by `back`; both only gather.
 
     Torch's own gradient adds up into zeros, for which a deterministic GPU sorts the places first.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, packing: Packing) -> Tensor:
-        ctx.packing = packing
-        return _packed(x, packing)
+    def forward(ctx: Any, x: Tensor, there: Move, back: Move) -> Tensor:
+        ctx.back = back
+        return there(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _spread(gradient, ctx.packing), None
-
-
-class _Spread(torch.autograd.Function):
-    """See `_Pack`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, packing: Packing) -> Tensor:
-        ctx.packing = packing
-        return _spread(x, packing)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _packed(gradient, ctx.packing), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.back(gradient), None, None
 
 
 def packed_attention(

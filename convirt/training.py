@@ -27,7 +27,7 @@ from convirt import augment, checkpoint, chunks, devices, processes
 from convirt.errors import InputError, StoppedError
 from convirt.halves import side_by_side
 from convirt.image_encoder import normalise
-from convirt.objectives.base import Inputs, Objective, full_precision
+from convirt.objectives.base import Inputs, Objective
 from convirt.pairs import AUGMENT, DROPOUT, VALIDATION, Batch, Pairs, generator
 from convirt.resident import take
 
@@ -451,17 +451,20 @@ class Feed:
     def validation(self) -> Iterator[Inputs]:
         """The same each time: whole films; or where views are compared, views drawn once."""
         for number, batch in enumerate(self.fixed):
-            images = self._images(batch)
-            if self.views > 1:
-                keys = [(1 + number, view) for view in range(self.views)]
-                draws = [self._draws(batch, VALIDATION, *key) for key in keys]
-                yield self._transformed(batch, images, draws)
-                continue
-            theta = augment.whole(self.corpus.boxes[batch.images], images.shape[-1])
-            with full_precision(images):  # or a validation under autocast would read films coarsely
-                x = augment.warp(images, devices.sent(theta, self.device), self.image_config.size)
-                inputs = Inputs((normalise(x, self.image_config),), batch)
+            # whoever validates is under autocast, which would round the places films are read at
+            with torch.autocast(self.device.type, enabled=False):
+                inputs = self._validated(number, batch)
             yield inputs
+
+    def _validated(self, number: int, batch: Batch) -> Inputs:
+        images = self._images(batch)
+        if self.views > 1:
+            keys = [(1 + number, view) for view in range(self.views)]
+            draws = [self._draws(batch, VALIDATION, *key) for key in keys]
+            return self._transformed(batch, images, draws)
+        theta = augment.whole(self.corpus.boxes[batch.images], images.shape[-1])
+        x = augment.warp(images, devices.sent(theta, self.device), self.image_config.size)
+        return Inputs((normalise(x, self.image_config),), batch)
 
     def _images(self, batch: Batch) -> Tensor:
         return take(self.corpus.images, batch.images, self.device)
@@ -473,9 +476,8 @@ class Feed:
 
     def _transformed(self, batch: Batch, images: Tensor, draws: list[augment.Draws]) -> Inputs:
         size, kernel = self.image_config.size, self.spec.blur_kernel
-        with full_precision(images):
-            views = [augment.apply(images, one, size, kernel) for one in draws]
-            return Inputs(tuple(normalise(x, self.image_config) for x in views), batch)
+        views = (augment.apply(images, one, size, kernel) for one in draws)
+        return Inputs(tuple(normalise(x, self.image_config) for x in views), batch)
 
 
 HINT = "lower train.lr, raise train.tau or lengthen train.warmup in params.yaml"

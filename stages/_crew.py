@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import selectors
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from convirt import devices
+from convirt import checkpoint, devices
 from convirt.errors import InputError
 
 PATIENCE = 90.0  # seconds that a killed run is given to end; more than _repro.GRACE
@@ -147,19 +146,18 @@ def alone(folder: Path, tell: Callable[[str], None]) -> Iterator[int]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as file:
         deadline, told = time.monotonic() + PATIENCE, False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    hint = "let it end, or kill it, then run the same command"
-                    found = "another one at work in this folder"
-                    raise InputError(file.name, "no other `stages.runs`", found, hint) from error
-                if not told:
-                    tell("waiting for the end of an earlier run ...")
-                    told = True
-                time.sleep(0.1)
+
+        def check() -> None:
+            nonlocal told
+            if time.monotonic() > deadline:
+                hint = "let it end, or kill it, then run the same command"
+                found = "another one at work in this folder"
+                raise InputError(file.name, "no other `stages.runs`", found, hint)
+            if not told:
+                tell("waiting for the end of an earlier run ...")
+                told = True
+
+        checkpoint.wait_for(file.fileno(), check)
         yield file.fileno()
 
 

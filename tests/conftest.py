@@ -6,7 +6,9 @@ import copy
 import os
 import signal
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,17 @@ TINY_PIPELINE: dict[str, Any] = {
     "datasets.sources.rsna.test": 16,
     "model.baselines": ["imagenet"],
 }  # what `demo.sets` with 8 films of rsna to validate and 16 to test go with
+
+
+@contextmanager
+def memory_below(most: int) -> Iterator[None]:
+    """What runs inside never holds `most` bytes or more."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -130,16 +130,13 @@ def test_a_disk_that_does_not_answer_ends_no_run(
 ) -> None:
     """As one of a network may, for a moment; outputs are written only after it has answered."""
 
-    def stale(path: Path, **_: Any) -> os.stat_result:
-        raise OSError(errno.ESTALE, "Stale file handle", str(path))
-
-    def unread(path: Path) -> bytes:
+    def stale(path: Path, **_: Any) -> Any:
         raise OSError(errno.ESTALE, "Stale file handle", str(path))
 
     with make() as stage:
         with monkeypatch.context() as patch:
             patch.setattr(Path, "stat", stale)
-            patch.setattr(Path, "read_bytes", unread)
+            patch.setattr(Path, "read_bytes", stale)
             stage.poll()
             with pytest.raises(OSError, match="Stale"):
                 stage.confirm()
@@ -275,9 +272,7 @@ def test_scratch_is_kept_until_the_outputs_are_there(make: Make) -> None:
     assert list(folder.parent.iterdir()) == []
 
 
-def test_a_scratch_folder_that_cannot_go_yet(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scratch_folder_that_cannot_go_yet(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """On NFS a file that is open keeps a name in its folder; the outputs are there nevertheless."""
 
     def busy(path: Path) -> None:

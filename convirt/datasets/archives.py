@@ -92,7 +92,7 @@ def open_binary(path: Path) -> BinaryIO:
         with archive.open(entry) as member:
             # block by block, since the size that an archive claims does not bind what is in it
             return io.BytesIO(b"".join(iter(lambda: member.read(BLOCK), b"")))
-    # RuntimeError: encrypted; NotImplementedError: a method of compression that Python lacks
+    # RuntimeError: encrypted; NotImplementedError: encrypted in a way that Python lacks
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise MemberError(path, str(error)) from error
 

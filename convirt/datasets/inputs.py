@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import pandas as pd
 
@@ -27,21 +28,24 @@ def read_csv(
         names: Column names of a file without a header.
 
     Raises:
-        InputError: The file is missing, empty or no CSV, or lacks a column.
+        InputError: The file is missing, empty or no CSV, lacks a column, or has one twice.
     """
     if not archives.is_file(path):
         raise InputError(path, "a CSV file", "nothing there", _hint_nearby(path))
     data = archives.read_bytes(path)
+    how: dict[str, Any] = {
+        "compression": "gzip" if path.suffix == ".gz" else None,
+        "dtype": str,
+        "na_filter": False,  # "NA" and "None" are texts here; blank cells become ""
+        "encoding": "utf-8-sig",
+    }
     try:
         with warnings.catch_warnings():
             # A row with too many cells (an unquoted comma) would otherwise only lose its end.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(
+            table: pd.DataFrame = pd.read_csv(
                 io.BytesIO(data),
-                compression="gzip" if path.suffix == ".gz" else None,
-                dtype=str,
-                na_filter=False,  # "NA" and "None" are texts here; blank cells become ""
-                encoding="utf-8-sig",
+                **how,
                 index_col=False,
                 header=None if names else "infer",
                 names=list(names) if names else None,
@@ -54,7 +58,9 @@ def read_csv(
         raise InputError(path, "a readable UTF-8 CSV", found, hint) from error
     # A short row leaves gaps that `na_filter` does not reach.
     table = table.fillna("").rename(columns=str.strip)
-    _each_once(list(names) if names else _header(data, path), path)
+    if not names:  # as they are written: pandas gives the second of two a number
+        head: pd.DataFrame = pd.read_csv(io.BytesIO(data), **how, header=None, nrows=1)
+        _each_once([str(name).strip() for name in head.iloc[0]], path)
     for column in columns:
         if column not in table.columns:
             near = difflib.get_close_matches(column, table.columns, n=1)
@@ -65,20 +71,6 @@ def read_csv(
                 f"rename `{near[0]}` to `{column}`" if near else f"add the column `{column}`",
             )
     return table
-
-
-def _header(data: bytes, path: Path) -> list[str]:
-    """The names as they are written: pandas gives the second of two a number."""
-    first = pd.read_csv(
-        io.BytesIO(data),
-        compression="gzip" if path.suffix == ".gz" else None,
-        dtype=str,
-        na_filter=False,
-        encoding="utf-8-sig",
-        header=None,
-        nrows=1,
-    )
-    return [str(name).strip() for name in first.iloc[0]]
 
 
 def _each_once(names: list[str], path: Path) -> None:
