@@ -120,6 +120,7 @@ def train_config(batch: int, steps: int, precision: str, cache: bool) -> TrainCo
         seed=0,
         chunk=0,
         compile=False,
+        graphs=False,
         precision=precision,
         cache_frozen=cache,
     )
@@ -174,11 +175,18 @@ def usual_encoder(models: str) -> nn.Module:
     return encoder
 
 
-def write_jpegs(images: np.ndarray, folder: Path) -> list[Path]:
-    """Films as JPEG files, as the public copies read them; equal ones are one file."""
+def write_jpegs(
+    images: np.ndarray, folder: Path, size: tuple[int, int] | None = None
+) -> list[Path]:
+    """Films as JPEG files, as the public copies read them; equal ones are one file.
+
+    Enlarged to `size`, (width, height), if there is one.
+    """
+    folder.mkdir(exist_ok=True)
     paths = []
     for i, image in enumerate(images[:DISTINCT]):
         path = folder / f"{i:05d}.jpg"
-        Image.fromarray(image).save(path, quality=90)
+        film = Image.fromarray(image)
+        (film.resize(size, Image.Resampling.BICUBIC) if size else film).save(path, quality=90)
         paths.append(path)
     return [paths[i % len(paths)] for i in range(len(images))]

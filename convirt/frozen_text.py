@@ -21,7 +21,7 @@ class FrozenText:
         sentences: Tokens of the distinct sentences.
         keep: Compute all sentences once, (tokens, width) float32 on the encoder's device.
         buckets: 0 leaves all padding out. Otherwise it stays in and lengths are rounded up to a
-            multiple of this, for compiled code, which is made anew for every shape.
+            multiple of this, for code and graphs that are made anew for every shape.
     """
 
     def __init__(
@@ -42,14 +42,27 @@ class FrozenText:
 
     def __call__(self, rows: np.ndarray) -> tuple[Tensor, Packing]:
         """Hidden states (T, width) of some sentences, and where their tokens lie."""
+        return self.hidden(*self.told(rows))
+
+    def told(self, rows: np.ndarray) -> tuple[Tensor, Packing]:
+        """The CPU's part of it: what `hidden` is given, on the encoder's device."""
         tokens, mask = self.sentences.batch(rows, max(self.buckets, 1))
         # taken from the mask while that is on the CPU: a GPU would be waited for
         packing = Packing.of(mask, whole=self.buckets > 0)
+        if self.keep:
+            tokens = packing.pack(torch.from_numpy(self.sentences.places(rows, mask)))
         device = next(self.encoder.parameters()).device
+        return sent(tokens, device), packing.to(device)
+
+    def hidden(self, tokens: Tensor, packing: Packing) -> tuple[Tensor, Packing]:
+        """The device's part of it.
+
+        Args:
+            tokens: (N, L) int64; or where outputs are kept the places of the tokens, (T,).
+            packing: Where they lie.
+        """
         if not self.keep:
-            there = packing.to(device)
-            return self.encoder.lower(sent(tokens, device), there), there
-        if self.kept is None or self.kept.device != device:
-            self.kept = self._compute(device)
-        places = packing.pack(torch.from_numpy(self.sentences.places(rows, mask)))
-        return self.kept[sent(places, device)], packing.to(device)
+            return self.encoder.lower(tokens, packing), packing
+        if self.kept is None or self.kept.device != tokens.device:
+            self.kept = self._compute(tokens.device)
+        return self.kept[tokens], packing

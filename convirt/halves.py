@@ -102,9 +102,11 @@ class Halves:
 def side_by_side(objective: Objective, device: torch.device, config: TrainConfig) -> Halves | None:
     """`Halves` where they pay and change no bit: on a CPU with a core for each.
 
-    Not for steps that are compiled, cut into chunks, shared among processes or of lower precision.
+    Not for steps that are compiled, recorded, cut into chunks, shared among processes or of lower
+    precision.
     """
-    plain = not (config.compile or config.chunk) and config.precision == "float32"
+    usual = not (config.compile or config.chunk or config.graphs)
+    plain = usual and config.precision == "float32"
     if not plain or device.type != "cpu" or processes.count() > 1:
         return None
     kind = type(objective)

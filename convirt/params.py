@@ -110,6 +110,7 @@ class Compute(_Strict):
     precision: Literal["float32", "bfloat16"]
     store: Literal["auto", "gpu", "ram"]
     compile: bool
+    graphs: bool
 
 
 class Demo(_Strict):
@@ -468,6 +469,9 @@ def _contradictions(params: Params) -> Iterator[Problem]:
     if p.compute.store == "gpu" and p.compute.device != "cuda":
         found = f"gpu on compute.device: {p.compute.device}"
         yield Problem("compute.store", "auto or ram without a GPU", found, "set auto, or cuda")
+    if p.compute.graphs and p.compute.device != "cuda":
+        found = f"true on compute.device: {p.compute.device}"
+        yield Problem("compute.graphs", "false without a GPU", found, "set false, or cuda")
     for name in p.objectives:
         if name in p.model.baselines:
             hint = "remove it from one of them"

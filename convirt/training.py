@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convirt import augment, checkpoint, chunks, devices, processes
+from convirt import augment, checkpoint, chunks, devices, processes, recorded
 from convirt.errors import InputError, StoppedError
 from convirt.halves import side_by_side
 from convirt.image_encoder import normalise
@@ -59,6 +60,7 @@ class TrainConfig:
     seed: int
     precision: str
     compile: bool
+    graphs: bool
     cache_frozen: bool
 
 
@@ -197,8 +199,8 @@ def pretrain(
 
     Raises:
         InputError: The resume state or the corpus cannot be used, the batch cannot be cut into
-            equal parts for all processes, the objective cannot be cut into chunks, or the loss is
-            no longer finite; the last resume state is then from before.
+            equal parts for all processes, the objective cannot be cut into chunks or recorded, or
+            the loss is no longer finite; the last resume state is then from before.
         StoppedError: `stop` said so; what was done is saved.
     """
     where = torch.device(device)
@@ -208,15 +210,20 @@ def pretrain(
     in_chunks = config.chunk > 0
     if in_chunks:
         chunks.require_divisible(objective)
+    if config.graphs:
+        recorded.require_recordable(objective, config)
     model = processes.together(objective, where, averaging=not in_chunks)
     if config.compile:
         objective.compile_encoders(config)
     first_process = processes.number() == 0
-    autocast = _autocast(where, config.precision)
+    autocast = autocast_of(where, config.precision)
     halves = side_by_side(objective, where, config)
     trained = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
-    optimiser = _optimiser([p for _, p in trained], config)
+    optimiser = optimiser_of([p for _, p in trained], config)
     feed = Feed(corpus, spec, config, objective, where)
+    recorder = (
+        recorded.Recorder(objective, optimiser, autocast, feed.settle) if config.graphs else None
+    )
     steps = total_steps(config, corpus.train.count)
     progress, best = _resume(scratch, objective, trained, optimiser)
     # in double precision and never reset between evaluations, so that it does not matter when
@@ -262,6 +269,7 @@ def pretrain(
         waited += wait
         if config.compile:  # what CUDA graphs have left of the step before may be overwritten
             torch.compiler.cudagraph_mark_step_begin()
+        recorded.set_rate(optimiser, learning_rate(config, step, steps, progress.decays))
         # the first process has the key that one alone has
         key = (step, processes.number()) if processes.number() else (step,)
         if in_chunks:
@@ -271,17 +279,18 @@ def pretrain(
         elif halves:
             _seed(where, config.seed, *key)
             loss, logs = halves.backward(inputs, meanwhile=feed.ahead)
+        elif recorder:
+            _seed(where, config.seed, *key)
+            loss, logs = recorder.step(inputs)  # with the update
         else:
             _seed(where, config.seed, *key)
             with autocast():
                 loss, logs = model(inputs)
             loss.backward()
-        rate = learning_rate(config, step, steps, progress.decays)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        optimiser.step()
-        # flush the gradients as soon as we can, no need for this memory anymore
-        optimiser.zero_grad(set_to_none=True)
+        if not recorder:
+            optimiser.step()
+            # flush the gradients as soon as we can, no need for this memory anymore
+            optimiser.zero_grad(set_to_none=True)
         for name, value in {"train_loss": loss, **logs}.items():
             running[name] = running.get(name, 0.0) + value.detach().double()
         broken = torch.where(loss.detach().isfinite(), broken, broken.clamp(max=step))
@@ -380,7 +389,12 @@ def _until(stop: Callable[[], bool], batches: Iterator[Inputs]) -> Iterator[Inpu
         yield inputs
 
 
-def _optimiser(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+def optimiser_of(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser of a run."""
+    if config.graphs:  # which read the rate where it lies
+        rate = torch.tensor(config.lr, device=parameters[0].device)
+        options: dict[str, Any] = {"lr": rate, "weight_decay": config.weight_decay}
+        return torch.optim.Adam(parameters, **options, fused=True, capturable=True)
     if config.optimiser == "sgd":
         return torch.optim.SGD(
             parameters, lr=config.lr, weight_decay=config.weight_decay, momentum=0.9, fused=True
@@ -388,7 +402,8 @@ def _optimiser(parameters: list[nn.Parameter], config: TrainConfig) -> torch.opt
     return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
-def _autocast(device: torch.device, precision: str) -> Any:
+def autocast_of(device: torch.device, precision: str) -> Callable[[], Any]:
+    """The context in which a run computes: bfloat16 where that is its precision."""
     enabled = precision == "bfloat16"
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
@@ -417,7 +432,7 @@ class Feed:
         self.views, self.image_config = objective.views, objective.image_config
         self.part = processes.part(config.batch_size)
         self.fixed = corpus.val.fixed(config.seed, config.batch_size)
-        self._coming: Future[Loaded] = Future()  # nothing is
+        self._coming: Future[Loaded] | None = None
         self._ready: Inputs | None = None
 
     def steps(self, first: int, steps: int) -> Iterator[tuple[int, Inputs, float]]:
@@ -433,20 +448,27 @@ class Feed:
             return own, self._images(own), draws
 
         with ThreadPoolExecutor(1) as pool:
-            self._coming = pool.submit(load, first)
+            coming = self._coming = pool.submit(load, first)
             for step in range(first, steps):
                 asked = time.perf_counter()
-                loaded = self._coming.result()
+                loaded = coming.result()
                 wait = time.perf_counter() - asked
                 inputs, self._ready = self._ready or self._transformed(*loaded), None
-                more = step + 1 < steps
-                self._coming = pool.submit(load, step + 1) if more else Future()
+                if step + 1 < steps:
+                    coming = self._coming = pool.submit(load, step + 1)
+                else:
+                    self._coming = None
                 yield step, inputs, wait
 
     def ahead(self) -> None:
         """Transform the coming batch if it is loaded: for a thread that has nothing else to do."""
-        if self._coming.done():
+        if self._coming is not None and self._coming.done():
             self._ready = self._transformed(*self._coming.result())
+
+    def settle(self) -> None:
+        """Return as soon as the coming batch, if one is, has been loaded: its thread is still."""
+        if self._coming is not None:
+            futures.wait([self._coming])
 
     def validation(self) -> Iterator[Inputs]:
         """The same each time: whole films; or where views are compared, views drawn once."""
@@ -454,6 +476,8 @@ class Feed:
             # whoever validates is under autocast, which would round the places films are read at
             with torch.autocast(self.device.type, enabled=False):
                 inputs = self._validated(number, batch)
+            if self.config.compile:
+                torch.compiler.cudagraph_mark_step_begin()
             yield inputs
 
     def _validated(self, number: int, batch: Batch) -> Inputs:

@@ -24,6 +24,7 @@ READS = [
     "seed",
     "compute.compile",
     "compute.device",
+    "compute.graphs",
     "compute.precision",
     "compute.store",
     "compute.threads",
@@ -147,6 +148,7 @@ def _config(p: Params, blocks: Pretraining) -> TrainConfig:
         seed=p.seed,
         precision=p.compute.precision,
         compile=p.compute.compile,
+        graphs=p.compute.graphs,
         cache_frozen=p.model.text.cache_frozen,
     )
 

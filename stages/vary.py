@@ -14,6 +14,7 @@ READS = [
     "seed",
     "compute.compile",
     "compute.device",
+    "compute.graphs",
     "compute.precision",
     "compute.store",
     "compute.threads",

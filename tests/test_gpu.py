@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from test_recorded import Again
 from test_transfer import RECIPE, Encoder, split
 from tiny_models import CONFIG, PAPER
 
-from convirt import devices, resident, transfer
+from convirt import devices, recorded, resident, transfer
 from convirt.labelled import Source, features
 from convirt.objectives.base import Objective
 from convirt.training import Result, TrainConfig, pretrain, resumed_step
@@ -29,14 +30,19 @@ STEPS = replace(CONFIG, eval_every=5, evaluations=10)
 
 
 def run(
-    bert: Path, config: TrainConfig, device: str, scratch: Path | None = None, stop: int = 0
+    bert: Path,
+    config: TrainConfig,
+    device: str,
+    scratch: Path | None = None,
+    stop: int = 0,
+    dropout: bool = False,
 ) -> tuple[Objective, Result | None]:
     """A pretraining of 50 steps; it dies after `stop` of them, if that is not 0."""
     data = tiny_models.corpus(words=20)  # lengths of up to 16 and of up to 32 tokens
     model = tiny_models.objective("convirt", bert, data, config=config)
     # dropout draws from a generator of the device: without it the devices can be compared
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, torch.nn.Dropout) and not dropout:
             module.p = 0.0
 
     def report(status: dict[str, float]) -> None:
@@ -71,23 +77,49 @@ def test_gpu_follows_the_cpu_in_float32(bert: Path, device: str) -> None:
     assert abs(curve(run(bert, STEPS, device)[1]) - curve(run(bert, STEPS, "cpu")[1])).max() < 0.01
 
 
+@pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("device", [GPU])
-def test_cuda_graphs_follow_eager_steps(
-    bert: Path, device: str, precision: str, tmp_path: Path
+def test_compiled_encoders_follow_eager_steps(
+    bert: Path, device: str, precision: str, graphs: bool, tmp_path: Path
 ) -> None:
-    """Compiled encoders in CUDA graphs; killed and resumed they end with the same bits."""
-    config = replace(STEPS, precision=precision)
+    """In CUDA graphs of their own or of whole steps; killed and resumed they end with the same."""
+    config = replace(STEPS, precision=precision, cache_frozen=False)
     eager = curve(run(bert, config, device)[1])
-    config = replace(config, compile=True)
+    config = replace(config, compile=True, graphs=graphs)
     whole, result = run(bert, config, device)
     assert abs(curve(result) - eager).max() < (0.01 if precision == "float32" else 0.1)
     run(bert, config, device, tmp_path, stop=31)
     torch._dynamo.reset()  # as another process, which has seen no shape yet
-    again, resumed = run(bert, config, device, tmp_path)
-    assert np.array_equal(curve(resumed), curve(result))
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]), name
+    assert_same(run(bert, config, device, tmp_path), (whole, result))
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("device", [GPU])
+def test_recorded_steps_are_the_usual_ones(
+    bert: Path,
+    device: str,
+    precision: str,
+    cache: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bit for bit those whose kernels are launched one by one, dropout included."""
+    config = replace(STEPS, precision=precision, graphs=True, cache_frozen=cache)
+    whole = run(bert, config, device, dropout=True)
+    run(bert, config, device, tmp_path, stop=31, dropout=True)
+    assert_same(run(bert, config, device, tmp_path, dropout=True), whole)
+    monkeypatch.setattr(recorded, "Camera", Again)
+    monkeypatch.setattr(Again, "device", device)
+    assert_same(run(bert, config, device, dropout=True), whole)
+
+
+def assert_same(one: tuple[Objective, Result | None], two: tuple[Objective, Result | None]) -> None:
+    """Both ended with the same bits."""
+    assert np.array_equal(curve(one[1]), curve(two[1]))
+    for name, value in one[0].state_dict().items():
+        assert torch.equal(value, two[0].state_dict()[name]), name
 
 
 @pytest.mark.parametrize("device", [GPU])
@@ -116,13 +148,10 @@ def test_killed_and_resumed_is_the_same_run(
     bert: Path, tmp_path: Path, device: str, precision: str
 ) -> None:
     config = replace(STEPS, precision=precision)
-    whole, result = run(bert, config, device)
+    whole = run(bert, config, device)
     run(bert, config, device, tmp_path, stop=31)
     assert resumed_step(tmp_path) == 30
-    again, resumed = run(bert, config, device, tmp_path)
-    assert np.array_equal(curve(resumed), curve(result))
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]), name
+    assert_same(run(bert, config, device, tmp_path), whole)
 
 
 @pytest.mark.parametrize("protocol", ["finetune", "linear"])

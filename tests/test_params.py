@@ -84,6 +84,7 @@ def test_every_spelling_of_a_number_is_a_float(text: str, tmp_path: Path) -> Non
         ("compute.device", "mps", "'cpu' or 'cuda'"),
         ("compute.precision", "float16", "'float32' or 'bfloat16'"),
         ("compute.precision", "bfloat16", "float32 without a GPU"),
+        ("compute.graphs", True, "false without a GPU"),
         ("augment.crop", [0.6, 1.2], "less than or equal to 1"),
         ("augment.crop", [0, 1], "greater than 0"),
         ("augment.crop", [1.0, 0.6], "ascending"),

@@ -367,7 +367,7 @@ def test_a_batch_transformed_ahead_is_the_same_batch(
                 assert torch.equal(x, y)
             more = mine[0] < 4
             if more:
-                feed._coming.result()
+                feed.settle()
             feed.ahead()
             assert (feed._ready is not None) == more
 

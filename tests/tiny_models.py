@@ -148,6 +148,7 @@ CONFIG = TrainConfig(
     seed=5,
     chunk=0,
     compile=False,
+    graphs=False,
     precision="float32",
     cache_frozen=True,
 )

@@ -85,10 +85,12 @@ class Inputs:
             N drawn studies, transformed anew for each view. In validation a single view is the
             whole film; several are drawn once and stay the same.
         batch: Which studies, images and sentences these are.
+        told: What `Objective.told` made of the batch; None where it was not asked.
     """
 
     views: tuple[Tensor, ...]
     batch: Batch
+    told: tuple[Tensor, ...] | None = None
 
     def part(self, rows: slice) -> Inputs:
         """Those of some pairs."""
@@ -111,21 +113,29 @@ class Objective(nn.Module):
         views: Transformed views of each film that a step is given.
         criterion: Which value of `validate` chooses the best state.
         larger_is_better: Whether a high criterion is good.
+        recordable: Whether `forward` computes on the device alone, from the views and what `told`
+            made of the batch, so that a step can be recorded (`convirt.recorded`).
         image_encoder: The image encoder f_v, which this is all about.
     """
 
     views: ClassVar[int] = 1
     criterion: ClassVar[str] = "val_loss"
     larger_is_better: ClassVar[bool] = False
+    recordable: ClassVar[bool] = False
     image_encoder: nn.Module
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
         self.image_config = parts.image_config
+        self._compiled = False
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, a scalar, and scalars to log beside it, by name."""
         return self.compare(self.embed(inputs), inputs)
+
+    def told(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What a recorded step needs to know of a batch beside its images, on the device."""
+        return ()
 
     def embed(self, inputs: Inputs) -> tuple[Tensor, ...]:
         """What is compared of each pair, (n, ...) each, from nothing but that pair.
@@ -149,21 +159,29 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def compile_encoders(self, config: TrainConfig) -> None:
-        """Let torch compile what takes the time, for the device that it is on.
+        """Let torch compile what takes the time, for the device that it is on; once is enough.
 
         What may differ in a shape is said beforehand: left to itself, torch goes by the shapes that
         it has seen, and a resumed run would compute a step with other code.
         """
-        self.image_encoder.compile(mode=self.compile_mode(config), dynamic=False)
+        if not self._compiled:
+            self.compile_with(self.compile_mode(config))
+            self._compiled = True
+
+    def compile_with(self, mode: str) -> None:
+        """Compile in one of torch's modes; an objective of more networks has more to compile."""
+        self.image_encoder.compile(mode=mode, dynamic=False)
 
     def compile_mode(self, config: TrainConfig) -> str:
         """With CUDA graphs on a GPU, where launching kernels takes longer than they run.
 
-        Several processes go without, since BatchNorm then talks to the others in the midst of a
-        graph; and so do chunks, which would be recorded anew for each sequence of their lengths.
+        Not where whole steps are recorded (`compute.graphs`). Several processes go without, since
+        BatchNorm then talks to the others in the midst of a graph; and so do chunks, which would be
+        recorded anew for each sequence of their lengths.
         """
         on_gpu = next(self.parameters()).device.type == "cuda"
-        graphs = on_gpu and processes.count() == 1 and not config.chunk
+        whole = processes.count() == 1 and not config.chunk
+        graphs = on_gpu and whole and not config.graphs
         return "reduce-overhead" if graphs else "default"
 
     def validate(self, batches: Iterable[Inputs]) -> dict[str, float]:
@@ -205,7 +223,7 @@ class PairObjective(Objective):
             layers=head.layers,
         )
         tokens = tokenize(parts.texts, tokenizer)
-        buckets = BUCKET if parts.config.compile else 0
+        buckets = BUCKET if parts.config.compile or parts.config.graphs else 0
         self._text = FrozenText(text, tokens, parts.config.cache_frozen, buckets)
 
     @property
@@ -220,7 +238,15 @@ class PairObjective(Objective):
 
     def h_u(self, inputs: Inputs) -> Tensor:
         """The text encoder's output for the sentences of the batch, (N, width)."""
-        return self.model.text_encoder.upper(*self._text(inputs.batch.sentences))
+        if inputs.told is None:
+            return self.model.text_encoder.upper(*self._text(inputs.batch.sentences))
+        tokens, mask = inputs.told
+        return self.model.text_encoder.upper(*self._text.hidden(tokens, Packing(mask, None, None)))
+
+    def told(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Tokens of the sentences or where they are kept, and which of them are padding."""
+        tokens, packing = self._text.told(batch.sentences)
+        return tokens, packing.mask
 
     def v(self, inputs: Inputs) -> Tensor:
         """Projected images, (N, dim), L2-normalised, float32."""
@@ -234,22 +260,31 @@ class PairObjective(Objective):
         """Projected images and sentences, v and u, (n, dim) each."""
         return partial(self.v, inputs), partial(self.u, inputs)
 
-    def compile_encoders(self, config: TrainConfig) -> None:
-        """Compile the image encoder and the trained half of the text encoder."""
+    def compile_with(self, mode: str) -> None:
+        """Compile the image encoder and what a step computes of the text encoder."""
         import torch
 
-        super().compile_encoders(config)
+        super().compile_with(mode)
         text: Any = self.model.text_encoder
-        compiled = torch.compile(text.upper, mode=self.compile_mode(config))
+        upper, lower = (torch.compile(half, mode=mode) for half in (text.upper, text.lower))
 
-        def upper(hidden: Tensor, packing: Packing) -> Tensor:
-            # not `dynamic=True`, for which two sizes are one if they are equal at first
+        # not `dynamic=True`, for which two sizes are one if they are equal at first
+        def of_hidden(hidden: Tensor, packing: Packing) -> Tensor:
             torch._dynamo.maybe_mark_dynamic(hidden, 0)
             torch._dynamo.maybe_mark_dynamic(packing.mask, 1)
-            h: Tensor = compiled(hidden, packing)
+            h: Tensor = upper(hidden, packing)
             return h
 
-        text.upper = upper
+        @torch.no_grad()  # in training as in validation, or each would have code of its own
+        def of_tokens(tokens: Tensor, packing: Packing) -> Tensor:
+            torch._dynamo.maybe_mark_dynamic(tokens, 1)
+            torch._dynamo.maybe_mark_dynamic(packing.mask, 1)
+            hidden: Tensor = lower(tokens, packing)
+            return hidden
+
+        text.upper = of_hidden
+        if not self._text.keep:  # what is kept is computed once
+            text.lower = of_tokens
 
     def save(self, folder: Path) -> None:
         """Write both encoders and the projections."""

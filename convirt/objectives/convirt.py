@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,8 @@ class Options:
 
 class Objective(base.PairObjective):
     """ConVIRT; the temperature and the weight are `train.tau` and `train.lam`."""
+
+    recordable: ClassVar[bool] = True
 
     def __init__(self, parts: base.Parts) -> None:
         super().__init__(parts)

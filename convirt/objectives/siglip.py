@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,8 @@ def sigmoid_chance(count: int) -> float:
 
 class Objective(base.PairObjective):
     """Both encoders, their projections, t' = ln t and b."""
+
+    recordable: ClassVar[bool] = True
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)

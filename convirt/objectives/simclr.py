@@ -50,6 +50,7 @@ class Objective(base.Objective):
     """The image encoder and a head."""
 
     views: ClassVar[int] = 2
+    recordable: ClassVar[bool] = True
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)

@@ -1,0 +1,179 @@
+"""Recorded steps: those that are not recorded, whatever shapes come, and a killed run's last bits.
+
+There is no CUDA graph without a GPU. Here a camera does a step again where a graph would be
+replayed, on what was copied to where the recorded step read it; `test_gpu.py` has the real one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from process_runs import OPTIONS
+from tiny_models import CONFIG, KilledError, assert_same_run, killed_at
+from torch import Tensor
+
+from convirt import devices, recorded
+from convirt.errors import InputError
+from convirt.frozen_text import FrozenText
+from convirt.objectives import find
+from convirt.recorded import Step
+
+LONG = 20  # words, so that lengths are rounded up to 16 and to 32 tokens
+GRAPHS = replace(CONFIG, graphs=True, eval_every=10)
+RECORDABLE = ["convirt", "simclr", "siglip"]
+
+
+class Again:
+    """A camera that does the step anew.
+
+    Attributes:
+        takes: How many steps were recorded.
+        replays: How many were replayed.
+        names: What the objective logs beside its loss.
+        device: Where.
+    """
+
+    takes = replays = 0
+    names: tuple[str, ...] = ()
+    device = "cpu"
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        yield
+
+    def take(self, step: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
+        Again.takes += 1
+        made = {name: torch.zeros((), device=self.device) for name in ("", *self.names)}
+
+        def replay() -> None:
+            Again.replays += 1
+            loss, logs = step()
+            for name, value in {"": loss, **logs}.items():
+                made[name].copy_(value)
+
+        return (made[""], {name: made[name] for name in self.names}), replay
+
+
+@pytest.fixture
+def camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded, "Camera", Again)
+    monkeypatch.setattr(Again, "takes", 0)
+    monkeypatch.setattr(Again, "replays", 0)
+
+
+def bucketed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs that record nothing leave the padding in as well."""
+    usual: Any = FrozenText.__init__
+
+    def padded(self: FrozenText, *args: Any) -> None:
+        usual(self, *args[:3], 16)
+
+    monkeypatch.setattr(FrozenText, "__init__", padded)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("name", RECORDABLE)
+def test_recorded_steps_are_the_usual_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, camera: None, name: str, kept: bool
+) -> None:
+    monkeypatch.setattr(Again, "names", ("scale", "bias") if name == "siglip" else ())
+    bert = tiny_models.write_bert(tmp_path / "bert")
+    config = replace(GRAPHS, cache_frozen=kept)
+    ours = tiny_models.train(name, bert, config, words=LONG)
+    lengths = 1 if name == "simclr" else 2
+    assert Again.takes == lengths
+    assert Again.replays == ours[1].steps - lengths
+    bucketed(monkeypatch)
+    usual = tiny_models.train(name, bert, replace(config, graphs=False), words=LONG)
+    for row, other in zip(ours[1].history, usual[1].history, strict=True):
+        for key, value in row.items():  # rates are of single precision
+            assert value == (value and pytest.approx(other[key], rel=1e-3)), key
+
+    with contextlib.suppress(KilledError):
+        tiny_models.train(name, bert, config, tmp_path / "state", killed_at(13), words=LONG)
+        raise AssertionError("no step 13")
+    assert_same_run(ours, tiny_models.train(name, bert, config, tmp_path / "state", words=LONG))
+
+
+def test_the_last_step_may_be_the_recorded_one(tmp_path: Path, camera: None) -> None:
+    """Nothing is being loaded then that could be waited for."""
+    bert = tiny_models.write_bert(tmp_path / "bert")
+    config = replace(GRAPHS, eval_every=2, evaluations=1)
+    assert tiny_models.train("convirt", bert, config)[1].steps == 2
+    assert Again.takes == Again.replays == 1
+
+
+@pytest.mark.parametrize("name", RECORDABLE)
+def test_a_step_asks_nothing_of_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, camera: None, name: str
+) -> None:
+    """What is sent to the GPU within a recorded step would be sent again, whatever it is then."""
+    monkeypatch.setattr(Again, "names", ("scale", "bias") if name == "siglip" else ())
+    bert = tiny_models.write_bert(tmp_path / "bert")
+    seen = []
+    sent = devices.sent
+
+    def noted(x: Tensor, device: torch.device) -> Tensor:
+        seen.append(x)
+        return sent(x, device)
+
+    step = recorded.Recorder._step
+
+    def checked(self: recorded.Recorder, inputs: Any) -> Step:
+        before = len(seen)
+        made = step(self, inputs)
+        assert len(seen) == before
+        return made
+
+    for module in ("convirt.frozen_text", "convirt.devices"):
+        monkeypatch.setattr(f"{module}.sent", noted)
+    monkeypatch.setattr(recorded.Recorder, "_step", checked)
+    tiny_models.train(name, bert, replace(GRAPHS, cache_frozen=False), words=LONG)
+    assert Again.replays and (seen or name == "simclr")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "found"),
+    [
+        ("binary", {}, "in each step"),
+        ("moco_v2", {}, "in each step"),
+        ("convirt", {"optimiser": "sgd"}, "sgd"),
+        ("convirt", {"chunk": 2}, "train.chunk: 2"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused(
+    tmp_path: Path, name: str, changes: dict[str, Any], found: str
+) -> None:
+    bert = tiny_models.write_bert(tmp_path / "bert")
+    data = tiny_models.corpus()
+    config = replace(GRAPHS, **changes)
+    model = tiny_models.objective(name, bert, data, config=config, options=OPTIONS[name])
+    with pytest.raises(InputError, match=found) as error:
+        recorded.require_recordable(model, config)
+    assert "compute.graphs" in str(error.value)
+
+
+def test_objectives_that_can_be_recorded_are_named() -> None:
+    names = [path.stem for path in Path("convirt/objectives").glob("[a-z]*.py")]
+    told = [name for name in names if name != "base" and find(name).recordable]
+    assert sorted(told) == sorted(RECORDABLE)
+
+
+def test_the_rate_is_set_in_place() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    plain = torch.optim.Adam([weight], lr=0.1)
+    recorded.set_rate(plain, 0.2)
+    assert plain.param_groups[0]["lr"] == 0.2
+    there = torch.tensor(0.1)
+    held = torch.optim.Adam([weight], lr=there, fused=True, capturable=True)
+    recorded.set_rate(held, 0.3)
+    assert held.param_groups[0]["lr"] is there
+    assert np.isclose(float(there), 0.3)
