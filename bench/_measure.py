@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import re
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -109,13 +111,26 @@ def watched(run: Run, device: str, peaks: list[float]) -> Run:
     return so
 
 
+@contextmanager
+def turn(path: Path | None) -> Iterator[None]:
+    """Wait for the others that name the same file; without a file there are none."""
+    if path is None:
+        yield
+        return
+    import fcntl
+
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def row(
     what: tuple[str, int, str],
     items: Mapping[str, int],
     taken: Mapping[str, Sequence[float]],
     memory: float,
 ) -> Row:
-    """A row from the seconds of the ways "ours", "plain" and "compute", by medians.
+    """A row from the seconds of the ways "ours", "compute" and perhaps "plain", by medians.
 
     Args:
         what: Name, batch and unit of the row.
@@ -124,7 +139,7 @@ def row(
         memory: Peak of ours, GiB.
     """
     rate = {way: items[way] / statistics.median(times) for way, times in taken.items()}
-    return Row(*what, rate["ours"], rate["plain"], rate["compute"], memory)
+    return Row(*what, rate["ours"], rate.get("plain"), rate["compute"], memory)
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
@@ -154,6 +169,9 @@ def machine(device: str) -> str:
 def tell(bench: str, device: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> Path:
     """Print the rows and write bench/results/<bench>-<device>.json.
 
+    Rows of that file that the same versions made on the same day stay, if they are of another batch
+    or name.
+
     Args:
         bench: Its name.
         device: cpu or cuda.
@@ -181,18 +199,30 @@ def tell(bench: str, device: str, rows: Sequence[Row], facts: Mapping[str, Any])
     Console(width=110).print(table)
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     path = RESULTS / f"{bench}-{slug}.json"
-    files.write_json(
-        path,
-        {
-            "device": name,
-            "versions": provenance.versions(),
-            "date": datetime.date.today().isoformat(),
-            "load": round(os.getloadavg()[0], 2),
-            **facts,
-            "rows": [asdict(row) for row in rows],
-        },
-    )
+    told = {
+        "device": name,
+        "versions": provenance.versions(),
+        "date": datetime.date.today().isoformat(),
+        "load": round(os.getloadavg()[0], 2),
+        **facts,
+        "rows": [asdict(row) for row in rows],
+    }
+    files.write_json(path, _beside(told, path))
     return path
+
+
+def _beside(told: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What was measured now, and what the file has of the same day that was not measured anew."""
+    if not path.is_file():
+        return told
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if any(before[key] != told[key] for key in ("versions", "date")):
+        return told
+    new = {(row["name"], row["batch"]) for row in told["rows"]}
+    stay = [row for row in before["rows"] if (row["name"], row["batch"]) not in new]
+    whole = {key: before[key] | value for key, value in told.items() if isinstance(value, dict)}
+    rows = sorted([*stay, *told["rows"]], key=lambda row: (row["name"], row["batch"]))
+    return {**told, **whole, "rows": rows}
 
 
 @plots.styled

@@ -4,12 +4,13 @@
     python -m bench.pretrain --device cuda --models paper --batch 32 --batch 128 --batch 512
 
 - **ours** is `convirt.training.pretrain` as the stage runs it, deterministic, from a store in
-  memory, with the demo's `compute.threads`; on a GPU from a store that lies there, with compiled
-  encoders (`compute.compile`), if not `--no-compile`.
+  memory, with the demo's `compute.threads`; on a GPU from a store that lies there, its steps
+  recorded (`compute.graphs`), if not `--no-graphs`; with `--compile` its encoders are compiled.
 - **plain** is the way of the public copies: JPEG files of the stored size, a `DataLoader` with
   workers, torchvision's transforms image by image, sentences tokenized batch by batch, encoders as
   timm and transformers build them, the whole text encoder in each step, eager autocast,
-  `torch.optim.Adam` as it comes, all cores.
+  `torch.optim.Adam` as it comes, all cores. With `--full-size` there is a second row, where it
+  reads files of MIMIC-CXR-JPG's size (2544 x 3056), as they are downloaded.
 - **compute only** repeats our step on one batch that lies on the device: no data path can beat it.
 
 All three are run in turn; rates are medians, `× plain` and `share` of the printed table are
@@ -18,6 +19,8 @@ steps whose batches its workers had ready from the time when the others ran. The
 matrix peak is (operations of products and convolutions, forward and backward) x steps a second
 over what a product of large square matrices reaches on the same device in the same precision. On a
 GPU the peak of memory is the most that was held while ours ran, weights of the others included.
+Getting ready takes longer than measuring: calls that name the same file with `--turn` get ready
+side by side and measure one after the other.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ from convirt import devices, provenance, resident, training
 from convirt.halves import side_by_side
 from convirt.objectives import base
 from convirt.objectives.convirt import convirt_loss
+from convirt.recorded import Recorder
 from convirt.training import Corpus, TrainConfig
 
 MODELS: str = typer.Option("demo", help="demo or paper.")
@@ -54,11 +58,16 @@ STEPS: int = typer.Option(40, min=4, help="Measured steps of each way and round.
 ROUNDS: int = typer.Option(3, min=1, help="Rounds.")
 WORKERS: int = typer.Option(0, help="Of the plain way's DataLoader; 0: one a core.")
 PAIRS: int = typer.Option(4096, help="Studies of the corpus.")
-COMPILE: bool | None = typer.Option(
-    None, "--compile/--no-compile", help="Compiled encoders; without a word: on a GPU."
+COMPILE: bool = typer.Option(False, help="compute.compile.")
+GRAPHS: bool | None = typer.Option(
+    None, "--graphs/--no-graphs", help="compute.graphs; without a word: on a GPU."
 )
+PLAIN: bool = typer.Option(True, "--plain/--no-plain", help="The plain way, which takes longest.")
+FULL_SIZE: bool = typer.Option(False, "--full-size", help="A second row, of full-size files.")
+TURN: Path = typer.Option(None, help="A file; calls that name it measure in turn.")
 THREADS: int = typer.Option(1, min=1, help="compute.threads of ours; the plain way has all cores.")
-WARM_UP, COMPILING = 4, 40  # steps of ours that do not count; until each length is compiled
+WARM_UP, LENGTHS = 4, 40  # steps of ours that do not count; until each length has come twice
+FULL = 2544, 3056  # pixels of a film of MIMIC-CXR-JPG
 
 
 class Plain(Dataset[tuple[torch.Tensor, str]]):
@@ -133,32 +142,42 @@ class Fixed:
         self.objective, where = objective.to(device).train(), torch.device(device)
         feed = training.Feed(data, spec, setting, objective, where)
         self.inputs = next(feed.steps(0, 1))[1]
-        self.optimiser = torch.optim.Adam(
-            [p for p in objective.parameters() if p.requires_grad], lr=1e-4, fused=True
-        )
-        self.device, self.bfloat16 = device, setting.precision == "bfloat16"
+        parameters = [p for p in objective.parameters() if p.requires_grad]
+        self.optimiser = training.optimiser_of(parameters, setting)
+        self.autocast = training.autocast_of(where, setting.precision)
         self.halves = side_by_side(objective, where, setting)
+        self.recorder = None
+        if setting.graphs:
+            self.recorder = Recorder(objective, self.optimiser, self.autocast, lambda: None)
 
     def step(self) -> None:
         """Forward, backward, update."""
+        if self.recorder:
+            self.recorder.step(self.inputs)
+            return
         if self.halves:
             self.halves.backward(self.inputs)
         else:
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
-                loss, _ = self.objective(self.inputs)
-            loss.backward()
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+            self._backward()
+        self._update()
 
     def operations(self) -> int:
         """Of a step, a product and a sum each counted."""
-        halves, self.halves = self.halves, None  # one thread alone is counted
-        self.step()  # the first fills what is kept of the frozen half
+        self._backward()  # the first fills what is kept of the frozen half
         counted = {torch.ops.aten.convolution_backward: convolution_backward}
         with FlopCounterMode(display=False, custom_mapping=counted) as counter:
-            self.step()
-        self.halves = halves
+            self._backward()
+        self.optimiser.zero_grad(set_to_none=True)
         return int(counter.get_total_flops())
+
+    def _backward(self) -> None:
+        with self.autocast():
+            loss, _ = self.objective(self.inputs)
+        loss.backward()
+
+    def _update(self) -> None:
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
 
 
 def convolution_backward(dy: Any, x: Any, w: Any, *how: Any, out_shape: Any) -> int:
@@ -185,7 +204,7 @@ def ours(
 
 def warm_up(setting: TrainConfig) -> int:
     """Steps that do not count."""
-    return COMPILING if setting.compile else WARM_UP
+    return LENGTHS if setting.compile or setting.graphs else WARM_UP
 
 
 def synchronise(device: str) -> None:
@@ -229,7 +248,11 @@ def main(
     rounds: int = ROUNDS,
     workers: int = WORKERS,
     pairs: int = PAIRS,
-    compiled: bool | None = COMPILE,
+    compiled: bool = COMPILE,
+    graphs: bool | None = GRAPHS,
+    usual: bool = PLAIN,
+    full_size: bool = FULL_SIZE,
+    turn: Path = TURN,
     threads: int = THREADS,
 ) -> None:
     """Print and keep pairs a second of the three ways."""
@@ -237,56 +260,72 @@ def main(
     workers = workers or devices.cores()
     own = _world.MODELS[models]
     precision = "bfloat16" if device == "cuda" else "float32"
-    spec, compiled = _world.augmentation(own), device == "cuda" if compiled is None else compiled
-    extra = 1 + (COMPILING if compiled else WARM_UP)
-    peak = _measure.as_usual(partial(matrix_peak, device, precision))()
+    spec, graphs = _world.augmentation(own), device == "cuda" if graphs is None else graphs
     provenance.make_deterministic(threads, 0)  # `side_by_side` asks for the threads
     rows, shares = [], {}
     with tempfile.TemporaryDirectory() as name:
         data = _world.corpus(pairs, max(batch), own.stored)
         films = np.asarray(data.images)
         paths = _world.write_jpegs(films[: data.train.count], Path(name))
+        large = _world.write_jpegs(films[:8], Path(name) / "full", FULL) if full_size else []
         data.images = resident.placed(films, "auto", device)
         for size in batch:
             torch._dynamo.reset()  # or this size would get code for any, which no stage runs
-            setting = _world.train_config(size, steps + extra, precision, device == "cpu")
-            setting = replace(setting, compile=compiled)
-            objective, other, third = (_world.convirt(models, data, setting) for _ in range(3))
+            setting = _world.train_config(size, 0, precision, device == "cpu")
+            setting = replace(setting, compile=compiled, graphs=graphs)
+            setting = replace(setting, eval_every=steps + 1 + warm_up(setting))
+            objective, third = (_world.convirt(models, data, setting) for _ in range(2))
             fixed = Fixed(third, data, spec, setting, device)
-            read = Plain(data, paths, own)
-            plain = plain_steps(other, models, read, device, setting, workers)
             operations = fixed.operations()
             if compiled:
                 fixed.objective.compile_encoders(setting)
-            next(plain)  # its workers start
-            ready = 1 + 2 * workers  # batches, as a DataLoader prefetches
-            the_loop = partial(ours, objective, data, spec, setting, device)
-            once_more = partial(measure, fixed.step, steps, device, warm_up(setting))
-            peaks: list[float] = []
-            ways = {  # ours comes after plain: workers are done with prefetching before it counts
-                "plain": _measure.as_usual(
-                    partial(measure, partial(next, plain), steps, device, ready)
-                ),
-                "ours": _measure.watched(_measure.as_stages(the_loop, threads), device, peaks),
-                "compute": _measure.as_stages(once_more, threads),
-            }
-            taken: dict[str, list[float]] = {way: [] for way in ways}
-            for _ in range(rounds):
-                for way, run in ways.items():
-                    taken[way].append(run())
-            plain.close()  # and its workers end
-            what = f"pretrain, {models}'s models", size, "pairs/s"
-            rows.append(_measure.row(what, dict.fromkeys(ways, size), taken, max(peaks)))
-            shares[str(size)] = operations / statistics.median(taken["compute"]) / peak
-    facts = {
-        "models": models,
-        "precision": precision,
-        "compiled": compiled,
-        "threads": threads,
-        "matrix_peak_tflops": peak / 1e12,
-        "share_of_matrix_peak": shares,
-    }
-    _measure.tell(f"pretrain-{models}", device, rows, facts)
+            loaders = {}
+            for way, files in {"plain": paths if usual else [], "full": large}.items():
+                if files:
+                    read = Plain(data, [files[i % len(files)] for i in range(len(paths))], own)
+                    other = _world.convirt(models, data, setting)
+                    loaders[way] = plain_steps(other, models, read, device, setting, workers)
+            with _measure.turn(turn):
+                peak = _measure.as_usual(partial(matrix_peak, device, precision))()
+                ready = 1 + 2 * workers  # batches, as a DataLoader prefetches
+                the_loop = partial(ours, objective, data, spec, setting, device)
+                once_more = partial(measure, fixed.step, steps, device, warm_up(setting))
+                peaks: list[float] = []
+                ways = {  # ours after plain: workers are done with prefetching before it counts
+                    **{
+                        way: _measure.as_usual(
+                            partial(measure, partial(next, plain), steps, device, ready)
+                        )
+                        for way, plain in loaders.items()
+                    },
+                    "ours": _measure.watched(_measure.as_stages(the_loop, threads), device, peaks),
+                    "compute": _measure.as_stages(once_more, threads),
+                }
+                taken: dict[str, list[float]] = {way: [] for way in ways}
+                for _ in range(rounds):
+                    for way, run in ways.items():
+                        taken[way].append(run())
+                for plain in loaders.values():
+                    plain.close()  # and its workers end
+                what = f"pretrain, {models}'s models", size, "pairs/s"
+                items = dict.fromkeys(ways, size)
+                rows.append(_measure.row(what, items, taken, max(peaks)))
+                if full_size:
+                    what = f"{what[0]}, full-size files", *what[1:]
+                    taken["plain"] = taken["full"]
+                    rows.append(_measure.row(what, items, taken, max(peaks)))
+                shares[str(size)] = operations / statistics.median(taken["compute"]) / peak
+                facts = {
+                    "models": models,
+                    "precision": precision,
+                    "compiled": compiled,
+                    "graphs": graphs,
+                    "threads": threads,
+                    "workers": workers,
+                    "matrix_peak_tflops": peak / 1e12,
+                    "share_of_matrix_peak": shares,
+                }
+                _measure.tell(f"pretrain-{models}", device, rows, facts)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""Files of bench results: what a new call replaces and what it leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import _measure
+from convirt import files
+
+
+def result(date: str, share: dict[str, float], *rows: tuple[str, int, float]) -> dict[str, Any]:
+    told = [{"name": name, "batch": batch, "ours": ours} for name, batch, ours in rows]
+    return {"date": date, "versions": {"torch": "2"}, "share": share, "rows": told}
+
+
+def test_rows_of_other_batches_stay(tmp_path: Path) -> None:
+    path = tmp_path / "pretrain.json"
+    first = result("2026-11-26", {"32": 0.1}, ("a", 32, 1.0), ("b", 32, 2.0))
+    files.write_json(path, _measure._beside(first, path))
+    second = result("2026-11-26", {"512": 0.5}, ("a", 512, 4.0), ("a", 32, 3.0))
+    whole = _measure._beside(second, path)
+    assert whole["share"] == {"32": 0.1, "512": 0.5}
+    rates = {(row["name"], row["batch"]): row["ours"] for row in whole["rows"]}
+    assert rates == {("a", 32): 3.0, ("a", 512): 4.0, ("b", 32): 2.0}
+
+
+@pytest.mark.parametrize("key", ["date", "versions"])
+def test_rows_of_another_day_or_version_go(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "pretrain.json"
+    before = result("2026-11-26", {}, ("a", 32, 1.0))
+    files.write_json(path, {**before, key: "another"})
+    after = result("2026-11-26", {}, ("a", 512, 2.0))
+    assert _measure._beside(after, path) == after
