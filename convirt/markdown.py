@@ -61,7 +61,12 @@ def data_name(sets: Iterable[str], made_up: frozenset[str]) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; columns that hold numbers only are aligned to the right."""
-    numeric = [all(row[i][:1] in "0123456789+−–" for row in rows) for i in range(len(head))]
+
+    def number(cell: str) -> bool:
+        told = cell.replace(" of ", "")  # 3 of 4 is one
+        return told[:1] in "0123456789+−–" and not any(sign.isalpha() for sign in told)
+
+    numeric = [all(number(row[i]) for row in rows) for i in range(len(head))]
     lines = ["| " + " | ".join(head) + " |"]
     lines.append("|" + "|".join("---:" if right else "---" for right in numeric) + "|")
     lines += ["| " + " | ".join(row) + " |" for row in rows]
