@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from convirt import devices, files, plots, provenance
+from convirt import checkpoint, devices, files, plots, provenance
 
 RESULTS = Path(__file__).parent / "results"
 Run = Callable[[], Any]
@@ -117,10 +117,8 @@ def turn(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    import fcntl
-
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        checkpoint.wait_for(file.fileno(), lambda: None)
         yield
 
 
@@ -169,8 +167,8 @@ def machine(device: str) -> str:
 def tell(bench: str, device: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> Path:
     """Print the rows and write bench/results/<bench>-<device>.json.
 
-    Rows of that file that the same versions made on the same day stay, if they are of another batch
-    or name.
+    Rows of that file stay if they are of another batch or name, and if the same versions made them
+    on the same day under the same settings.
 
     Args:
         bench: Its name.
@@ -216,11 +214,14 @@ def _beside(told: dict[str, Any], path: Path) -> dict[str, Any]:
     if not path.is_file():
         return told
     before = json.loads(path.read_text(encoding="utf-8"))
-    if any(before[key] != told[key] for key in ("versions", "date")):
+    settings = [key for key, value in told.items() if not isinstance(value, (float, dict, list))]
+    if any(before.get(key) != told[key] for key in ("versions", *settings)):
         return told
     new = {(row["name"], row["batch"]) for row in told["rows"]}
     stay = [row for row in before["rows"] if (row["name"], row["batch"]) not in new]
-    whole = {key: before[key] | value for key, value in told.items() if isinstance(value, dict)}
+    whole = {
+        key: before.get(key, {}) | value for key, value in told.items() if isinstance(value, dict)
+    }
     rows = sorted([*stay, *told["rows"]], key=lambda row: (row["name"], row["batch"]))
     return {**told, **whole, "rows": rows}
 

@@ -159,7 +159,8 @@ class Fixed:
             self.halves.backward(self.inputs)
         else:
             self._backward()
-        self._update()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
 
     def operations(self) -> int:
         """Of a step, a product and a sum each counted."""
@@ -174,10 +175,6 @@ class Fixed:
         with self.autocast():
             loss, _ = self.objective(self.inputs)
         loss.backward()
-
-    def _update(self) -> None:
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
 
 
 def convolution_backward(dy: Any, x: Any, w: Any, *how: Any, out_shape: Any) -> int:
@@ -262,7 +259,6 @@ def main(
     precision = "bfloat16" if device == "cuda" else "float32"
     spec, graphs = _world.augmentation(own), device == "cuda" if graphs is None else graphs
     provenance.make_deterministic(threads, 0)  # `side_by_side` asks for the threads
-    rows, shares = [], {}
     with tempfile.TemporaryDirectory() as name:
         data = _world.corpus(pairs, max(batch), own.stored)
         films = np.asarray(data.images)
@@ -308,13 +304,13 @@ def main(
                 for plain in loaders.values():
                     plain.close()  # and its workers end
                 what = f"pretrain, {models}'s models", size, "pairs/s"
-                items = dict.fromkeys(ways, size)
-                rows.append(_measure.row(what, items, taken, max(peaks)))
+                items = dict.fromkeys((*ways, "plain"), size)
+                rows = [_measure.row(what, items, taken, max(peaks))]
                 if full_size:
                     what = f"{what[0]}, full-size files", *what[1:]
                     taken["plain"] = taken["full"]
                     rows.append(_measure.row(what, items, taken, max(peaks)))
-                shares[str(size)] = operations / statistics.median(taken["compute"]) / peak
+                share = operations / statistics.median(taken["compute"]) / peak
                 facts = {
                     "models": models,
                     "precision": precision,
@@ -323,7 +319,7 @@ def main(
                     "threads": threads,
                     "workers": workers,
                     "matrix_peak_tflops": peak / 1e12,
-                    "share_of_matrix_peak": shares,
+                    "share_of_matrix_peak": {str(size): share},
                 }
                 _measure.tell(f"pretrain-{models}", device, rows, facts)
 

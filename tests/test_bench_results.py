@@ -13,7 +13,8 @@ from convirt import files
 
 def result(date: str, share: dict[str, float], *rows: tuple[str, int, float]) -> dict[str, Any]:
     told = [{"name": name, "batch": batch, "ours": ours} for name, batch, ours in rows]
-    return {"date": date, "versions": {"torch": "2"}, "share": share, "rows": told}
+    about = {"date": date, "versions": {"torch": "2"}, "compiled": False}
+    return {**about, "load": 0.1 * len(rows), "share": share, "rows": told}
 
 
 def test_rows_of_other_batches_stay(tmp_path: Path) -> None:
@@ -27,8 +28,8 @@ def test_rows_of_other_batches_stay(tmp_path: Path) -> None:
     assert rates == {("a", 32): 3.0, ("a", 512): 4.0, ("b", 32): 2.0}
 
 
-@pytest.mark.parametrize("key", ["date", "versions"])
-def test_rows_of_another_day_or_version_go(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize("key", ["date", "versions", "compiled"])
+def test_rows_of_another_day_version_or_setting_go(tmp_path: Path, key: str) -> None:
     path = tmp_path / "pretrain.json"
     before = result("2026-11-26", {}, ("a", 32, 1.0))
     files.write_json(path, {**before, key: "another"})
