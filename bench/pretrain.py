@@ -1,7 +1,8 @@
 """Pretraining: our loop, the plain way, and a batch that is already there.
 
     python -m bench.pretrain                                        # the demo's models on the CPU
-    python -m bench.pretrain --device cuda --models paper --batch 32 --batch 128 --batch 512
+    python -m bench.pretrain --device cuda --models paper --batch 32 --batch 128
+    python -m bench.pretrain --device cuda --models paper --batch 512 --steps 20 --rounds 1
 
 - **ours** is `convirt.training.pretrain` as the stage runs it, deterministic, from a store in
   memory, with the demo's `compute.threads`; on a GPU from a store that lies there, its steps
@@ -15,7 +16,7 @@
 
 All three are run in turn; rates are medians, `× plain` and `share` of the printed table are
 computed from them. Our rate leaves out the first steps and the validations; the plain way's the
-steps whose batches its workers had ready from the time when the others ran. The share of the
+steps whose batches its workers had made before the first was asked for. The share of the
 matrix peak is (operations of products and convolutions, forward and backward) x steps a second
 over what a product of large square matrices reaches on the same device in the same precision. On a
 GPU the peak of memory is the most that was held while ours ran, weights of the others included.
@@ -30,7 +31,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Generator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ STEPS: int = typer.Option(40, min=4, help="Measured steps of each way and round.
 ROUNDS: int = typer.Option(3, min=1, help="Rounds.")
 WORKERS: int = typer.Option(0, help="Of the plain way's DataLoader; 0: one a core.")
 PAIRS: int = typer.Option(4096, help="Studies of the corpus.")
-COMPILE: bool = typer.Option(False, help="compute.compile.")
+COMPILE: bool = typer.Option(False, "--compile", help="compute.compile; a file of its own.")
 GRAPHS: bool | None = typer.Option(
     None, "--graphs/--no-graphs", help="compute.graphs; without a word: on a GPU."
 )
@@ -237,6 +238,75 @@ def measure(step: Callable[[], None], steps: int, device: str, before: int = 1) 
     return (time.perf_counter() - start) / steps
 
 
+@dataclass
+class Bench:
+    """The three ways of one batch size.
+
+    Attributes:
+        models: demo or paper.
+        data: What ours reads.
+        read: Files that the plain way reads, one a study, by name of the way: plain, full.
+        setting: Of ours.
+        device: cpu or cuda.
+        steps: Measured steps of each way.
+        threads: Of ours.
+        workers: Of the plain way.
+        operations: Of a step, counted by `ways`.
+        peaks: GiB while ours ran, an entry a round.
+    """
+
+    models: str
+    data: Corpus
+    read: dict[str, list[Path]]
+    setting: TrainConfig
+    device: str
+    steps: int
+    threads: int
+    workers: int
+    operations: int = 0
+    peaks: list[float] = field(default_factory=list)
+
+    def ways(self) -> dict[str, Callable[[], float]]:
+        """Build what ours and computing alone need; calls that take seconds a step, by way."""
+        setting, device = self.setting, self.device
+        spec = _world.augmentation(_world.MODELS[self.models])
+        objective, third = (_world.convirt(self.models, self.data, setting) for _ in range(2))
+        fixed = Fixed(third, self.data, spec, setting, device)
+        self.operations = fixed.operations()
+        if setting.compile:
+            fixed.objective.compile_encoders(setting)
+        loop = partial(ours, objective, self.data, spec, setting, device)
+        again = partial(measure, fixed.step, self.steps, device, warm_up(setting))
+        if device == "cuda":
+            torch.cuda.empty_cache()  # others may measure first
+        return {
+            "ours": _measure.watched(_measure.as_stages(loop, self.threads), device, self.peaks),
+            "compute": _measure.as_stages(again, self.threads),
+            **{way: _measure.as_usual(partial(self.plain, way)) for way in self.read},
+        }
+
+    def plain(self, way: str) -> float:
+        """Seconds a step of the plain way; its workers end with it, and disturb no other way."""
+        objective = _world.convirt(self.models, self.data, self.setting)
+        films = Plain(self.data, self.read[way], _world.MODELS[self.models])
+        steps = plain_steps(objective, self.models, films, self.device, self.setting, self.workers)
+        prefetched = 1 + 2 * self.workers  # batches, as a DataLoader does
+        try:
+            return measure(partial(next, steps), self.steps, self.device, prefetched)
+        finally:
+            steps.close()
+
+    def rows(self, taken: dict[str, list[float]]) -> list[_measure.Row]:
+        """Of the seconds of all rounds; the way `full` stands as plain in a row of its own."""
+        size, peak = self.setting.batch_size, max(self.peaks)
+        name, items = f"pretrain, {self.models}'s models", dict.fromkeys((*taken, "plain"), size)
+        found = [_measure.row((name, size, "pairs/s"), items, taken, peak)]
+        if "full" in taken:
+            what = f"{name}, full-size files", size, "pairs/s"
+            found.append(_measure.row(what, items, {**taken, "plain": taken["full"]}, peak))
+        return found
+
+
 def main(
     models: str = MODELS,
     device: str = DEVICE,
@@ -254,74 +324,47 @@ def main(
 ) -> None:
     """Print and keep pairs a second of the three ways."""
     devices.require(device)
-    workers = workers or devices.cores()
     own = _world.MODELS[models]
     precision = "bfloat16" if device == "cuda" else "float32"
-    spec, graphs = _world.augmentation(own), device == "cuda" if graphs is None else graphs
+    graphs = device == "cuda" if graphs is None else graphs
+    workers = workers or devices.cores()
     provenance.make_deterministic(threads, 0)  # `side_by_side` asks for the threads
     with tempfile.TemporaryDirectory() as name:
         data = _world.corpus(pairs, max(batch), own.stored)
         films = np.asarray(data.images)
-        paths = _world.write_jpegs(films[: data.train.count], Path(name))
-        large = _world.write_jpegs(films[:8], Path(name) / "full", FULL) if full_size else []
+        read: dict[str, list[Path]] = {}
+        if usual:
+            read["plain"] = _world.write_jpegs(films[: data.train.count], Path(name))
+        if full_size:
+            large = _world.write_jpegs(films[:8], Path(name) / "full", FULL)
+            read["full"] = [large[i % len(large)] for i in range(data.train.count)]
         data.images = resident.placed(films, "auto", device)
         for size in batch:
             torch._dynamo.reset()  # or this size would get code for any, which no stage runs
             setting = _world.train_config(size, 0, precision, device == "cpu")
             setting = replace(setting, compile=compiled, graphs=graphs)
             setting = replace(setting, eval_every=steps + 1 + warm_up(setting))
-            objective, third = (_world.convirt(models, data, setting) for _ in range(2))
-            fixed = Fixed(third, data, spec, setting, device)
-            operations = fixed.operations()
-            if compiled:
-                fixed.objective.compile_encoders(setting)
-            loaders = {}
-            for way, files in {"plain": paths if usual else [], "full": large}.items():
-                if files:
-                    read = Plain(data, [files[i % len(files)] for i in range(len(paths))], own)
-                    other = _world.convirt(models, data, setting)
-                    loaders[way] = plain_steps(other, models, read, device, setting, workers)
+            bench = Bench(models, data, read, setting, device, steps, threads, workers)
+            ways = bench.ways()
             with _measure.turn(turn):
                 peak = _measure.as_usual(partial(matrix_peak, device, precision))()
-                ready = 1 + 2 * workers  # batches, as a DataLoader prefetches
-                the_loop = partial(ours, objective, data, spec, setting, device)
-                once_more = partial(measure, fixed.step, steps, device, warm_up(setting))
-                peaks: list[float] = []
-                ways = {  # ours after plain: workers are done with prefetching before it counts
-                    **{
-                        way: _measure.as_usual(
-                            partial(measure, partial(next, plain), steps, device, ready)
-                        )
-                        for way, plain in loaders.items()
-                    },
-                    "ours": _measure.watched(_measure.as_stages(the_loop, threads), device, peaks),
-                    "compute": _measure.as_stages(once_more, threads),
-                }
                 taken: dict[str, list[float]] = {way: [] for way in ways}
                 for _ in range(rounds):
                     for way, run in ways.items():
                         taken[way].append(run())
-                for plain in loaders.values():
-                    plain.close()  # and its workers end
-                what = f"pretrain, {models}'s models", size, "pairs/s"
-                items = dict.fromkeys((*ways, "plain"), size)
-                rows = [_measure.row(what, items, taken, max(peaks))]
-                if full_size:
-                    what = f"{what[0]}, full-size files", *what[1:]
-                    taken["plain"] = taken["full"]
-                    rows.append(_measure.row(what, items, taken, max(peaks)))
-                share = operations / statistics.median(taken["compute"]) / peak
-                facts = {
-                    "models": models,
-                    "precision": precision,
-                    "compiled": compiled,
-                    "graphs": graphs,
-                    "threads": threads,
-                    "workers": workers,
-                    "matrix_peak_tflops": peak / 1e12,
-                    "share_of_matrix_peak": {str(size): share},
-                }
-                _measure.tell(f"pretrain-{models}", device, rows, facts)
+            share = bench.operations / statistics.median(taken["compute"]) / peak
+            facts = {
+                "models": models,
+                "precision": precision,
+                "compiled": compiled,
+                "graphs": graphs,
+                "threads": threads,
+                "workers": workers,
+                "matrix_peak_tflops": peak / 1e12,
+                "share_of_matrix_peak": {str(size): share},
+            }
+            bench_name = f"pretrain-{models}" + "-compiled" * compiled
+            _measure.tell(bench_name, device, bench.rows(taken), facts)
 
 
 if __name__ == "__main__":
