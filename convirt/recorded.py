@@ -144,20 +144,25 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
-def require_recordable(objective: Objective, config: TrainConfig) -> None:
-    """Raise `InputError` where a step is more than one sequence of kernels, the same each time."""
+def obstacle(objective: Objective | type[Objective], config: TrainConfig) -> str | None:
+    """Why its steps cannot be recorded: they are not the same sequence of kernels each time."""
     reasons = {
-        "an objective that draws or looks up something on the CPU in each step": (
+        "the objective draws or looks up something on the CPU in each step": (
             not objective.recordable
         ),
-        f"train.optimiser: {config.optimiser}": config.optimiser != "adam",
-        f"train.chunk: {config.chunk}": config.chunk > 0,
-        f"{processes.count()} processes": processes.count() > 1,
+        f"train.optimiser is {config.optimiser}": config.optimiser != "adam",
+        f"train.chunk is {config.chunk}": config.chunk > 0,
+        f"there are {processes.count()} processes": processes.count() > 1,
     }
-    if found := [reason for reason, there in reasons.items() if there]:
+    return next((reason for reason, there in reasons.items() if there), None)
+
+
+def require_recordable(objective: Objective, config: TrainConfig) -> None:
+    """Raise `InputError` where there is an `obstacle`."""
+    if found := obstacle(objective, config):
         raise InputError(
-            "params.yaml: compute.graphs",
+            "graphs of TrainConfig",
             "false, or one process with Adam, whole batches and an objective of the GPU alone",
-            found[0],
-            "set compute.graphs to false",
+            found,
+            "ask convirt.recorded.obstacle first, as the stage does",
         )

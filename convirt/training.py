@@ -267,8 +267,6 @@ def pretrain(
 
     for step, inputs, wait in feed.steps(progress.step, steps):
         waited += wait
-        if config.compile:  # what CUDA graphs have left of the step before may be overwritten
-            torch.compiler.cudagraph_mark_step_begin()
         recorded.set_rate(optimiser, learning_rate(config, step, steps, progress.decays))
         # the first process has the key that one alone has
         key = (step, processes.number()) if processes.number() else (step,)
@@ -289,7 +287,7 @@ def pretrain(
             loss.backward()
         if not recorder:
             optimiser.step()
-            # flush the gradients as soon as we can, no need for this memory anymore
+            # None, not zeros: the next step writes gradients and adds to nothing
             optimiser.zero_grad(set_to_none=True)
         for name, value in {"train_loss": loss, **logs}.items():
             running[name] = running.get(name, 0.0) + value.detach().double()
@@ -391,15 +389,17 @@ def _until(stop: Callable[[], bool], batches: Iterator[Inputs]) -> Iterator[Inpu
 
 def optimiser_of(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
     """The optimiser of a run."""
-    if config.graphs:  # which read the rate where it lies
-        rate = torch.tensor(config.lr, device=parameters[0].device)
-        options: dict[str, Any] = {"lr": rate, "weight_decay": config.weight_decay}
-        return torch.optim.Adam(parameters, **options, fused=True, capturable=True)
+    decay = config.weight_decay
     if config.optimiser == "sgd":
         return torch.optim.SGD(
-            parameters, lr=config.lr, weight_decay=config.weight_decay, momentum=0.9, fused=True
+            parameters, lr=config.lr, weight_decay=decay, momentum=0.9, fused=True
         )
-    return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    lr: float | Tensor = config.lr
+    if config.graphs:  # which read the rate where it lies
+        lr = torch.tensor(lr, device=parameters[0].device)
+    return torch.optim.Adam(
+        parameters, lr=lr, weight_decay=decay, fused=True, capturable=config.graphs
+    )
 
 
 def autocast_of(device: torch.device, precision: str) -> Callable[[], Any]:
@@ -458,6 +458,7 @@ class Feed:
                     coming = self._coming = pool.submit(load, step + 1)
                 else:
                     self._coming = None
+                self._mark_step()
                 yield step, inputs, wait
 
     def ahead(self) -> None:
@@ -476,9 +477,13 @@ class Feed:
             # whoever validates is under autocast, which would round the places films are read at
             with torch.autocast(self.device.type, enabled=False):
                 inputs = self._validated(number, batch)
-            if self.config.compile:
-                torch.compiler.cudagraph_mark_step_begin()
+            self._mark_step()
             yield inputs
+
+    def _mark_step(self) -> None:
+        """What CUDA graphs of compiled encoders left of the step before may be overwritten."""
+        if self.config.compile:
+            torch.compiler.cudagraph_mark_step_begin()
 
     def _validated(self, number: int, batch: Batch) -> Inputs:
         images = self._images(batch)

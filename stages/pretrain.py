@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from stages._stage import PARAMS, Stage
 from stages._stopping import RESUMABLE, stoppable
 
 if TYPE_CHECKING:
-    from convirt.objectives.base import Parts
+    from convirt.objectives.base import Objective, Parts
     from convirt.params import Model, Params, Pretraining
     from convirt.store import Store
     from convirt.text_encoder import TextEncoder, Tokenizer
@@ -85,7 +86,9 @@ def _run(
     kind = objectives.find(objective)
     provenance.make_deterministic(p.compute.threads, p.seed)
     store = Store.open(stage.root / "data" / "stores" / corpus)
-    config = _config(p, blocks)
+    config, unrecorded = _config(p, blocks, kind)
+    if unrecorded and first:
+        stage.say(f"steps are launched kernel by kernel, not as CUDA graphs: {unrecorded}")
     data = _corpus(store)
     data.images = resident.placed(store.images, p.compute.store, p.compute.device)
     model = kind(_parts(p, blocks, config, data, corpus))
@@ -140,10 +143,14 @@ def _run(
 NOT_SHOWN = {"step", "steps", "rate", "waiting"}
 
 
-def _config(p: Params, blocks: Pretraining) -> TrainConfig:
+def _config(
+    p: Params, blocks: Pretraining, kind: type[Objective]
+) -> tuple[TrainConfig, str | None]:
+    """How to train; and where graphs are asked for and cannot be, without them, and why."""
+    from convirt import recorded
     from convirt.training import TrainConfig
 
-    return TrainConfig(
+    config = TrainConfig(
         **blocks.train.model_dump(exclude={"launcher"}),
         seed=p.seed,
         precision=p.compute.precision,
@@ -151,6 +158,8 @@ def _config(p: Params, blocks: Pretraining) -> TrainConfig:
         graphs=p.compute.graphs,
         cache_frozen=p.model.text.cache_frozen,
     )
+    reason = recorded.obstacle(kind, config) if config.graphs else None
+    return replace(config, graphs=config.graphs and reason is None), reason
 
 
 def _parts(p: Params, blocks: Pretraining, config: TrainConfig, data: Corpus, corpus: str) -> Parts:
