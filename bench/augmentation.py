@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import typer
 from rich.console import Console
 from rich.table import Table
 from torchvision import transforms
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
