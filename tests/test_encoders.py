@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import raw
 import safetensors.torch
 import timm
 import tiny_models
 import torch
+from conftest import ROOT
 from torch import Tensor, nn
 
 from convirt.errors import InputError
@@ -542,6 +546,23 @@ def test_projections_are_normalised_and_sized(bert: Path) -> None:
     assert v.shape == u.shape == (3, 6)
     for x in (v, u):
         assert torch.allclose(x.norm(dim=1), torch.ones(3), atol=1e-6)
+
+
+def test_the_page_embeds_a_film(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example of docs/pipeline.md, whose film is a DICOM file."""
+    page = (ROOT / "docs/pipeline.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (example,) = (block for block in blocks if "film.dcm" in block)
+    (tmp_path / "models/encoders/convirt").mkdir(parents=True)
+    pair(bert, tmp_path / "models/encoders/convirt/chest")
+    raw.dicom(tmp_path / "film.dcm", raw.film(height=40, width=30).astype("uint16"))
+    monkeypatch.chdir(tmp_path)
+    known: dict[str, Any] = {}
+    exec(example, known)
+    assert known["film"].shape == (64, 64) and known["h"].shape[0] == 1
+    assert capsys.readouterr().out.startswith("tensor([[")
 
 
 def test_pair_encoder_comes_back(bert: Path, tmp_path: Path) -> None:
