@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from convirt import files, pieces
-from convirt.datasets import sentences, squares
+from convirt.datasets import alike, sentences, squares
 from convirt.datasets.squares import Packed
 from convirt.datasets.tables import CHOICES, RETRIEVAL_COLUMNS, SPLITS, Funnel, Tables
 from convirt.errors import InputError
@@ -116,6 +116,7 @@ def merge(
             rows.write(squares.header(len(records), size))
             for part in parts:
                 part.append_kept(rows)
+        alike.note_pictures(records, folder / "images.npy", funnel)
         files.write_parquet(folder / "records.parquet", records)
         said = _write_text(tables, records, folder, funnel)
         files.write_parquet(folder / "dropped.parquet", _dropped(funnel))

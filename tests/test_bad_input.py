@@ -168,6 +168,22 @@ def test_one_patient_in_two_splits(tmp_path: Path) -> None:
     assert "`55`" in refused("covidx", tmp_path / "x").found
 
 
+@pytest.mark.parametrize("name", ["pairs", "labels"])
+def test_one_patient_in_a_named_split_and_a_blank(tmp_path: Path, name: str) -> None:
+    cell, column = {"pairs": ("Some text here.", "text"), "labels": ("1", "y")}[name]
+    rows = [f"a.png,{cell},p1,test", f"b.png,{cell},p1,", f"c.png,{cell},p2,train"]
+    raw.write(tmp_path / f"{name}.csv", "\n".join([f"image,{column},patient,split", *rows]))
+    error = refused(name, tmp_path)
+    assert error.found == "patient `p1` in test and train (a blank means train)"
+
+
+def test_one_patient_in_two_spellings_of_unicode(tmp_path: Path) -> None:
+    """An accent as a letter, and as a mark behind one; they look the same."""
+    rows = ["a.png,One text here.,Jos\u00e9,train", "b.png,Other text here.,Jose\u0301,test"]
+    raw.pairs(tmp_path, rows, "image,text,patient,split")
+    assert refused("pairs", tmp_path).found == "patient `Jos\u00e9` in test and train"
+
+
 def test_one_study_of_two_patients(tmp_path: Path) -> None:
     rows = ["a.png,One text here.,p1,s", "b.png,One text here.,p2,s"]
     raw.pairs(tmp_path, rows, "image,text,patient,study")

@@ -80,6 +80,27 @@ def test_pairs_with_sections(tmp_path: Path) -> None:
     assert tables.funnel.studies.dropped == {NO_SECTION: ["2.png"]}
 
 
+def test_pairs_with_sections_keep_all_of_one_name(tmp_path: Path) -> None:
+    text = "FINDINGS: Large heart.\nOther findings: None.\nSigned by: Dr. Smith"
+    raw.pairs(tmp_path, [f'1.png,"{text}",p1'])
+    tables = read("pairs", tmp_path, sections=True)
+    assert tables.reports is not None
+    assert tables.reports["text"].tolist() == ["Large heart.\n\nOther findings: None."]
+
+
+def test_an_accent_in_a_name_of_a_file(tmp_path: Path) -> None:
+    """The id is composed, the path is what the disk holds."""
+    name = "e\u0301.png"
+    raw.pairs(tmp_path, [f"{name},Some text of mine.,e\u0301"])
+    (image,) = read("pairs", tmp_path).images.to_dict("records")
+    assert (image["image"], image["study"], image["patient"]) == (
+        "\u00e9.png",
+        "\u00e9.png",
+        "\u00e9",
+    )
+    assert Path(image["path"]).name == name and Path(image["path"]).is_file()
+
+
 def test_pairs_with_their_own_split(tmp_path: Path) -> None:
     rows = [f"{i}.png,Some text of mine.,p{i},{'valid' if i < 3 else 'train'}" for i in range(9)]
     raw.pairs(tmp_path, rows, "image,text,patient,split")

@@ -77,6 +77,14 @@ def test_a_share_counts_the_pool_only() -> None:
     assert (assign(rows, Split(0, 0.5), SOURCE) == "val").sum() == 10
 
 
+def test_a_patient_with_train_and_blank_rows_is_in_train() -> None:
+    assert list(assign(table([2, 1], ["train", "", "test"]), Split(0), SOURCE)) == [
+        "train",
+        "train",
+        "test",
+    ]
+
+
 def test_names_of_other_layouts() -> None:
     split = assign(table([1] * 3, ["Train", "validate", "TEST"]), Split(0), SOURCE)
     assert list(split) == ["train", "val", "test"]
@@ -86,6 +94,13 @@ def test_names_of_other_layouts() -> None:
     ("given", "split", "words"),
     [
         (["train", "test", "train"], Split(0), "patient `p0` in test and train"),
+        (
+            ["test", "", "train"],
+            Split(0),
+            r"patient `p0` in test and train \(a blank means train\)",
+        ),
+        (["", "val", ""], Split(0), r"patient `p0` in train and val \(a blank means train\)"),
+        (["", "test", "train"], Split(0, val=1), "patient `p0` in test and train"),
         (["train", "dev", "test"], Split(0), "`dev`"),
         (["train", "train", "test"], Split(0, test=1), "brings its own test split"),
         ("", Split(0, val=2.5), "whole count"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import unicodedata
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -139,6 +140,9 @@ def _resolve(folder: Path) -> Path:
 def listed_images(rows: pd.DataFrame, source: Path) -> pd.DataFrame:
     """The images of a bring-your-own list, whose paths are relative to the list's folder.
 
+    Ids are compared as they look: a letter typed with its accent, or as two characters (as macOS
+    names files), is the same letter. Paths keep the bytes that the disk knows.
+
     Args:
         rows: Column image; patient, study, split and view where the list has them. Without a
             study each image is one; without a patient each study is one.
@@ -151,14 +155,19 @@ def listed_images(rows: pd.DataFrame, source: Path) -> pd.DataFrame:
         InputError: A path leaves the list's folder.
     """
     # One spelling a path: "./a//b.png" and "a/b.png" are the same image.
-    names = [PurePosixPath(name.strip()).as_posix() for name in rows["image"]]
+    names = [_composed(PurePosixPath(name.strip()).as_posix()) for name in rows["image"]]
     images = pd.DataFrame({"image": names}, index=rows.index, dtype=str)
     images["path"] = [str(inside(source.parent, name.strip(), source)) for name in rows["image"]]
-    images["study"] = rows["study"].str.strip() if "study" in rows else images["image"]
-    images["patient"] = rows["patient"].str.strip() if "patient" in rows else images["study"]
+    for column, instead in (("study", "image"), ("patient", "study")):
+        given = column in rows
+        images[column] = rows[column].str.strip().map(_composed) if given else images[instead]
     for column in ("split", "view"):
         images[column] = rows[column].str.strip() if column in rows else ""
     return images
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def list_file(root: Path, name: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import inputs
+from convirt.datasets import alike, inputs
 from convirt.datasets.assemble import assemble
 from convirt.datasets.options import parse
 from convirt.datasets.splits import Split
@@ -70,7 +70,10 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
             f"`{taken[0]}`, which the store uses itself" if taken else "no label column",
             "rename the column" if taken else "add a column of 0 and 1, or set options.column",
         )
-    return assemble(images.assign(**labels), split, source, labels=labels, views=chosen.views)
+    images = images.assign(**labels)
+    tables = assemble(images, split, source, labels=labels, views=chosen.views)
+    alike.note_patients(tables.images, tables.funnel)
+    return tables
 
 
 def _labels(rows: pd.DataFrame, chosen: Options, source: Path) -> dict[str, pd.Series]:

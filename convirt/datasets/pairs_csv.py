@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import inputs, sections
+from convirt.datasets import alike, inputs, own_reports
 from convirt.datasets.assemble import assemble
 from convirt.datasets.options import parse
 from convirt.datasets.splits import Split
@@ -22,8 +22,8 @@ class Options:
 
     Attributes:
         file: Name of the list in the root.
-        sections: Take only findings and impression of each text, found by their heads. By
-            default the whole text is used.
+        sections: Take only findings and impression of each text, found by their heads
+            (see `own_reports`). By default the whole text is used.
         views: Values of the view column to keep; empty keeps all.
     """
 
@@ -50,7 +50,9 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     texts = _texts(images["study"], rows["text"], source)
     if chosen.sections:
         texts = {study: _choose(text) for study, text in texts.items()}
-    return assemble(images, split, source, reports=texts, views=chosen.views)
+    tables = assemble(images, split, source, reports=texts, views=chosen.views)
+    alike.note_patients(tables.images, tables.funnel)
+    return tables
 
 
 def _texts(studies: pd.Series, texts: pd.Series, source: Path) -> dict[str, str]:
@@ -69,4 +71,4 @@ def _texts(studies: pd.Series, texts: pd.Series, source: Path) -> dict[str, str]
 
 
 def _choose(text: str) -> str:
-    return sections.findings_and_impression(text) or (NO_SECTION if text else "")
+    return own_reports.findings_and_impression(text) or (NO_SECTION if text else "")

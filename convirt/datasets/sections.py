@@ -3,6 +3,8 @@
 MIMIC-CXR's reports are plain text: every line starts with one space, a blank line is a lone space,
 section heads are capitals with a colon, removed names are ``___``, and an addendum or a wet read
 stands above the report, divided from it by a line of underscores.
+
+A user's own reports are read by `own_reports`, which has other rules.
 """
 
 from __future__ import annotations
@@ -13,21 +15,23 @@ from typing import NamedTuple
 from convirt.datasets import heads
 from convirt.datasets.heads import FINDINGS, IMPRESSION, OTHER
 
-_MAIN = (
+MAIN = (
     r"(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)"
     r"(?:[ \t]*(?:AND|/|&)[ \t]*(?:FINDINGS?|IMPRESSIONS?))?"
 )
 # Where one block of a report ends and the next begins: a line of underscores, or a title.
-_RULE = r"_{8,}|(?:(?:FINAL|PRELIMINARY|INTERIM|PROVISIONAL)[ \t]+)?(?:REPORT|ADDENDUM)"
+RULE = r"_{8,}|(?:(?:FINAL|PRELIMINARY|INTERIM|PROVISIONAL)[ \t]+)?(?:REPORT|ADDENDUM)"
+# A head in capitals: "PA AND LATERAL VIEWS, ___ AT 8:45 A.M.".
+CAPITALS = r"[A-Z](?:[A-Z0-9 \t()/,.&'\"_#+*?@\[\]-]|:(?=\d)){0,79}?"
 # The line marks of a report, each at the start of a line and in this order:
 # - the two sections that matter, known in any case: "Findings:" (others in lower case are text);
 # - the same in capitals without a colon, "IMPRESSION" alone on its line or "IMPRESSION;";
-# - capitals, then a colon and white space: "PA AND LATERAL VIEWS, ___ AT 8:45 A.M.:".
+# - capitals, then a colon and white space.
 _MARK = re.compile(
-    rf"^[^\S\n]*(?:(?P<rule>{_RULE})[^\S\n]*$"
-    rf"|(?P<main>(?i:(?:FINAL[ \t]+|PRELIMINARY[ \t]+)?{_MAIN}))[^\S\n]*:"
-    rf"|(?P<bare>{_MAIN})[^\S\n]*(?:;|$)"
-    r"|(?P<head>[A-Z](?:[A-Z0-9 \t()/,.&'\"_#+*?@\[\]-]|:(?=\d)){0,79}?)[^\S\n]*:(?=\s|$))",
+    rf"^[^\S\n]*(?:(?P<rule>{RULE})[^\S\n]*$"
+    rf"|(?P<main>(?i:(?:FINAL[ \t]+|PRELIMINARY[ \t]+)?{MAIN}))[^\S\n]*:"
+    rf"|(?P<bare>{MAIN})[^\S\n]*(?:;|$)"
+    rf"|(?P<head>{CAPITALS})[^\S\n]*:(?=\s|$))",
     re.MULTILINE,
 )
 
@@ -79,7 +83,7 @@ def sections(report: str) -> list[Section]:
         if name == heads.VIEWS:
             name = OTHER if named else FINDINGS
         found.append((name or OTHER, [text]))
-    return [Section(name, _tidy("".join(texts))) for name, texts in found]
+    return [Section(name, tidy("".join(texts))) for name, texts in found]
 
 
 def headed(report: str, name: str) -> str:
@@ -92,7 +96,7 @@ def headed(report: str, name: str) -> str:
     last = ""
     for head, text in _parts(report):
         if head is not None and name in (heads.name(head), head.lower()):
-            last = _tidy(text)
+            last = tidy(text)
     return last
 
 
@@ -148,5 +152,6 @@ def unify_lines(report: str) -> str:
     return report.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _tidy(text: str) -> str:
+def tidy(text: str) -> str:
+    """The text without leading and trailing blanks, its own and its lines'."""
     return "\n".join(line.strip() for line in text.split("\n")).strip()

@@ -77,8 +77,9 @@ def assign(table: pd.DataFrame, split: Split, source: Path) -> pd.Series:
         "train", "val" or "test", aligned with `table`.
 
     Raises:
-        InputError: One patient in two given splits, an unknown split name, a size that cannot be
-            drawn, or a size asked for although the layout brings that split.
+        InputError: One patient in two given splits or in validation or test and not given, an
+            unknown split name, a size that cannot be drawn, or a size asked for although the
+            layout brings that split.
     """
     given = given_splits(table, source)
     for name, size in (("val", split.val), ("test", split.test)):
@@ -159,16 +160,19 @@ def _check_size(name: str, size: float) -> None:
 
 
 def one_split_a_patient(patients: pd.Series, given: pd.Series, source: Path) -> None:
-    """Refuse a patient whom the layout puts in two splits."""
-    named = given != ""
-    pairs = pd.DataFrame({"patient": patients[named], "split": given[named]}).drop_duplicates()
+    """Refuse a patient whom the layout puts in two splits; where it does not say, it is train."""
+    blank = given == ""
+    pairs = pd.DataFrame({"patient": patients, "split": given.mask(blank, "train")})
+    pairs = pairs.drop_duplicates()
     torn = sorted(set(pairs.loc[pairs["patient"].duplicated(), "patient"]))
     if torn:
         splits = sorted(pairs.loc[pairs["patient"] == torn[0], "split"])
+        unsaid = (blank & (patients == torn[0])).any()
         raise InputError(
             source,
             "each patient in one split only, or the test result is inflated",
             f"patient `{torn[0]}` in {' and '.join(splits)}"
+            + " (a blank means train)" * bool(unsaid)
             + (f", and {len(torn) - 1} more patients" if len(torn) > 1 else ""),
             "move all rows of a patient to one split, or leave the split column empty",
         )

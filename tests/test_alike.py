@@ -1,0 +1,104 @@
+"""Ids and pictures that look the same in different splits are noted, and only those."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import raw
+
+from convirt import packing
+from convirt.datasets import alike, registry
+from convirt.datasets.splits import Split
+from convirt.datasets.tables import Funnel
+
+
+def notes(*patients: tuple[str, str]) -> list[str]:
+    """What is noted of patients and their splits."""
+    funnel = Funnel()
+    alike.note_patients(pd.DataFrame(patients, columns=["patient", "split"]), funnel)
+    return funnel.notes
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("007", "7"), ("7", "7.0"), ("p2", "P2"), ("P007", "p7.0"), ("Müller", "MÜLLER"), ("0", "00")],
+)
+def test_ids_that_may_be_one_person(one: str, other: str) -> None:
+    (note,) = notes((one, "train"), (other, "test"), ("x", "val"))
+    assert note.startswith(f"1 {alike.PERSONS}, such as `{one}` (train) and `{other}` (test):")
+    assert not notes((one, "train"), (other, "train"), (one, "train"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("7", "70"), ("7.0", "7.1"), ("p1", "q1"), ("1.2.0", "1.2"), ("a0", "a")]
+)
+def test_ids_of_two_people(one: str, other: str) -> None:
+    assert not notes((one, "train"), (other, "test"))
+
+
+def test_a_few_are_named_and_all_counted() -> None:
+    pairs = [(f"{zeros}{i}", split) for i in range(1, 6)
+             for zeros, split in (("", "train"), ("0", "val"))]  # fmt: skip
+    (note,) = notes(*pairs)
+    assert note.startswith("5 patients") and note.count(" and `0") == alike.SHOWN
+
+
+@pytest.mark.parametrize("name", ["pairs", "labels"])
+def test_own_lists_are_looked_through(tmp_path: Path, name: str) -> None:
+    label = {"pairs": "text", "labels": "y"}[name]
+    rows = ["a.png,1,007,train", "b.png,1,7,test", "c.png,1,8,train"]
+    if name == "pairs":
+        rows = [row.replace(",1,", ",There is a text.,") for row in rows]
+    raw.write(tmp_path / f"{name}.csv", "\n".join([f"image,{label},patient,split", *rows]))
+    tables = registry.read(name, tmp_path, Split(0), {})
+    (note,) = tables.funnel.to_dict()["notes"]
+    assert "`007` (train) and `7` (test)" in note
+    assert len(tables.images) == 3
+
+
+def pack(root: Path, out: Path, splits: str = "train train test") -> Funnel:
+    """Three pictures of three patients, the first and the last the same."""
+    rows = [
+        f"{name}.png,{name},1,{split}" for name, split in zip("abc", splits.split(), strict=True)
+    ]
+    raw.write(root / "labels.csv", "\n".join(["image,patient,y,split", *rows]))
+    for name, seed in zip("abc", (1, 2, 1), strict=True):
+        raw.save(root / f"{name}.png", seed)
+    return packing.build(registry.read("labels", root, Split(0), {}), out, 16)
+
+
+def test_a_picture_of_two_patients_in_two_splits(tmp_path: Path) -> None:
+    funnel = pack(tmp_path / "raw", tmp_path / "store")
+    (note,) = funnel.to_dict()["notes"]
+    assert note.startswith(f"1 {alike.PICTURES}, such as `a.png` (train) and `c.png` (test):")
+    assert funnel.images.kept == 3  # nothing is dropped for it
+
+
+@pytest.mark.parametrize("splits", ["train test train", "train train train"])
+def test_a_picture_twice_in_one_split_is_not_noted(tmp_path: Path, splits: str) -> None:
+    assert "notes" not in pack(tmp_path / "raw", tmp_path / "store", splits).to_dict()
+
+
+def test_a_note_changes_no_byte_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(tmp_path / "raw", tmp_path / "noted")
+    monkeypatch.setattr(alike, "note_pictures", lambda *_: None)
+    pack(tmp_path / "raw", tmp_path / "plain")
+    names = sorted(path.name for path in (tmp_path / "plain").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "noted").iterdir())
+    for name in names:
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "noted" / name).read_bytes()
+
+
+def test_pictures_that_are_nearly_the_same_are_not_noted(tmp_path: Path) -> None:
+    rows = np.zeros((2, 4, 4), np.uint8)
+    rows[1, 3, 3] = 1
+    np.save(tmp_path / "images.npy", rows)
+    funnel = Funnel()
+    records = pd.DataFrame({"image": ["a", "b"], "split": ["train", "test"]})
+    alike.note_pictures(records, tmp_path / "images.npy", funnel)
+    assert not funnel.notes
