@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import errno
 import io
-import math
 import warnings
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, TiffImagePlugin
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
-from convirt.datasets import archives
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
+from convirt.datasets import archives, grey_values
+from convirt.datasets.grey_values import over_black, rounded, to_eight_bits
 
 # The largest radiographs have some 30 million pixels; a small file that claims more is a bomb. At
 # this size a decoder with its copies in float32 still stays under 1 GiB.
@@ -27,8 +25,16 @@ MAX_PIXELS = 64_000_000
 # leaves this many times the side that is needed: filtered once more, it hardly differs (docs).
 REDUCED = 1.25
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
-# Depths at which detectors deliver; a 12-bit picture in a 16-bit file must not turn out black.
-_DEPTHS = (8, 10, 12, 14, 16)
+# How a picture is made upright, by its EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 MISSING, EMPTY = "image missing", "image of zero size"
 UNREADABLE, TRUNCATED = "image unreadable", "image truncated"
@@ -44,7 +50,7 @@ class Picture:
     """A decoded image.
 
     Attributes:
-        pixels: (height, width) uint8, air dark and bone bright.
+        pixels: (height, width) uint8, upright, air dark and bone bright.
         converted: What had to be done to get there, "" if the file was 8-bit grey.
     """
 
@@ -99,14 +105,70 @@ def _raster(file: BinaryIO, side: int) -> Picture:
                 # Colour JPEGs are stored as brightness and colour: the draft takes the former.
                 scale = REDUCED * side / max(image.size)
                 image.draft("L", (round(image.width * scale), round(image.height * scale)))
-            image.load()
-            return Picture(_grey(image), name)
+            return Picture(_upright(_pixels(image, file), image), name)
     except BadImageError:
         raise
     except Image.DecompressionBombError as error:
         raise BadImageError(TOO_LARGE) from error
     except Exception as error:  # decoders raise whatever they like on broken files
         raise BadImageError(_fault(error)) from error
+
+
+def _pixels(image: ImageFile, file: BinaryIO) -> np.ndarray:
+    """Decode an open image to (height, width) uint8."""
+    several = image.mode in ("RGB", "RGBA", "CMYK") or "transparency" in image.info
+    deep = several and _sixteen_bits(image)  # of which Pillow keeps the higher 8
+    if deep and image.format != "PNG":
+        raise BadImageError(UNREADABLE)
+    image.load()
+    if deep:
+        return to_eight_bits(_png_greys(file, image.size))
+    return _tiff_grey(image) if isinstance(image, TiffImageFile) else _grey(image)
+
+
+def _sixteen_bits(image: ImageFile) -> bool:
+    """Whether an image that is not loaded yet has more than 8 bits a sample."""
+    if isinstance(image, TiffImageFile):
+        return bool(max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8)
+    return bool(image.format == "PNG" and str(image.tile[0].args).endswith(";16B"))
+
+
+def _png_greys(file: BinaryIO, size: tuple[int, int]) -> np.ndarray:
+    """A PNG with colours or alpha of 16 bits as (height, width) uint16, over black.
+
+    Args:
+        file: The PNG.
+        size: Its width and height, which are not too large.
+    """
+    import imagecodecs
+
+    file.seek(0)
+    samples = imagecodecs.png_decode(_all(file))
+    if samples.shape[:2] != size[::-1] or samples.dtype != np.uint16:
+        raise BadImageError(UNREADABLE)
+    return over_black(samples)
+
+
+def _tiff_grey(image: TiffImageFile) -> np.ndarray:
+    """`_grey` where Pillow passes over signs and, of more than 8 bits, over white being 0."""
+    signed = 2 in image.tag_v2.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
+    if image.mode == "I" and not signed and np.asarray(image).min() < 0:
+        raise BadImageError(UNREADABLE)  # 32 bits without a sign, of which the first became one
+    white_is_zero = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
+    turned = white_is_zero and image.mode in ("I", "I;16", "I;16B", "F")
+    return 255 - _grey(image) if turned else _grey(image)
+
+
+def _upright(pixels: np.ndarray, image: ImageFile) -> np.ndarray:
+    """Turn the (height, width) pixels of a loaded image as its EXIF says."""
+    if isinstance(image, TiffImageFile):
+        return pixels  # Pillow has turned them
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception as error:  # a damaged block tells nothing
+        _fault(error)
+        return pixels
+    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
 
 
 def _grey(image: Image.Image) -> np.ndarray:
@@ -118,36 +180,13 @@ def _grey(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         values = np.nan_to_num(np.asarray(image))
         span = float(np.ptp(values)) or 1.0  # floats have no usual range
-        return _rounded((values - values.min()) * (255 / span))
+        return rounded((values - values.min()) * (255 / span))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         # Over black, the colour of the padding: hidden pixels may hold anything.
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
     return np.asarray(image.convert("RGB").convert("L"))
-
-
-def to_eight_bits(values: np.ndarray) -> np.ndarray:
-    """Scale non-negative stored values by the smallest usual bit depth that holds the brightest.
-
-    Args:
-        values: (height, width), any number type; negative values are cut at 0.
-
-    Returns:
-        (height, width) uint8; values that fit 8 bits are unchanged.
-    """
-    values = np.nan_to_num(values.astype(np.float32), copy=False)  # one copy: films are large
-    np.maximum(values, 0, out=values)
-    brightest = float(values.max(initial=0))
-    top = next((2**bits - 1 for bits in _DEPTHS if brightest <= 2**bits - 1), brightest)
-    values *= 255 / top
-    return _rounded(values)
-
-
-def _rounded(values: np.ndarray) -> np.ndarray:
-    """To the nearest whole number, in place, as uint8."""
-    np.rint(values, out=values)
-    return values.astype(np.uint8)
 
 
 # Which of pydicom's plugins decodes what, so that the bytes do not depend on what is installed.
@@ -167,22 +206,21 @@ _LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b
 
 
 def _dicom(file: BinaryIO) -> Picture:
-    """Read a DICOM file: rescale, window, scale to 8 bits, then turn MONOCHROME1 around."""
+    """Read a DICOM file with one frame."""
     import pydicom
 
     from convirt.datasets import dicom_jpeg
 
     try:
-        data = file.read(archives.MAX_BYTES + 1)  # a header may claim more than there is
-        if len(data) > archives.MAX_BYTES:
-            raise BadImageError(TOO_LARGE)
+        data = _all(file)
         _check_deflated(data)
         dataset = pydicom.dcmread(io.BytesIO(data))
-        frames = int(dataset.get("NumberOfFrames", 1) or 1)
         rows, columns = int(dataset.Rows), int(dataset.Columns)
         if rows == 0 or columns == 0:
             raise BadImageError(EMPTY)
-        _check_pixels(columns, rows * frames)
+        _check_pixels(columns, rows)
+        if int(dataset.get("NumberOfFrames", 1) or 1) != 1:
+            raise BadImageError(UNREADABLE)  # no radiograph
         if "BitsStored" not in dataset:  # some published files lack it, and HighBit
             dataset.BitsStored = int(dataset.get("HighBit", dataset.BitsAllocated - 1)) + 1
         plugin = _PLUGINS.get(str(dataset.file_meta.TransferSyntaxUID), "")
@@ -190,18 +228,19 @@ def _dicom(file: BinaryIO) -> Picture:
             dicom_jpeg.register()
         dataset.pixel_array_options(decoding_plugin=plugin)
         stored = dataset.pixel_array
-        if stored.ndim == 3 and stored.shape[-1] in (3, 4) and frames == 1:
+        if stored.ndim == 3 and stored.shape[-1] in (3, 4):
             colours = stored[..., :3]
             if colours.dtype != np.uint8:
                 colours = to_eight_bits(colours)
             return Picture(_grey(Image.fromarray(colours)), "RGB")
         kind = str(dataset.PhotometricInterpretation)
         if stored.ndim != 2 or not kind.startswith("MONOCHROME"):
-            raise BadImageError(UNREADABLE)  # several frames, or a palette: no radiograph
-        pixels = _windowed(stored, dataset)
-        if kind == "MONOCHROME1":
-            return Picture(255 - pixels, kind)
-        return Picture(pixels, "" if int(dataset.BitsStored) <= 8 else "16 bit")
+            raise BadImageError(UNREADABLE)  # a palette
+        shape = str(dataset.get("PresentationLUTShape") or "").strip().upper()
+        # Of a file that says both they are one and the same inversion.
+        turned = next((name for name in (kind, shape) if name in ("MONOCHROME1", "INVERSE")), "")
+        pixels = grey_values.shown(stored, dataset, inverted=bool(turned))
+        return Picture(pixels, turned or ("" if int(dataset.BitsStored) <= 8 else "16 bit"))
     except BadImageError:
         raise
     except Exception as error:  # a broken header can fail anywhere
@@ -232,40 +271,12 @@ def _meta_end(data: bytes) -> int:
     return at
 
 
-def _windowed(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Stored values through rescale slope and window, as uint8.
-
-    The window is the linear one of DICOM PS3.3 C.11.2.1.2.1; it applies to rescaled values. A
-    first of several windows is taken.
-    """
-    values = stored.astype(np.float32)
-    slope = float(dataset.get("RescaleSlope", 1) or 1)
-    intercept = float(dataset.get("RescaleIntercept", 0) or 0)
-    centre, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
-    if centre is None or width is None or width < 1:
-        # Rescaling is affine, so without a window only its sign can matter; a shift that makes
-        # all values non-negative keeps signed data whole.
-        values *= np.sign(slope)
-        values -= min(float(values.min()), 0.0)
-        return to_eight_bits(values)
-    values *= slope
-    values += intercept
-    values -= centre - 0.5
-    values /= max(width - 1, 1e-6)
-    values += 0.5
-    np.clip(np.nan_to_num(values, copy=False), 0, 1, out=values)
-    values *= 255
-    return _rounded(values)
-
-
-def _first(value: object) -> float | None:
-    """The first of several window values, None if there is none or it is no number."""
-    if value is None or value == "":
-        return None
-    if isinstance(value, Sequence) or hasattr(value, "__getitem__"):
-        value = value[0]
-    number = float(value)  # type: ignore[arg-type]
-    return number if math.isfinite(number) else None
+def _all(file: BinaryIO) -> bytes:
+    """The rest of a file, which must not fill the memory."""
+    data = file.read(archives.MAX_BYTES + 1)
+    if len(data) > archives.MAX_BYTES:
+        raise BadImageError(TOO_LARGE)
+    return data
 
 
 def _check_pixels(width: int, height: int) -> None:
