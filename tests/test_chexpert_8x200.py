@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_bad_input import refused, replace
 from test_readers import read
 
-from convirt.datasets import chexpert_8x200, registry
+from convirt.datasets import alike, chexpert_8x200, registry
 from convirt.datasets.splits import Split
 from convirt.errors import InputError
 
@@ -61,9 +61,9 @@ def test_patients_in_both_parts_are_told(tmp_path: Path, home: Path) -> None:
         replace(path, raw.chexpert_path("train", 4), raw.chexpert_path("train", 1, 2))
     tables = read("chexpert-8x200", root, images=str(home))
     assert tables.funnel.to_dict()["notes"] == [
-        f"1 {chexpert_8x200.SHARED_PATIENTS}",
-        f"1 {chexpert_8x200.SHARED_QUERIES}",
-        f"1 {chexpert_8x200.SHARED_CLASS}",
+        f"1 {alike.SHARED_PATIENTS}",
+        f"1 {alike.SHARED_QUERIES}",
+        f"1 {alike.SHARED_CLASS}",
     ]
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import raw
 
-from convirt.datasets import registry
+from convirt.datasets import alike, registry
 from convirt.datasets.splits import Split
 from convirt.datasets.tables import (
     IMAGE_COLUMNS,
@@ -140,6 +140,16 @@ def test_retrieval(tmp_path: Path) -> None:
     assert tables.queries is not None
     assert tables.queries.to_numpy().tolist() == [["Words about B.", "B"]]
     assert (tables.images["split"] == "test").all()
+    assert not tables.funnel.notes
+
+
+def test_queries_of_a_candidates_patient_are_noted(tmp_path: Path) -> None:
+    raw.write(tmp_path / "candidates.csv", "image,label,patient\na.png,A,p1\nb.png,B,p2\n")
+    raw.write(tmp_path / "queries.csv", "label,image,patient\nA,q.png,p2\nB,r.png,p9\n")
+    assert read("retrieval", tmp_path).funnel.notes == [
+        f"1 {alike.SHARED_PATIENTS}",
+        f"1 {alike.SHARED_QUERIES}",
+    ]
 
 
 def test_retrieval_by_text_alone(tmp_path: Path) -> None:

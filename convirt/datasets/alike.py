@@ -1,4 +1,4 @@
-"""What a split by patient cannot see: one person under two ids, one picture under two patients."""
+"""People and pictures that two parts of a set share, which is told and not refused."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from convirt.datasets.tables import Funnel
 SHOWN = 3  # pairs that a note names
 PERSONS = "patients may be one person under two ids in different splits"
 PICTURES = "pictures are stored under two names in different splits"
+SHARED_PATIENTS = "patients with a query and a candidate"
+SHARED_QUERIES = "image queries whose patient has a candidate"
+SHARED_CLASS = "image queries whose patient has a candidate of the same class"
 # "p007", "7" and "7.0", the last from a table program that took ids for numbers.
 _NUMBERED = re.compile(r"(\D*)0*(\d+)(?:\.0+)?")
 
@@ -46,6 +49,22 @@ def note_pictures(records: pd.DataFrame, rows: Path, funnel: Funnel) -> None:
     digests = [hashlib.blake2b(picture, digest_size=8).digest() for picture in pictures]
     pairs = _pairs(digests, records["image"], records["split"])
     _note(pairs, PICTURES, "leave one of them out, or give both one patient", funnel)
+
+
+def note_shared(queries: pd.DataFrame, candidates: pd.DataFrame, funnel: Funnel) -> None:
+    """Note how many queries meet another film of their own patient among the candidates.
+
+    Args:
+        queries: patient and label, an image query a row.
+        candidates: Likewise.
+        funnel: Gets the notes.
+    """
+    own = queries["patient"].isin(set(candidates["patient"]))
+    pairs = set(zip(candidates["patient"], candidates["label"], strict=True))
+    classes = [pair in pairs for pair in zip(queries["patient"], queries["label"], strict=True)]
+    funnel.note(SHARED_PATIENTS, int(queries.loc[own, "patient"].nunique()))
+    funnel.note(SHARED_QUERIES, int(own.sum()))
+    funnel.note(SHARED_CLASS, sum(classes))
 
 
 def _plain(patient: str) -> str:

@@ -12,13 +12,13 @@ from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import archives, chexpert, chexpert_files, inputs
+from convirt.datasets import alike, archives, chexpert, chexpert_files, inputs
 from convirt.datasets.assemble import assemble
 from convirt.datasets.chexpert_files import Download
 from convirt.datasets.options import parse
 from convirt.datasets.options import path as option_path
 from convirt.datasets.splits import Split
-from convirt.datasets.tables import Funnel, Tables
+from convirt.datasets.tables import Tables
 from convirt.errors import InputError
 
 CLASSES = (
@@ -33,9 +33,6 @@ CLASSES = (
 )
 # Section 4.2 and the released lists: 5 texts a class, although their README says 10.
 PAPER = {"image_queries": 80, "text_queries": 40, "candidates": 1600}
-SHARED_PATIENTS = "patients with a query and a candidate"
-SHARED_QUERIES = "image queries whose patient has a candidate"
-SHARED_CLASS = "image queries whose patient has a candidate of the same class"
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     texts = texts.rename(columns={"Text": "text", "Variable": "label"})[["text", "label"]]
     tables = assemble(images, Split(split.seed), folder / "candidate.csv", queries=texts)
     tables.funnel.paper = dict(PAPER)
-    _note_shared(located, candidates, tables.funnel)
+    alike.note_shared(located, candidates, tables.funnel)
     return tables
 
 
@@ -135,13 +132,3 @@ def _same_candidates(candidates: pd.DataFrame, source: Path, download: Download)
             f"{len(other ^ set(candidates['image']))} images that only one of the two lists has",
             "restore the official lists",
         )
-
-
-def _note_shared(queries: pd.DataFrame, candidates: pd.DataFrame, funnel: Funnel) -> None:
-    """Tell how many queries meet another film of their own patient among the candidates."""
-    own = queries["patient"].isin(set(candidates["patient"]))
-    pairs = set(zip(candidates["patient"], candidates["label"], strict=True))
-    classes = [pair in pairs for pair in zip(queries["patient"], queries["label"], strict=True)]
-    funnel.note(SHARED_PATIENTS, int(queries.loc[own, "patient"].nunique()))
-    funnel.note(SHARED_QUERIES, int(own.sum()))
-    funnel.note(SHARED_CLASS, sum(classes))

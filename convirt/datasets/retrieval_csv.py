@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import inputs
+from convirt.datasets import alike, inputs
 from convirt.datasets.assemble import assemble
 from convirt.datasets.options import parse
 from convirt.datasets.splits import Split
@@ -56,7 +56,9 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 
     images = pd.concat([queries, candidates], ignore_index=True)
     images["split"] = "test"
-    return assemble(images, Split(split.seed), source, queries=texts)
+    tables = assemble(images, Split(split.seed), source, queries=texts)
+    alike.note_shared(queries, candidates, tables.funnel)
+    return tables
 
 
 def _one_kind_a_row(rows: pd.DataFrame, source: Path) -> None:
