@@ -270,8 +270,8 @@ class Bench:
         """Build what ours and computing alone need; calls that take seconds a step, by way."""
         setting, device = self.setting, self.device
         spec = _world.augmentation(_world.MODELS[self.models])
-        objective, third = (_world.convirt(self.models, self.data, setting) for _ in range(2))
-        fixed = Fixed(third, self.data, spec, setting, device)
+        objective, other = (_world.convirt(self.models, self.data, setting) for _ in range(2))
+        fixed = Fixed(other, self.data, spec, setting, device)
         self.operations = fixed.operations()
         if setting.compile:
             fixed.objective.compile_encoders(setting)
@@ -352,19 +352,19 @@ def main(
                 for _ in range(rounds):
                     for way, run in ways.items():
                         taken[way].append(run())
-            share = bench.operations / statistics.median(taken["compute"]) / peak
-            facts = {
-                "models": models,
-                "precision": precision,
-                "compiled": compiled,
-                "graphs": graphs,
-                "threads": threads,
-                "workers": workers,
-                "matrix_peak_tflops": peak / 1e12,
-                "share_of_matrix_peak": {str(size): share},
-            }
-            bench_name = f"pretrain-{models}" + "-compiled" * compiled
-            _measure.tell(bench_name, device, bench.rows(taken), facts)
+                share = bench.operations / statistics.median(taken["compute"]) / peak
+                facts = {
+                    "models": models,
+                    "precision": precision,
+                    "compiled": compiled,
+                    "graphs": graphs,
+                    "threads": threads,
+                    "workers": workers,
+                    "matrix_peak_tflops": peak / 1e12,
+                    "share_of_matrix_peak": {str(size): share},
+                }
+                bench_name = f"pretrain-{models}" + "-compiled" * compiled
+                _measure.tell(bench_name, device, bench.rows(taken), facts)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def notes(*patients: tuple[str, str]) -> list[str]:
     """What is noted of patients and their splits."""
     funnel = Funnel()
     alike.note_patients(pd.DataFrame(patients, columns=["patient", "split"]), funnel)
-    return funnel.notes
+    return funnel.told()
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,9 @@ def notes(*patients: tuple[str, str]) -> list[str]:
     [("007", "7"), ("7", "7.0"), ("p2", "P2"), ("P007", "p7.0"), ("Müller", "MÜLLER"), ("0", "00")],
 )
 def test_ids_that_may_be_one_person(one: str, other: str) -> None:
-    (note,) = notes((one, "train"), (other, "test"), ("x", "val"))
-    assert note.startswith(f"1 {alike.PERSONS}, such as `{one}` (train) and `{other}` (test):")
+    assert notes((one, "train"), (other, "test"), ("x", "val")) == [
+        f"1 {alike.PERSONS}; for example `{one}` (train) and `{other}` (test)"
+    ]
     assert not notes((one, "train"), (other, "train"), (one, "train"))
 
 
@@ -54,8 +55,8 @@ def test_own_lists_are_looked_through(tmp_path: Path, name: str) -> None:
         rows = [row.replace(",1,", ",There is a text.,") for row in rows]
     raw.write(tmp_path / f"{name}.csv", "\n".join([f"image,{label},patient,split", *rows]))
     tables = registry.read(name, tmp_path, Split(0), {})
-    (note,) = tables.funnel.to_dict()["notes"]
-    assert "`007` (train) and `7` (test)" in note
+    assert tables.funnel.to_dict()["notes"] == [f"1 {alike.PERSONS}"]  # is committed: no ids
+    assert "`007` (train) and `7` (test)" in tables.funnel.told()[0]
     assert len(tables.images) == 3
 
 
@@ -72,8 +73,8 @@ def pack(root: Path, out: Path, splits: str = "train train test") -> Funnel:
 
 def test_a_picture_of_two_patients_in_two_splits(tmp_path: Path) -> None:
     funnel = pack(tmp_path / "raw", tmp_path / "store")
-    (note,) = funnel.to_dict()["notes"]
-    assert note.startswith(f"1 {alike.PICTURES}, such as `a.png` (train) and `c.png` (test):")
+    assert funnel.to_dict()["notes"] == [f"1 {alike.PICTURES}"]
+    assert funnel.told()[0].endswith("; for example `a.png` (train) and `c.png` (test)")
     assert funnel.images.kept == 3  # nothing is dropped for it
 
 

@@ -190,10 +190,18 @@ def test_one_study_of_two_patients(tmp_path: Path) -> None:
     assert "patients p1, p2" in refused("pairs", tmp_path).found
 
 
-def test_one_study_in_two_splits(tmp_path: Path) -> None:
-    rows = ["a.png,One text here.,p1,s,train", "b.png,One text here.,p1,s,"]
+@pytest.mark.parametrize("split", ["train", "val", ""])
+def test_one_study_in_two_splits(tmp_path: Path, split: str) -> None:
+    rows = [f"a.png,One text here.,p1,s,{split}", "b.png,One text here.,p1,s,test"]
     raw.pairs(tmp_path, rows, "image,text,patient,study,split")
     assert "`s` in several" in refused("pairs", tmp_path).found
+
+
+def test_a_blank_beside_train_is_train(tmp_path: Path) -> None:
+    rows = ["a.png,One text here.,p1,s,train", "b.png,One text here.,p1,s,"]
+    raw.pairs(tmp_path, rows, "image,text,patient,study,split")
+    tables = registry.read("pairs", tmp_path, Split(0), {})
+    assert tables.images["split"].tolist() == ["train", "train"]
 
 
 def test_a_blank_patient(tmp_path: Path) -> None:

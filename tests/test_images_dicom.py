@@ -377,12 +377,36 @@ def test_a_lut_of_words_in_either_byte_order(tmp_path: Path, syntax: Any) -> Non
     assert np.abs(decode(path).pixels - expected).max() < 0.51
 
 
-def test_a_lut_that_is_not_what_it_says_is_refused(tmp_path: Path) -> None:
-    short = lut(range(100))
+@pytest.mark.parametrize("bits", [8, 12, 16, 0])
+def test_a_voi_lut_is_shown_up_to_its_own_depth(tmp_path: Path, bits: int) -> None:
+    """Descriptors often tell the depth of the words."""
+    path = dicom(tmp_path / "a.dcm", TWELVE, VOILUTSequence=lut(range(4096), bits=bits))
+    np.testing.assert_array_equal(decode(path).pixels, np.rint(TWELVE * (255 / 4095)))
+
+
+def broken_luts() -> list[Sequence]:
+    """Shorter than it says; without a descriptor; with one that is too short."""
+    short, bare, cut = (lut(range(100)) for _ in range(3))
     short[0].LUTDescriptor = [101, 0, 16]
-    for voi in (short, lut([0, 300], bits=8), lut(range(9), bits=0), lut(range(9), bits=17)):
-        for name in ("VOILUTSequence", "ModalityLUTSequence"):
-            assert reason(dicom(tmp_path / "a.dcm", SMOOTH, **{name: voi})) == images.UNREADABLE
+    del bare[0].LUTDescriptor
+    cut[0].LUTDescriptor = [100, 0]
+    return [short, bare, cut]
+
+
+@pytest.mark.parametrize("broken", broken_luts())
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 128, "WindowWidth": 99}])
+def test_a_broken_voi_lut_is_passed_over(
+    tmp_path: Path, broken: Sequence, window: dict[str, Any]
+) -> None:
+    found = decode(dicom(tmp_path / "a.dcm", SMOOTH, VOILUTSequence=broken, **window))
+    plain = decode(dicom(tmp_path / "b.dcm", SMOOTH, **window))
+    np.testing.assert_array_equal(found.pixels, plain.pixels)
+
+
+@pytest.mark.parametrize("broken", broken_luts()[:2])
+def test_a_broken_modality_lut_is_refused(tmp_path: Path, broken: Sequence) -> None:
+    path = dicom(tmp_path / "a.dcm", SMOOTH, ModalityLUTSequence=broken)
+    assert reason(path) == images.UNREADABLE
 
 
 @pytest.mark.parametrize(

@@ -89,12 +89,12 @@ def test_pairs_with_sections_keep_all_of_one_name(tmp_path: Path) -> None:
 
 
 def test_an_accent_in_a_name_of_a_file(tmp_path: Path) -> None:
-    """The id is composed, the path is what the disk holds."""
+    """Studies and patients are composed, an image is called what the disk calls it."""
     name = "e\u0301.png"
     raw.pairs(tmp_path, [f"{name},Some text of mine.,e\u0301"])
     (image,) = read("pairs", tmp_path).images.to_dict("records")
     assert (image["image"], image["study"], image["patient"]) == (
-        "\u00e9.png",
+        name,
         "\u00e9.png",
         "\u00e9",
     )

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from conftest import ROOT
 from process_runs import OPTIONS
 from tiny_models import CONFIG, assert_same_run, killed_and_resumed
 from torch import Tensor
@@ -165,7 +166,9 @@ def test_several_processes_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> 
     assert recorded.obstacle(find("convirt"), GRAPHS) == "there are 4 processes"
 
 
-@pytest.mark.parametrize("profile", sorted(Path("profiles").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "profile", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_every_objective_of_a_profile_gets_what_it_can(profile: Path) -> None:
     """The paper's asks for graphs, and half of its objectives cannot be recorded."""
     params = load(profile)
@@ -179,8 +182,12 @@ def test_every_objective_of_a_profile_gets_what_it_can(profile: Path) -> None:
             assert recorded.obstacle(kind, config) is None
 
 
+def test_the_paper_profile_asks_for_graphs() -> None:
+    assert load(ROOT / "profiles/paper.yaml").compute.graphs
+
+
 def test_objectives_that_can_be_recorded_are_named() -> None:
-    names = [path.stem for path in Path("convirt/objectives").glob("[a-z]*.py")]
+    names = [path.stem for path in (ROOT / "convirt/objectives").glob("[a-z]*.py")]
     told = [name for name in names if name != "base" and find(name).recordable]
     assert sorted(told) == sorted(RECORDABLE)
 

@@ -12,9 +12,11 @@ import pandas as pd
 
 from convirt.datasets.tables import Funnel
 
-SHOWN = 3  # pairs that a note names
-PERSONS = "patients may be one person under two ids in different splits"
-PICTURES = "pictures are stored under two names in different splits"
+SHOWN = 3  # pairs that are named
+PERSONS = "patients may be one person under two ids in different splits: give a person one id"
+PICTURES = (
+    "pictures are under two names in different splits: leave one out, or give both one patient"
+)
 SHARED_PATIENTS = "patients with a query and a candidate"
 SHARED_QUERIES = "image queries whose patient has a candidate"
 SHARED_CLASS = "image queries whose patient has a candidate of the same class"
@@ -27,11 +29,11 @@ def note_patients(images: pd.DataFrame, funnel: Funnel) -> None:
 
     Args:
         images: patient and split, an image a row.
-        funnel: Gets the note, with the first few pairs.
+        funnel: Gets the note, and the first few pairs as examples.
     """
     patients = images[["patient", "split"]].drop_duplicates()
     pairs = _pairs(patients["patient"].map(_plain), patients["patient"], patients["split"])
-    _note(pairs, PERSONS, "give a person one id", funnel)
+    funnel.note(PERSONS, len(pairs), ", ".join(pairs[:SHOWN]))
 
 
 def note_pictures(records: pd.DataFrame, rows: Path, funnel: Funnel) -> None:
@@ -40,7 +42,7 @@ def note_pictures(records: pd.DataFrame, rows: Path, funnel: Funnel) -> None:
     Args:
         records: image and split, aligned with the rows.
         rows: The stored pictures, an .npy file; all of it is read if there are several splits.
-        funnel: Gets the note, with the first few pairs.
+        funnel: Gets the note, and the first few pairs as examples.
     """
     if records["split"].nunique() < 2:
         return
@@ -48,7 +50,7 @@ def note_pictures(records: pd.DataFrame, rows: Path, funnel: Funnel) -> None:
     # 64 bits: a CRC-32 would take about 17 pairs of MIMIC-CXR's 377,110 pictures for equal
     digests = [hashlib.blake2b(picture, digest_size=8).digest() for picture in pictures]
     pairs = _pairs(digests, records["image"], records["split"])
-    _note(pairs, PICTURES, "leave one of them out, or give both one patient", funnel)
+    funnel.note(PICTURES, len(pairs), ", ".join(pairs[:SHOWN]))
 
 
 def note_shared(queries: pd.DataFrame, candidates: pd.DataFrame, funnel: Funnel) -> None:
@@ -80,7 +82,3 @@ def _pairs(keys: Iterable[object], ids: pd.Series, splits: pd.Series) -> list[st
         found.setdefault(key, {}).setdefault(split, name)
     apart = (list(places.items())[:2] for places in found.values() if len(places) > 1)
     return [" and ".join(f"`{name}` ({split})" for split, name in two) for two in apart]
-
-
-def _note(pairs: list[str], what: str, advice: str, funnel: Funnel) -> None:
-    funnel.note(f"{what}, such as {', '.join(pairs[:SHOWN])}: {advice}", len(pairs))

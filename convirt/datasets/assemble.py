@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from convirt.datasets import sentences, split_lists
-from convirt.datasets.splits import Split, assign
+from convirt.datasets.splits import Split, assign, given_splits
 from convirt.datasets.tables import (
     EMPTY_REPORT,
     IMAGE_COLUMNS,
@@ -170,14 +170,15 @@ def _divide(images: pd.DataFrame, split: Split, source: Path, by_study: bool) ->
     if not by_study:
         return assign(table, split, source)
     given = table.groupby("study", sort=True).agg(
-        patient=("patient", "first"), given=("given", "first"), names=("given", "nunique")
+        patient=("patient", "first"), given=("given", "first")
     )
-    torn = given.index[given["names"] > 1]
+    names = given_splits(table, source).replace("", "train").groupby(table["study"]).nunique()
+    torn = names.index[names > 1]
     if len(torn):
         raise InputError(
             source,
             "one split a study",
-            f"study `{torn[0]}` in several",
+            f"study `{torn[0]}` in several (a blank means train)",
             "move all rows of a study to one split",
         )
     return images["study"].map(assign(given, split, source))

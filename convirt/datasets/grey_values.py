@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,9 +33,13 @@ def to_eight_bits(values: np.ndarray) -> np.ndarray:
     values = np.nan_to_num(values.astype(np.float32), copy=False)  # one copy: films are large
     values -= values.min(initial=0)
     brightest = float(values.max(initial=0))
-    top = next((2**bits - 1 for bits in _DEPTHS if brightest <= 2**bits - 1), brightest)
-    values *= 255 / top
+    values *= 255 / _top(brightest)
     return rounded(values)
+
+
+def _top(brightest: float) -> float:
+    """The highest value of the smallest usual depth that holds the brightest."""
+    return next((2**bits - 1 for bits in _DEPTHS if brightest <= 2**bits - 1), brightest)
 
 
 def over_black(samples: np.ndarray) -> np.ndarray:
@@ -81,7 +86,7 @@ def shown(stored: np.ndarray, dataset: Dataset, inverted: bool) -> np.ndarray:
         (height, width) uint8, air dark and bone bright.
 
     Raises:
-        ValueError: A LUT that is not what its descriptor says, or a number that is none.
+        ValueError: A modality LUT that is shorter than it says, or a number that is none.
     """
     voi = _voi(dataset)
     if stored.dtype.kind == "f" or stored.dtype.itemsize > 2:
@@ -179,8 +184,10 @@ def _voi(dataset: Dataset) -> _Voi | None:
     It takes rescaled values, which it may overwrite, and gives shares of full brightness.
     """
     if luts := dataset.get("VOILUTSequence"):
-        lut = _lut(luts[0], dataset)
-        return lambda values: _looked_up(values, lut) / np.float32(lut.top)
+        # one that is broken is passed over, as viewers do: the film itself is whole
+        with suppress(ValueError, TypeError, AttributeError):
+            lut = _lut(luts[0], dataset)
+            return lambda values: _looked_up(values, lut) / np.float32(lut.top)
     centre, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
     function = str(dataset.get("VOILUTFunction") or "").strip().upper()
     if function not in ("LINEAR_EXACT", "SIGMOID"):
@@ -232,19 +239,20 @@ class _Lut(NamedTuple):
         entries: (N,) float32.
         first: The value that the first entry is for; lower ones have it too, and values beyond
             the last entry have that.
-        top: The highest that an entry can be.
+        top: What is shown as white: the highest value of the smallest usual depth that holds all
+            entries. The depth of the descriptor is often the one of the words that they lie in.
     """
 
     entries: np.ndarray
     first: int
-    top: int
+    top: float
 
 
 def _lut(item: Dataset, dataset: Dataset) -> _Lut:
     """Read an item of a sequence of LUTs (PS3.3 C.11.1.1.1 and C.11.2.1.1).
 
     Raises:
-        ValueError: There are fewer entries than it says, or higher ones.
+        ValueError: There are fewer entries than it says.
     """
     count, first, bits = map(int, item.LUTDescriptor)
     count = count % (1 << 16) or 1 << 16  # 0 means 65,536; some read as signed
@@ -257,9 +265,9 @@ def _lut(item: Dataset, dataset: Dataset) -> _Lut:
     if bits == 8 and words.size == (count + 1) // 2 < count:
         words = words.view("u1")  # two entries a word, the lower byte first
     entries = words[:count]
-    if entries.size < count or not 1 <= bits <= 16 or int(entries.max()) >= 2**bits:
-        raise ValueError(f"{words.size} entries for a LUT of {count} with {bits} bits")
-    return _Lut(entries.astype(np.float32), first, 2**bits - 1)
+    if entries.size < count:
+        raise ValueError(f"{words.size} entries for a LUT of {count}")
+    return _Lut(entries.astype(np.float32), first, _top(float(entries.max())))
 
 
 def _looked_up(values: np.ndarray, lut: _Lut) -> np.ndarray:

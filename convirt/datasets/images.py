@@ -19,7 +19,7 @@ from convirt.datasets import archives, grey_values
 from convirt.datasets.grey_values import over_black, rounded, to_eight_bits
 
 # The largest radiographs have some 30 million pixels; a small file that claims more is a bomb. At
-# this size a decoder with its copies in float32 still stays under 1 GiB.
+# this size what has up to 16 bits stays under 1 GiB with its copies, and 32 bits under 2.
 MAX_PIXELS = 64_000_000
 # A large JPEG is decoded at 1/2, 1/4 or 1/8, which is the mean of 2, 4 or 8 pixels squared, if that
 # leaves this many times the side that is needed: filtered once more, it hardly differs (docs).

@@ -140,8 +140,8 @@ def _resolve(folder: Path) -> Path:
 def listed_images(rows: pd.DataFrame, source: Path) -> pd.DataFrame:
     """The images of a bring-your-own list, whose paths are relative to the list's folder.
 
-    Ids are compared as they look: a letter typed with its accent, or as two characters (as macOS
-    names files), is the same letter. Paths keep the bytes that the disk knows.
+    Studies and patients are compared as they look: a letter typed with its accent, or as two
+    characters (as macOS names files), is the same letter. Images keep the bytes of their paths.
 
     Args:
         rows: Column image; patient, study, split and view where the list has them. Without a
@@ -155,12 +155,12 @@ def listed_images(rows: pd.DataFrame, source: Path) -> pd.DataFrame:
         InputError: A path leaves the list's folder.
     """
     # One spelling a path: "./a//b.png" and "a/b.png" are the same image.
-    names = [_composed(PurePosixPath(name.strip()).as_posix()) for name in rows["image"]]
+    names = [PurePosixPath(name.strip()).as_posix() for name in rows["image"]]
     images = pd.DataFrame({"image": names}, index=rows.index, dtype=str)
     images["path"] = [str(inside(source.parent, name.strip(), source)) for name in rows["image"]]
     for column, instead in (("study", "image"), ("patient", "study")):
-        given = column in rows
-        images[column] = rows[column].str.strip().map(_composed) if given else images[instead]
+        ids = rows[column].str.strip() if column in rows else images[instead]
+        images[column] = ids.map(_composed)
     for column in ("split", "view"):
         images[column] = rows[column].str.strip() if column in rows else ""
     return images

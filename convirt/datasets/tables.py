@@ -86,6 +86,7 @@ class Funnel:
         paper: Counts that the paper states for this set, for comparison.
         notes: Sentences that a user should read: what is doubtful about this set, and what to do;
             nothing was dropped for it.
+        examples: Note -> the first few ids that it is about, for the terminal alone.
     """
 
     studies: Count = field(default_factory=Count)
@@ -95,11 +96,18 @@ class Funnel:
     split: dict[str, dict[str, int]] = field(default_factory=dict)
     paper: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    examples: dict[str, str] = field(default_factory=dict)
 
-    def note(self, what: str, number: int) -> None:
+    def note(self, what: str, number: int, examples: str = "") -> None:
         """Put a count among the notes; zero leaves no trace."""
         if number:
             self.notes.append(f"{number} {what}")
+            self.examples[self.notes[-1]] = examples
+
+    def told(self) -> list[str]:
+        """The notes with their examples."""
+        examples = ((note, self.examples.get(note, "")) for note in self.notes)
+        return [note + f"; for example {few}" * bool(few) for note, few in examples]
 
     def leave_out(self, images: pd.DataFrame, out: pd.Series, reason: str) -> pd.DataFrame:
         """Drop the images that `out` marks; studies that lose their last one go with them.
