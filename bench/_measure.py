@@ -164,17 +164,19 @@ def machine(device: str) -> str:
     return f"{make}, {devices.cores()} cores"
 
 
-def tell(bench: str, device: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> Path:
+def tell(
+    bench: str, device: str, rows: Sequence[Row], facts: Mapping[str, Any], beside: bool = False
+) -> Path:
     """Print the rows and write bench/results/<bench>-<device>.json.
-
-    Rows of that file stay if they are of another batch or name, and if the same versions made them
-    on the same day under the same settings.
 
     Args:
         bench: Its name.
         device: cpu or cuda.
         rows: The figures.
         facts: What else is to know, such as the models; goes into the JSON as it is.
+        beside: Whether rows of that file stay if they are of another batch or name, and if the same
+            versions made them on the same day under the same settings. Without it the rows of a
+            file are those of one call.
 
     Returns:
         The JSON's path.
@@ -205,7 +207,7 @@ def tell(bench: str, device: str, rows: Sequence[Row], facts: Mapping[str, Any])
         **facts,
         "rows": [asdict(row) for row in rows],
     }
-    files.write_json(path, _beside(told, path))
+    files.write_json(path, _beside(told, path) if beside else told)
     return path
 
 

@@ -364,7 +364,7 @@ def main(
                     "share_of_matrix_peak": {str(size): share},
                 }
                 bench_name = f"pretrain-{models}" + "-compiled" * compiled
-                _measure.tell(bench_name, device, bench.rows(taken), facts)
+                _measure.tell(bench_name, device, bench.rows(taken), facts, beside=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,15 @@ def test_rows_of_another_day_version_or_setting_go(tmp_path: Path, key: str) -> 
     files.write_json(path, {**before, key: "another"})
     after = result("2026-11-26", {}, ("a", 512, 2.0))
     assert _measure._beside(after, path) == after
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_call_replaces_a_file_unless_it_joins_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    monkeypatch.setattr(_measure, "RESULTS", tmp_path)
+    rows = [_measure.Row(name, 1, "s", 1.0, None, None, 0.1) for name in ("b", "a", "c")]
+    _measure.tell("some", "cpu", rows[2:], {}, beside=beside)
+    path = _measure.tell("some", "cpu", rows[:2], {}, beside=beside)
+    names = [row["name"] for row in json.loads(path.read_text())["rows"]]
+    assert names == (["a", "b", "c"] if beside else ["b", "a"])
