@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from convirt.datasets import registry, split_lists
+from convirt.datasets import alike, registry, split_lists
 from convirt.datasets.splits import Listed, Split
 from convirt.datasets.tables import PERSON_HELD_OUT, Funnel, Tables
 from convirt.errors import InputError
@@ -318,6 +318,15 @@ def test_the_tool_writes_and_checks(run: Callable[..., Any], tmp_path: Path) -> 
     assert "if the list should change" in differs.output
     assert (tmp_path / "splits/bone.csv").read_bytes() == before
     assert "0 for both" in run("--check", val=0).output
+
+
+def test_the_tool_names_the_patients_of_a_note(run: Callable[..., Any], tmp_path: Path) -> None:
+    rows = [f"{i}.png,1,{patient}" for i, patient in enumerate(("07", "7", "08", "8", "09", "9"))]
+    raw.write(tmp_path / "set/labels.csv", "\n".join(["image,y,patient", *rows]))
+    done = run("--write", reader="labels", root="set", val=1)
+    assert "(train) and `" in done.output or "(val) and `" in done.output
+    head = json.loads((tmp_path / "splits/bone.json").read_text())
+    assert head["notes"] == [f"1 {alike.PERSONS}"]  # is committed: no ids
 
 
 def test_the_tool_finds_a_root_by_the_environment(
