@@ -9,8 +9,9 @@ from rich import box
 from rich.table import Table
 
 from convirt import paper
+from convirt.contradictions import RESERVED
 from convirt.markdown import interval, name, percent, points, points_interval
-from convirt.summary import ALL, FEW, OURS, RESERVED, recall_key, retrieval_rows
+from convirt.summary import ALL, FEW, OURS, recall_key, retrieval_rows
 
 Cells = Mapping[str, Any]
 ORDER = ("random", "imagenet")  # baselines first; the rest by name, ConVIRT last

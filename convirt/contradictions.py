@@ -1,4 +1,4 @@
-"""Faults that lie between `finetuned`, `zeroshot` or `retrieval` and keys of other blocks."""
+"""Faults that lie between what is asked for beside pretraining and keys of other blocks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from convirt.faults import Problem, one_of
 if TYPE_CHECKING:
     from convirt.params import Params
 
+# what the summary has beside the tasks in its `claim`
+RESERVED = frozenset({"equal_fraction", "linear", "mean"})
 RUN = re.compile(r"(.+)-([1-9]\d*)-(finetune|linear)")  # <task>-<init>, percent, protocol
 
 
@@ -103,9 +105,37 @@ def _prompts(p: Params, name: str) -> Iterator[Problem]:
         yield from one_of(f"{key}.{label}", label, task.labels)
 
 
-def approximate(p: Params) -> Iterator[Problem]:
-    """The paper's tables and the ablation compare exact rankings."""
+def reserved(p: Params) -> Iterator[Problem]:
+    """Tasks whose name the summary uses for something else."""
+    for name in sorted(RESERVED & set(p.tasks)):
+        expected = f"a task name other than {', '.join(sorted(RESERVED))}"
+        hint = "rename the task, its data set and its entry in matrix.task"
+        yield Problem(f"tasks.{name}", expected, name, hint)
+
+
+def compared(p: Params) -> Iterator[Problem]:
+    """The variants of Table 4: their encoders have to be those that are scored."""
+    own = p.ablation
+    if not own.variants:
+        return
+    users = {"retrieval.corpus": p.retrieval.corpus}
+    if own.task in p.tasks:
+        users[f"tasks.{own.task}.corpus"] = p.tasks[own.task].corpus
+    for key, corpus in users.items():
+        if corpus != own.corpus:
+            expected = f"{corpus}, as {key} says of what scores the variants"
+            yield Problem("ablation.corpus", expected, own.corpus, f"set one of them, or {key}")
+
+
+def tabled(p: Params) -> Iterator[Problem]:
+    """The paper's tables: they are made of rankings, exact ones."""
     users = {"tables": p.tables, "ablation.variants": p.ablation.variants}
+    if p.tables and not p.retrieval.systems:
+        hint = "name one, such as convirt, or set tables: []"
+        yield Problem("retrieval.systems", "at least one, as tables is on", "[]", hint)
+    if p.tables and p.ablation.variants and p.ablation.k not in p.retrieval.k:
+        expected = f"one of retrieval.k ({', '.join(map(str, p.retrieval.k))}), as tables is on"
+        yield Problem("ablation.k", expected, str(p.ablation.k), "add it to retrieval.k")
     for key in [key for key, asked in users.items() if asked and p.retrieval.index != "exact"]:
         expected = f"exact, as {key} compares precisions"
         yield Problem("retrieval.index", expected, p.retrieval.index, f"set exact, or empty {key}")

@@ -15,6 +15,15 @@ from pydantic_core import ErrorDetails
 
 from convirt.errors import InputError
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+MODULE_NAME = r"^[a-z][a-z0-9_]*$"
+LAUNCHER = r"^(python|torchrun( [A-Za-z0-9._:/=-]+)*)$"
+PATTERNS = {  # of texts, in words
+    NAME: "a name of letters, digits, - and _, the first a letter or a digit",
+    MODULE_NAME: "a name of small letters, digits and _, the first a letter (a file has that name)",
+    LAUNCHER: "python, or torchrun with options, one space before each",
+}
+
 
 class Problem(NamedTuple):
     """One fault of the parameters: the full dotted `key`, and the parts of an `InputError`."""
@@ -111,7 +120,7 @@ def _explain_value(key: str, error: ErrorDetails) -> Problem:
     if error["type"] in ("float_type", "int_type") and isinstance(value, str):
         hint = f"write {key} as a number without quotes"
     elif error["type"] == "string_pattern_mismatch":
-        expected = "a name of letters, digits, - and _"
+        expected = PATTERNS[error["ctx"]["pattern"]]
     return Problem(key, expected, show(value), hint)
 
 

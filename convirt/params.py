@@ -24,9 +24,20 @@ from pydantic import (
     ValidationError,
 )
 
-from convirt.contradictions import approximate, finetuned, zeroshot
+from convirt.contradictions import compared, finetuned, reserved, tabled, zeroshot
+from convirt.faults import (
+    LAUNCHER,
+    MODULE_NAME,
+    NAME,
+    Problem,
+    explain,
+    known_keys,
+    nearest,
+    one_of,
+    show,
+)
 from convirt.faults import ParamsError as ParamsError  # callers of `load` catch it
-from convirt.faults import Problem, explain, known_keys, nearest, one_of, show
+from convirt.objectives import available
 
 # ------------------------------------------------------------------------------ kinds of value
 T = TypeVar("T")
@@ -67,11 +78,11 @@ def _share_or_count(value: float) -> float:
 
 
 # a folder and a DVC stage are named after it, and dotted keys go through it
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 # that of a file too
-ModuleName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+ModuleName = Annotated[str, StringConstraints(pattern=MODULE_NAME)]
 # what starts a stage of pretraining: part of a command of dvc.yaml, so no word that a shell reads
-Launcher = Annotated[str, StringConstraints(pattern=r"^(python|torchrun( [A-Za-z0-9._:/=-]+)*)$")]
+Launcher = Annotated[str, StringConstraints(pattern=LAUNCHER)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -176,7 +187,7 @@ class Model(_Strict):
 
 
 class Augment(_Strict):
-    """`augment.*` (section 3.4 of the paper)."""
+    """`augment.*` (section 3 and appendix A of the paper)."""
 
     crop: ShareRange
     flip: Share
@@ -190,7 +201,7 @@ class Augment(_Strict):
 
 
 class Train(_Strict):
-    """`train.*` (section 3.4 and appendix of the paper)."""
+    """`train.*` (section 3 and appendix A of the paper)."""
 
     lr: Positive
     weight_decay: NonNegative
@@ -476,6 +487,10 @@ def _contradictions(params: Params) -> Iterator[Problem]:
         if name in p.model.baselines:
             hint = "remove it from one of them"
             yield Problem("model.baselines", "encoders without pretraining", name, hint)
+        elif name not in available():
+            expected = f"objectives with a file: {', '.join(available())}"
+            hint = f"correct it, or write convirt/objectives/{name}.py (docs/objectives.md)"
+            yield Problem(f"objectives.{name}", expected, "no such file", hint)
         yield from _own_values(p, name)
     systems = (*p.model.baselines, *p.objectives, *p.finetuned)
     for i, init in enumerate(p.matrix.init):
@@ -494,9 +509,11 @@ def _contradictions(params: Params) -> Iterator[Problem]:
     for name, task in p.tasks.items():
         yield from _task(f"tasks.{name}", task)
     yield from _ablation(p)
+    yield from compared(p)
     yield from finetuned(p)
+    yield from reserved(p)
+    yield from tabled(p)
     yield from zeroshot(p)
-    yield from approximate(p)
     yield from one_of("retrieval.dataset", p.retrieval.dataset, p.datasets.sources)
     yield from one_of("retrieval.corpus", p.retrieval.corpus, p.corpora)
 
@@ -517,6 +534,7 @@ def _ablation(p: Params) -> Iterator[Problem]:
     yield from one_of("ablation.objective", own.objective, p.objectives)
     yield from one_of("ablation.corpus", own.corpus, p.corpora)
     yield from one_of("ablation.task", own.task, p.tasks)
+    yield from one_of("ablation.task (its store)", own.task, p.datasets.sources)
     for name in own.trajectory:
         if name in p.objectives and not _keeps_states(p, name):
             hint = f"set train.keep_every, or objectives.{name}.train.keep_every"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convirt import paper
+from convirt.contradictions import RESERVED
 from convirt.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ FEW, ALL = 10, 100  # percent of the training labels
 DIRECTIONS = ("image_image", "text_image")
 PRECISION = re.compile(r"p_at_(\d+)")
 RECALL = re.compile(r"recall_at_(\d+)")  # of an approximate ranking
-# what stands beside the tasks in summary["claim"], and so can name no task
-RESERVED = frozenset({"equal_fraction", "linear", "mean"})
 
 
 def run_key(task: str, init: str, fraction: int, protocol: str) -> str:

@@ -225,6 +225,8 @@ def test_variant_comes_on_top_of_its_objective(default_params: Data) -> None:
         ("ablation.variants", {"imagenet": {}}, "ablation.variants.imagenet"),
         ("ablation.trajectory", ["simclr"], "ablation.trajectory.0"),
         ("model.baselines", ["imagenet", "convirt"], "model.baselines"),
+        ("objectives.convirtt", {}, "objectives.convirtt"),
+        ("objectives.my-own", {}, "objectives.my-own"),
     ],
 )
 def test_own_values_that_are_refused(default_params: Data, key: str, value: Any, told: str) -> None:
@@ -244,7 +246,8 @@ def test_launcher(default_params: Data, launcher: str) -> None:
 def test_launcher_that_is_refused(default_params: Data, launcher: str) -> None:
     """It becomes a part of a command."""
     default_params["train"]["launcher"] = launcher
-    assert only_problem(default_params).key == "train.launcher"
+    problem = only_problem(default_params)
+    assert problem.key == "train.launcher" and problem.expected.startswith("python, or torchrun")
 
 
 def test_store_on_a_gpu_that_is_not_asked_for(default_params: Data) -> None:
@@ -265,6 +268,46 @@ def test_what_compares_precisions_searches_exactly(
     assert problem.key == "retrieval.index" and key in problem.expected
 
 
+@pytest.mark.parametrize("name", ["mean", "linear", "equal_fraction"])
+def test_task_names_that_the_summary_needs(default_params: Data, name: str) -> None:
+    for block in (default_params["tasks"], default_params["datasets"]["sources"]):
+        block[name] = block["rsna"]
+    assert only_problem(default_params).key == f"tasks.{name}"
+
+
+@pytest.mark.parametrize(
+    ("edit", "key", "expected"),
+    [
+        ({"ablation.corpus": "bone"}, "ablation.corpus", "chest, as retrieval.corpus"),
+        ({"tasks.rsna.corpus": "bone"}, "ablation.corpus", "bone, as tasks.rsna.corpus"),
+        ({"retrieval.corpus": "bone"}, "ablation.corpus", "bone, as retrieval.corpus"),
+        ({"tables": ["tables"], "ablation.k": 11}, "ablation.k", "one of retrieval.k (5, 10, 50)"),
+        ({"tables": ["tables"], "retrieval.systems": []}, "retrieval.systems", "at least one"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_before_anything_runs(
+    default_params: Data, edit: Data, key: str, expected: str
+) -> None:
+    default_params["ablation"]["variants"] = {"tau-1": {"train": {"tau": 1.0}}}
+    parse(default_params)
+    for changed, value in edit.items():
+        set_key(default_params, changed, value)
+    with pytest.raises(ParamsError) as caught:
+        parse(default_params)
+    problem = caught.value.problems[0]
+    assert problem.key == key and problem.expected.startswith(expected)
+
+
+@pytest.mark.parametrize("axis", ["variants", "trajectory"])
+def test_ablation_of_a_task_without_a_store(default_params: Data, axis: str) -> None:
+    default_params["tasks"]["other"] = default_params["tasks"]["rsna"]
+    default_params["train"]["keep_every"] = 1
+    default_params["ablation"] |= {"task": "other", "variants": {}, "trajectory": []}
+    parse(default_params)  # nothing is varied
+    default_params["ablation"][axis] = {"variants": {"tau-1": {}}, "trajectory": ["convirt"]}[axis]
+    assert only_problem(default_params).key == "ablation.task (its store)"
+
+
 def test_all_faults_are_told_at_once(default_params: Data) -> None:
     set_key(default_params, "train.lr", "fast")
     set_key(default_params, "seed", -1)
@@ -278,7 +321,7 @@ def test_all_faults_are_told_at_once(default_params: Data) -> None:
 def test_name_that_cannot_be_a_folder(default_params: Data) -> None:
     default_params["corpora"].append("../up")
     problem = only_problem(default_params)
-    assert problem.expected == "a name of letters, digits, - and _"
+    assert problem.expected == "a name of letters, digits, - and _, the first a letter or a digit"
 
 
 def test_names_with_hyphens_and_labels_with_spaces(default_params: Data) -> None:
