@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """What a search put: names and classes of its Q queries, in the order of the file, and hits.
+    """What a search put: the names of its Q queries, in the order of the file, and their hits.
 
     Attributes:
         names: Name of an image, or a sentence; sentences may repeat.
@@ -42,11 +42,12 @@ class Queries(NamedTuple):
     hits: NDArray[np.bool_]
 
 
-def queries(rankings: pd.DataFrame, direction: str, where: Path | str) -> Queries:
+def queries(rankings: pd.DataFrame, direction: str, where: Path | str, made_by: str) -> Queries:
     """The searches of one direction in a system's rankings.parquet.
 
     Raises:
-        InputError: The table is not one block of ranks 1, 2, ... a query; `where` names it.
+        InputError: The table is not one block of ranks 1, 2, ... per query; `where` names it, and
+            `made_by` the DVC stage that makes it.
     """
     rows = rankings[rankings["direction"] == direction]
     rank = rows["rank"].to_numpy()
@@ -55,19 +56,20 @@ def queries(rankings: pd.DataFrame, direction: str, where: Path | str) -> Querie
     if not len(starts) or not np.array_equal(rank, np.tile(np.arange(1, depth + 1), len(starts))):
         raise InputError(
             where,
-            f"rankings of the direction {direction}, one block of ranks 1, 2, ... a query",
+            f"rankings of the direction {direction}, one block of ranks 1, 2, ... per query",
             f"{len(rows)} rows, {len(starts)} of rank 1",
-            "dvc repro -f retrieve",
+            f"dvc repro -f {made_by}",
         )
     names = tuple(rows["query"].to_numpy(str)[starts].tolist())
     return Queries(names, rows["right"].to_numpy(bool).reshape(len(starts), depth))
 
 
-def precision(found: Queries, k: int, stated: float, where: Path | str) -> Floats:
+def precision(found: Queries, k: int, stated: float, where: Path | str, made_by: str) -> Floats:
     """Precision@k of each query, (Q,), whose mean has to be the one that was stated.
 
     Raises:
         InputError: It is not, or fewer than k candidates were kept: the files are of two runs.
+            `where` names them, and `made_by` the DVC stage that makes them.
     """
     depth = found.hits.shape[1]
     values: Floats = found.hits[:, :k].mean(axis=1, dtype=np.float64)
@@ -76,7 +78,7 @@ def precision(found: Queries, k: int, stated: float, where: Path | str) -> Float
             where,
             f"rankings with Precision@{k} {stated:.4f}, as their JSON says",
             f"depth {depth}" if k > depth else f"{values.mean():.4f}",
-            "dvc repro -f retrieve",
+            f"dvc repro -f {made_by}",
         )
     return values
 

@@ -5,16 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from convirt.retrieval import unit
+
 Floats = NDArray[np.floating]
 PERPLEXITY = 30.0
 NEIGHBOURS = 10
-
-
-def unit(h: Floats) -> NDArray[np.float64]:
-    """Rows of length 1: retrieval compares directions, so the map shows them too."""
-    length = np.linalg.norm(h.astype(np.float64), axis=1, keepdims=True)
-    rows: NDArray[np.float64] = h / np.maximum(length, 1e-12)
-    return rows
 
 
 def tsne(h: Floats, seed: int) -> NDArray[np.float64]:

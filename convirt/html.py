@@ -92,14 +92,14 @@ def render(page: Page) -> str:
     )
 
 
-def marks(against: str = "ConVIRT", default: str = "the default") -> str:
+def marks() -> str:
     """The definition of the marks, as it stands over the tables."""
     return (
         "<p><strong>Marks.</strong> A mark is about one comparison that the paper makes: the "
-        f"system of the row against {escape(against)} in the same column (in Table 4: against "
-        f"{escape(default)}). Here it is the difference of the two, taken on the same test "
+        "system of the row against ConVIRT in the same column (in Table 4: against "
+        "the default). Here it is the difference of the two, taken on the same test "
         "patients or the same queries (a paired bootstrap), with a 95% interval. "
-        f'<span class="contradicts">▼</span> the interval lies wholly on the other side of 0 than '
+        '<span class="contradicts">▼</span> the interval lies wholly on the other side of 0 than '
         "the paper’s difference: it excludes the paper’s order, on this data. "
         '<span class="agrees">●</span> it lies wholly on the paper’s side. No mark: it holds 0, '
         "or the paper prints equal numbers or not both.</p>"

@@ -30,7 +30,7 @@ Row = Mapping[str, Any]
 
 DPI = 120
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#767676"
 
 COLOURS = {"convirt": BLUE, "imagenet": ORANGE, "random": GREY}
@@ -246,19 +246,13 @@ def retrieval(rows: Sequence[Row], here: str) -> Figure:
 
 
 @styled
-def contact_sheet(
-    images: Sequence[NDArray[Any]],
-    titles: Sequence[str],
-    columns: int,
-    frames: Sequence[str | None] | None = None,
-) -> Figure:
+def contact_sheet(images: Sequence[NDArray[Any]], titles: Sequence[str], columns: int) -> Figure:
     """A grid of small pictures with a title above each.
 
     Args:
         images: uint8, each (h, w) grey or (h, w, 3); sides may differ.
         titles: One an image; a line break is kept.
         columns: Pictures in a row.
-        frames: Colour of a frame round each image, or None for no frame.
     """
     if len(images) != len(titles) or not images:
         raise ValueError(f"as many titles as images, at least one: {len(titles)}, {len(images)}")
@@ -269,11 +263,9 @@ def contact_sheet(
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
-    for i, (axes, image, title) in enumerate(zip(flat, images, titles, strict=False)):
+    for axes, image, title in zip(flat, images, titles, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
         axes.set_title(title, fontsize=8)
-        if frames is not None and (frame := frames[i]) is not None:
-            axes.spines[:].set(visible=True, color=frame, linewidth=3)
     return figure
 
 

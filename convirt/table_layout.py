@@ -22,8 +22,6 @@ ORDER = (
 )
 """Systems in the order of rows; others follow by name."""
 
-NO_PAPER = "not in the paper"
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -163,8 +161,11 @@ def settings(
     for key in columns:
         published |= {(v, (key,)): paper.setting(v, key) for v in rows}
     texts: dict[Column, str] = {(key,): text for key, (_, text) in columns.items()}
-    shape = _Shape("table4", texts, published, rows, paper.VARIANTS)
-    notes = ("The paper’s default: τ = 0.1, batch size 32, projections with a hidden layer.",)
+    note = "The paper’s default: τ = 0.1, batch size 32, projections with a hidden layer."
+    notes, names = (note,) * bool(rows), paper.VARIANTS
+    if not rows:
+        names = {**names, DEFAULT: f"{name(objective)} (default)"}
+    shape = _Shape("table4", texts, published, rows, names)
     groups = [(head, 1) for head, _ in columns.values()]
     title = f"Table 4: hyper-parameters of {name(objective)}"
     return _grid("table4", title, groups, shape, cells, notes)

@@ -17,8 +17,7 @@ from convirt.compare import Interval
 Run = Mapping[str, Any]  # a result's JSON
 Column = tuple[str | int, ...]
 
-REFERENCE, BASELINE, DEFAULT = "convirt", "imagenet", "default"
-DIRECTIONS = ("image_image", "text_image")
+REFERENCE, DEFAULT = "convirt", "default"
 HEADS: dict[str, tuple[str, ...]] = {
     "table1": ("protocol", "task", "fraction"),
     "table2": ("direction", "k"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convirt.errors import InputError
-from convirt.summary import FEW, comparisons, key_of, matrix_keys, run_key
+from convirt.summary import DIRECTIONS, FEW, comparisons, key_of, matrix_keys, run_key
 from stages import _table_inputs as inputs
 from stages._results import require_keys, there
 from stages._table_inputs import Found
@@ -76,9 +76,7 @@ def gather(stage: Stage) -> Measured:
     varied = {v: inputs.json(stage, *inputs.search(v, "vary-retrieve")) for v in own.variants}
     leads, efficiency, probe_leads = _paired(stage, runs, probes)
     cells = tables.transfer_cells(runs, leads)
-    found = inputs.queries(stage, searches, "retrieve") | inputs.queries(
-        stage, varied, "vary-retrieve"
-    )
+    found = inputs.queries(stage, searches) | inputs.queries(stage, varied)
     cells += _retrieval_cells(stage, searches, found)
     cells += tables.image_only_cells(cells)
     cells += _setting_cells(stage, cells, probes, probe_leads, varied, found)
@@ -138,9 +136,9 @@ def _difference(stage: Stage, ours: Found, theirs: Found) -> Interval:
     keys = [key_of(ours), key_of(theirs)]
     a, b = (
         pd.read_parquet(
-            there(stage.root, f"models/finetune/{key}/predictions.parquet", f"finetune@{key}")
+            there(stage.root, f"models/finetune/{key}/predictions.parquet", run["made_by"])
         )
-        for key in keys
+        for key, run in zip(keys, (ours, theirs), strict=True)
     )
     try:
         found = paired_difference(a, b, ours["metric"], p.finetune.bootstrap, p.seed)
@@ -149,7 +147,7 @@ def _difference(stage: Stage, ours: Found, theirs: Found) -> Interval:
             " and ".join(f"models/finetune/{key}" for key in keys),
             "predictions of the same test images",
             str(error),
-            f"dvc repro -f finetune@{keys[0]} finetune@{keys[1]}",
+            f"dvc repro -f {ours['made_by']} {theirs['made_by']}",
         ) from error
     return Interval(found.value, found.low, found.high)
 
@@ -158,7 +156,7 @@ def _difference(stage: Stage, ours: Found, theirs: Found) -> Interval:
 def _retrieval_cells(
     stage: Stage, searches: Mapping[str, Found], found: Mapping[tuple[str, str], Queries]
 ) -> list[Cell]:
-    from convirt.tables import DIRECTIONS, REFERENCE, retrieval_cell
+    from convirt.tables import REFERENCE, retrieval_cell
 
     cells = []
     for system, search in searches.items():
@@ -186,15 +184,17 @@ def _precision(
     def of(name: str) -> Any:
         where = f"data/retrieval/{name}/rankings.parquet"
         search = searches[name]
-        require_keys(search[direction], {f"p_at_{k}"}, search["source"], "retrieve")
-        return precision(found[name, direction], k, search[direction][f"p_at_{k}"], where)
+        made_by = search["made_by"]
+        require_keys(search[direction], {f"p_at_{k}"}, search["source"], made_by)
+        stated = search[direction][f"p_at_{k}"]
+        return precision(found[name, direction], k, stated, where, made_by)
 
     own = of(system)
     lead = None
     if system != against and (against, direction) in found:
         if found[against, direction].names != found[system, direction].names:
             where = f"data/retrieval/{against} and {system}"
-            hint = "dvc repro -f retrieve"
+            hint = f"dvc repro -f {searches[against]['made_by']} {searches[system]['made_by']}"
             raise InputError(where, "the same queries in the same order", "others", hint)
         lead = interval(of(against) - own, *draws)
     return interval(own, *draws), lead
@@ -216,7 +216,7 @@ def _setting_cells(
     found: Mapping[tuple[str, str], Queries],
 ) -> list[Cell]:
     """Table 4: the default, where it was measured, and every variant."""
-    from convirt.tables import DEFAULT, DIRECTIONS, retrieval_cell, setting_cell, transfer_cells
+    from convirt.tables import DEFAULT, retrieval_cell, setting_cell, transfer_cells
 
     own = stage.params.ablation
     if not own.variants:

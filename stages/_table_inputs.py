@@ -27,9 +27,10 @@ CORRELATION = ("objective", "score", "states", "pearson", "spearman", "paper")
 
 
 def json(stage: Stage, name: str, made_by: str, keys: set[str]) -> Found:
+    """A result, with the file it stands in (`source`) and the DVC stage that makes it."""
     value = read_json(stage.root, name, made_by)
     require_keys(value, keys, name, made_by)
-    return {**value, "source": name}
+    return {**value, "source": name, "made_by": made_by}
 
 
 def run(stage: Stage, key: str, made_by: str) -> Found:
@@ -45,22 +46,21 @@ def search(system: str, made_by: str) -> tuple[str, str, set[str]]:
     return f"metrics/retrieval/{system}.json", f"{made_by}@{system}", {"system", "provenance"}
 
 
-def queries(
-    stage: Stage, searches: Mapping[str, Found], made_by: str
-) -> dict[tuple[str, str], Queries]:
+def queries(stage: Stage, searches: Mapping[str, Found]) -> dict[tuple[str, str], Queries]:
     """By system and direction what each query found."""
     import pandas as pd
 
     from convirt.compare import queries
-    from convirt.tables import DIRECTIONS
+    from convirt.summary import DIRECTIONS
 
     found = {}
     for system, search in searches.items():
         name = f"data/retrieval/{system}/rankings.parquet"
-        table = pd.read_parquet(there(stage.root, name, f"{made_by}@{system}"))
+        made_by = search["made_by"]
+        table = pd.read_parquet(there(stage.root, name, made_by))
         for direction in DIRECTIONS:
             if direction in search:
-                found[system, direction] = queries(table, direction, name)
+                found[system, direction] = queries(table, direction, name, made_by)
     return found
 
 

@@ -69,7 +69,7 @@ def check(cell: str = CELL, jobs: int = JOBS) -> None:
         source = cells[0]["source"]
         (copy / source).unlink(missing_ok=True)  # so that DVC makes it again
         _reproduce(copy, [stage_of(copy, source)], jobs)
-        result = read_json(copy, source, source)
+        result = read_json(copy, source, stage_of(copy, source))
     same = True
     for known in cells:
         column = ", ".join(f"{key} {value}" for key, value in known["column"].items())

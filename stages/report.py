@@ -183,7 +183,7 @@ def _write(results: Results, curves: Mapping[str, pd.DataFrame], metrics: Path) 
     from convirt.summary import efficiency_rows, retrieval_rows
 
     efficiency = efficiency_rows(results.runs)
-    retrieval = retrieval_rows(results.summary["retrieval"])
+    retrieval = retrieval_rows(results.summary.get("retrieval", {}))
     tasks = {run["task"]: data_name([run["task"]], results.made_up) for run in results.runs}
     with fresh_directory(metrics / "figures") as folder:
         (folder / "loss").mkdir()

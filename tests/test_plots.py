@@ -54,9 +54,7 @@ def retrieval_rows() -> list[dict[str, Any]]:
 
 def sheet() -> Figure:
     images = [np.full((8, 6 + i), 30 * i, np.uint8) for i in range(5)]
-    return plots.contact_sheet(
-        images, list("abcde"), 3, [plots.GREEN, None, None, None, plots.BLUE]
-    )
+    return plots.contact_sheet(images, list("abcde"), 3)
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
@@ -133,10 +131,10 @@ def test_retrieval_shows_chance_and_hatches_the_paper() -> None:
     assert bars == {"ConVIRT, made-up data": None, "ConVIRT, paper (CheXpert 8x200)": "///"}
 
 
-def test_contact_sheet_fills_rows_and_frames() -> None:
+def test_contact_sheet_fills_rows() -> None:
     figure = sheet()
     assert [axes.get_title() for axes in figure.axes] == ["a", "b", "c", "d", "e", ""]
-    assert [axes.spines["left"].get_visible() for axes in figure.axes][:5] == [1, 0, 0, 0, 1]
+    assert [len(axes.get_images()) for axes in figure.axes] == [1, 1, 1, 1, 1, 0]
     with pytest.raises(ValueError, match="as many titles as images"):
         plots.contact_sheet([np.zeros((4, 4), np.uint8)], [], 3)
 

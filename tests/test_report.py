@@ -225,6 +225,13 @@ def test_a_broken_result_is_refused(report: Report, tmp_path: Path, text: str, f
     assert "dvc repro -f finetune@rsna-convirt-10-finetune" in result.output
 
 
+def test_nothing_is_searched(report: Report, tmp_path: Path) -> None:
+    result = report(**{"retrieval.systems": []})
+    assert result.exit_code == 0, result.output
+    assert "retrieval" not in summary(tmp_path)
+    assert not (tmp_path / "metrics/figures/retrieval.png").exists()
+
+
 def test_the_result_of_another_run_is_refused(report: Report, tmp_path: Path) -> None:
     folder = tmp_path / "metrics/finetune"
     shutil.copy(folder / "rsna-imagenet-10-finetune.json", folder / "rsna-convirt-10-finetune.json")

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,34 @@ def test_rankings_of_another_run_are_refused(
     _, result = small(stale)
     assert result.exit_code == 1
     assert "Precision@10" in result.output
+    assert "dvc repro -f retrieve@convirt" in result.output
+
+
+def test_a_broken_result_of_a_variant_names_its_stage(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world, folder := tmp_path / "world")
+    data = read_yaml(world / "params.yaml")
+    probe = folder / "models/finetune/rsna-tau-1-1-linear/predictions.parquet"
+    whole = pd.read_parquet(probe)
+    probe.unlink()
+    assert "dvc repro vary-probe@tau-1\n" in run(folder, data).output
+    whole.iloc[:-1].to_parquet(probe)
+    told = "dvc repro -f finetune@rsna-convirt-1-linear vary-probe@tau-1\n"
+    assert told in run(folder, data).output
+    whole.to_parquet(probe)
+    rankings = folder / "data/retrieval/tau-1/rankings.parquet"
+    pd.read_parquet(rankings).iloc[:-1].to_parquet(rankings)
+    assert "dvc repro -f vary-retrieve@tau-1\n" in run(folder, data).output
+
+
+def test_table_4_of_another_objective_bears_its_name() -> None:
+    columns = {"rsna_linear_1": ("RSNA", "linear, 1%")}
+    ours = [cell("default", 0.5), cell("tau-1", 0.4)]
+    ours = [replace(one, table="table4", column=("rsna_linear_1",)) for one in ours]
+    grid = table_layout.settings(ours, columns, "siglip")
+    assert [row[0] for row in grid.rows] == ["SigLIP (default)", "τ = 1"]
+    assert not grid.notes and "SigLIP" in grid.title
+    grid = table_layout.settings(ours, columns)
+    assert grid.rows[0][0] == "ConVIRT (default)" and grid.notes
 
 
 def test_images_of_patients_stay_out_of_metrics(
@@ -282,15 +311,15 @@ def rankings() -> pd.DataFrame:
 
 
 def test_precision_of_each_query_though_two_have_one_name() -> None:
-    found = compare.queries(rankings(), "text_image", "x")
+    found = compare.queries(rankings(), "text_image", "x", "retrieve@s")
     assert found.names == ("same", "same", "other")
-    assert compare.precision(found, 2, 0.5, "x").tolist() == [0.5, 0.0, 1.0]
-    with pytest.raises(InputError, match="depth 3"):
-        compare.precision(found, 5, 0.5, "x")
+    assert compare.precision(found, 2, 0.5, "x", "retrieve@s").tolist() == [0.5, 0.0, 1.0]
+    with pytest.raises(InputError, match=r"(?s)depth 3.*retrieve@s"):
+        compare.precision(found, 5, 0.5, "x", "retrieve@s")
     with pytest.raises(InputError, match="one block of ranks"):
-        compare.queries(rankings().iloc[:-1], "text_image", "x")
+        compare.queries(rankings().iloc[:-1], "text_image", "x", "retrieve@s")
     with pytest.raises(InputError, match="one block of ranks"):
-        compare.queries(rankings(), "image_image", "x")
+        compare.queries(rankings(), "image_image", "x", "retrieve@s")
 
 
 def test_interval_of_a_mean() -> None:
