@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 
@@ -111,12 +110,9 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
         table.to_parquet(temporary, index=False, compression="zstd")
 
 
-def write_npy(path: Path, array: np.ndarray) -> None:
-    """Write one NumPy array; object arrays (pickle) are refused."""
-    import numpy as np
-
-    with atomic(path) as temporary, temporary.open("wb") as handle:
-        np.save(handle, array, allow_pickle=False)
+def sha256_of_folder(folder: Path) -> str:
+    """Hex digest over the contents of all files below `folder`, in the order of their paths."""
+    return sha256(*sorted(path for path in folder.rglob("*") if path.is_file()))
 
 
 def sha256(*paths: Path) -> str:

@@ -7,6 +7,7 @@ the only reading that gives the encoders without one a row in its Table 2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from convirt.image_encoder import ImageConfig, encoded
 from convirt.pair_encoder import PairEncoder
 from convirt.retrieval import Ranker, Retrieval, retrieve
 from convirt.store import Store
+
+SENTENCES = 256  # encoded at a time: memory does not grow with the number of queries
 
 
 class Search(NamedTuple):
@@ -106,8 +109,19 @@ def search(
         device = next(pair.parameters()).device
         with torch.inference_mode():
             v = pair.project_image(torch.from_numpy(h[parts.candidates]).to(device)).cpu().numpy()
-            u = pair.project_text(pair.encode_sentences(sentences)).cpu().numpy()
+            u = np.concatenate(
+                [
+                    _projected(pair, sentences[first : first + SENTENCES])
+                    for first in range(0, len(sentences), SENTENCES)
+                ]
+            )
         labels = parts.texts["label"].to_numpy(str)
         found = retrieve(u, v, labels, candidate_labels, ks, approximate)
         searches.append(Search("text_image", sentences, labels, found))
     return searches
+
+
+def _projected(pair: PairEncoder, sentences: Sequence[str]) -> np.ndarray:
+    """Their u, (N, dim) float32."""
+    u: np.ndarray = pair.project_text(pair.encode_sentences(sentences)).cpu().numpy()
+    return u

@@ -80,10 +80,10 @@ def main(
             checkpoint.save_safetensors(out / "embeddings.safetensors", {"h": torch.from_numpy(h)})
         pretrained = None if system in p.model.baselines else p.retrieval.corpus
         about = {"system": system, "dataset": p.retrieval.dataset, "corpus": pretrained}
-        made_by = stage.provenance({"store": store.meta["digest"]})
+        inputs = {"store": store.meta["digest"], "encoder": files.sha256_of_folder(folder)}
         files.write_json(
             stage.root / "metrics" / "retrieval" / f"{system}.json",
-            {**about, **_metrics(parts, searches), "provenance": made_by},
+            {**about, **_metrics(parts, searches), "provenance": stage.provenance(inputs)},
         )
         for search in searches:
             scores = [f"P@{k} {value:.3f}" for k, value in search.result.precision.items()]

@@ -92,7 +92,7 @@ def main(
         inputs = {
             "task": labels.meta["digest"],
             "retrieval": found.meta["digest"],
-            "encoder": files.sha256(*sorted(q for q in final.rglob("*") if q.is_file())),
+            "encoder": files.sha256_of_folder(final),
             "kept": files.sha256(*(state.path for state in states)),
         }
         rows: list[dict[str, Any]] = []

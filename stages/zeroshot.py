@@ -73,11 +73,7 @@ def main(
             hint = "name an objective that has one, such as convirt"
             raise InputError(folder, "a text encoder", "an image encoder only", hint)
         pair = load_pair_encoder(folder).to(p.compute.device)
-        weights = ("config.json", "image_encoder.safetensors", "projections.safetensors")
-        inputs = {
-            "store": store.meta["digest"],
-            "encoder": files.sha256(*(folder / name for name in weights)),
-        }
+        inputs = {"store": store.meta["digest"], "encoder": files.sha256_of_folder(folder)}
         prompts = {
             label: Prompts(own.positive, own.negative)
             for label, own in p.zeroshot.prompts[task].items()
@@ -107,7 +103,7 @@ def main(
                 "corpus": spec.corpus,
                 "metric": spec.metric,
                 "unit": spec.unit,
-                **metrics.told(result, p.finetune.bootstrap),
+                **metrics.as_json(result, p.finetune.bootstrap),
                 "n_test": len(test.rows),
                 "provenance": stage.provenance(inputs),
             },

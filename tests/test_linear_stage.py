@@ -99,7 +99,7 @@ def test_images_of_no_split_are_left_out(work: Path) -> None:
     extra = records.iloc[:3].assign(split="none", image=["a", "b", "c"])
     files.write_parquet(path, pd.concat([extra, records], ignore_index=True))
     images = np.load(work / "data/stores/rsna/images.npy")
-    files.write_npy(work / "data/stores/rsna/images.npy", np.concatenate([images[:3], images]))
+    np.save(work / "data/stores/rsna/images.npy", np.concatenate([images[:3], images]))
     meta = json.loads((work / "data/stores/rsna/store.json").read_text())
     files.write_json(
         work / "data/stores/rsna/store.json", meta | {"images": n + 3, "digest": "other"}

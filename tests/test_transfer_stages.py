@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch
 from conftest import set_key
 from typer.testing import CliRunner, Result
 
-from convirt import files, image_encoder, metrics, pair_encoder, text_encoder, transfer
+from convirt import files, image_encoder, metrics, pair_encoder, search, text_encoder, transfer
+from convirt.pair_encoder import PairEncoder
 from stages import finetune, retrieve
 from stages._stage import Stage
 
@@ -26,7 +27,8 @@ KEY = "-".join(RUN)
 def write_store(root: Path, name: str, records: pd.DataFrame, images: np.ndarray) -> Path:
     """A store as preprocess leaves it, as far as these stages read it."""
     folder = root / "data" / "stores" / name
-    files.write_npy(folder / "images.npy", images)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "images.npy", images)
     files.write_parquet(folder / "records.parquet", records)
     kind = "retrieval" if "role" in records else "labels"
     meta = {"format": 1, "images": len(images), "size": SIDE, "kind": kind, "digest": name}
@@ -326,6 +328,37 @@ def test_retrieve_by_an_index_tells_its_recall(
         assert found[direction] == exact[direction]
     assert set(found) == set(exact)
     assert table.read_bytes() == rankings
+
+
+def test_sentences_are_encoded_some_at_a_time(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranked = pair / "data/retrieval/convirt/rankings.parquet"
+    numbers = pair / "metrics/retrieval/convirt.json"
+    assert run("convirt", stage=retrieve).exit_code == 0
+    before = ranked.read_bytes(), numbers.read_bytes()
+    sizes: list[int] = []
+    whole = PairEncoder.encode_sentences
+
+    def counted(self: PairEncoder, sentences: Sequence[str]) -> torch.Tensor:
+        sizes.append(len(sentences))
+        return whole(self, sentences)
+
+    monkeypatch.setattr(search, "SENTENCES", 1)
+    monkeypatch.setattr(PairEncoder, "encode_sentences", counted)
+    assert run("convirt", stage=retrieve).exit_code == 0
+    assert sizes == [1, 1]
+    assert (ranked.read_bytes(), numbers.read_bytes()) == before
+
+
+def test_retrieve_names_the_encoder_by_all_of_its_files(pair: Path) -> None:
+    def digest() -> str:
+        assert run("convirt", stage=retrieve).exit_code == 0
+        found = json.loads((pair / "metrics/retrieval/convirt.json").read_text())
+        return str(found["provenance"]["inputs"]["encoder"])
+
+    before = digest()
+    path = pair / "models/encoders/convirt/chest/text_encoder/config.json"
+    path.write_text(path.read_text() + "\n")
+    assert digest() != before
 
 
 def test_retrieve_without_sentences_measures_images_alone(pair: Path) -> None:
