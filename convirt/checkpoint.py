@@ -40,36 +40,27 @@ def save_safetensors(
         _sort_header(temporary)
 
 
-def load_safetensors(
-    path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
-) -> dict[str, Tensor]:
+def load_safetensors(path: Path) -> dict[str, Tensor]:
     """Read all tensors of a file, onto the CPU.
 
-    Args:
-        path: A safetensors file.
-        shapes: If given, exactly these names and shapes have to be there.
-
     Raises:
-        InputError: The file is missing or corrupt, or names or shapes differ from `shapes`.
+        InputError: The file is missing or corrupt.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     _require_file(path)
     try:
-        tensors = load_file(str(path))
+        return load_file(str(path))
     except SafetensorError as error:
         raise InputError(path, "a safetensors file", str(error), "make or fetch it anew") from None
-    if shapes is not None:
-        _require_shapes(path, {name: tuple(t.shape) for name, t in tensors.items()}, shapes)
-    return tensors
 
 
 def load_into(module: nn.Module, path: Path) -> None:
     """Fill a module with the weights of a file, all of them and nothing else.
 
     Raises:
-        InputError: As in `load_safetensors`; the message names the tensors at fault.
+        InputError: As in `load_safetensors` and `fill`.
     """
     fill(module, load_safetensors(path), path)
 
@@ -78,7 +69,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Fill a module with tensors that came from `path`, all of them and nothing else.
 
     Raises:
-        InputError: A tensor is missing, unexpected or of another shape.
+        InputError: A tensor is missing, unexpected or of another shape; the message names it.
     """
     own = module.state_dict()
     _require_shapes(path, _shapes(tensors), _shapes(own))
@@ -236,13 +227,13 @@ def load_state(folder: Path, name: str = STATE) -> tuple[dict[str, Tensor], dict
     return tensors, _parsed(path, told)
 
 
-def read_state(folder: Path, name: str = STATE) -> dict[str, Any] | None:
+def read_state(folder: Path) -> dict[str, Any] | None:
     """The state in `folder` without its tensors, which may be gigabytes; None if there is none.
 
     Raises:
         InputError: As `load_state`.
     """
-    path = folder / name
+    path = folder / STATE
     return _parsed(path, _told(path)) if path.exists() else None
 
 

@@ -14,7 +14,8 @@ from convirt.text_encoder import Packing, TextEncoder
 class FrozenText:
     """Outputs of the frozen half, kept after the first call when `keep` is set.
 
-    A kept output is what a computed one would be, up to the rounding of other company in a batch.
+    A kept output is what a computed one would be, up to rounding, which depends on
+    what else is in the batch.
 
     Args:
         encoder: Its `lower` is the frozen half.
@@ -42,9 +43,9 @@ class FrozenText:
 
     def __call__(self, rows: np.ndarray) -> tuple[Tensor, Packing]:
         """Hidden states (T, width) of some sentences, and where their tokens lie."""
-        return self.hidden(*self.told(rows))
+        return self.hidden(*self.step_inputs(rows))
 
-    def told(self, rows: np.ndarray) -> tuple[Tensor, Packing]:
+    def step_inputs(self, rows: np.ndarray) -> tuple[Tensor, Packing]:
         """The CPU's part of it: what `hidden` is given, on the encoder's device."""
         tokens, mask = self.sentences.batch(rows, max(self.buckets, 1))
         # taken from the mask while that is on the CPU: a GPU would be waited for

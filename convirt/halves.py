@@ -29,7 +29,8 @@ T = TypeVar("T")
 class Halves:
     """The gradient of a batch, its halves side by side.
 
-    Torch's generator is one for all threads, so that draws of both halves would come in no order.
+    All threads share one generator of torch, so draws of both halves would interleave in no certain
+    order.
     The first batch shows whether all halves but the last draw nothing; if one does, they are taken
     one after the other as they always were.
     """

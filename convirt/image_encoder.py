@@ -181,10 +181,9 @@ def _load_in_order(model: nn.Module, path: Path, name: str) -> None:
     """
     tensors = _read_weights(path)
     own = model.state_dict()
+    hint = f"set model.image.weights to weights of this architecture, which {name} are not"
     if len(own) != len(tensors):
-        raise InputError(
-            path, f"{len(own)} tensors", f"{len(tensors)}", f"other weights than {name}"
-        )
+        raise InputError(path, f"{len(own)} tensors", f"{len(tensors)}", hint)
     pairs = zip(own.items(), tensors.items(), strict=True)
     for (key, mine), (other, theirs) in pairs:
         if mine.shape != theirs.shape or key.rsplit(".", 1)[1] != other.rsplit(".", 1)[1]:
@@ -192,7 +191,7 @@ def _load_in_order(model: nn.Module, path: Path, name: str) -> None:
                 path,
                 f"{key} {tuple(mine.shape)}",
                 f"{other} {tuple(theirs.shape)}",
-                f"other weights than {name}",
+                hint,
             )
     model.load_state_dict(dict(zip(own, tensors.values(), strict=True)))
 

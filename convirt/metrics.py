@@ -158,7 +158,7 @@ class Estimate:
     over_repeats: Spread | None
 
 
-def told(result: Estimate, resamples: int) -> dict[str, Any]:
+def as_json(result: Estimate, resamples: int) -> dict[str, Any]:
     """An estimate for a JSON file, with a sentence on how each interval was made."""
     count = len(result.repeats)
     way = f"95% bootstrap interval, {resamples} resamples of the test patients"

@@ -29,7 +29,7 @@ def count() -> int:
     return dist.get_world_size() if dist.is_initialized() and not _by_itself else 1
 
 
-def number() -> int:
+def rank() -> int:
     """Which of them this is; number 0 is the one that writes."""
     return dist.get_rank() if dist.is_initialized() else 0
 
@@ -86,7 +86,7 @@ def part(size: int) -> slice:
             "params.yaml: train.batch_size", f"a multiple of {count()} processes", str(size), hint
         )
     own = size // count()
-    return slice(number() * own, (number() + 1) * own)
+    return slice(rank() * own, (rank() + 1) * own)
 
 
 def gather(x: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(parts).to(x.dtype)
 
 
-def of_first(x: Tensor) -> Tensor:
+def broadcast(x: Tensor) -> Tensor:
     """What the first process has; shape and type have to be the same everywhere."""
     if count() == 1:
         return x
@@ -115,7 +115,7 @@ def of_first(x: Tensor) -> Tensor:
     return sent
 
 
-def told_by_first(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """A value of the first process, such as a text or a dictionary; others pass anything."""
     if count() == 1:
         return value
@@ -136,10 +136,10 @@ def mean(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def any_of(answer: bool) -> bool:
     """Whether any process says yes; nobody goes on before all have answered."""
-    return least(-int(answer)) < 0
+    return minimum(-int(answer)) < 0
 
 
-def least(value: int) -> int:
+def minimum(value: int) -> int:
     """The smallest of the processes' values."""
     if count() == 1:
         return value
@@ -149,7 +149,7 @@ def least(value: int) -> int:
     return int(found)
 
 
-def together(model: nn.Module, device: torch.device, averaging: bool = True) -> nn.Module:
+def data_parallel(model: nn.Module, device: torch.device, averaging: bool = True) -> nn.Module:
     """`model` with gradients that are averaged over the processes; alone it stays as it is.
 
     On GPUs BatchNorm takes its statistics over the whole batch, as one process would; torch has

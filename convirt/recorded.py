@@ -73,15 +73,15 @@ class Recorder:
         Returns:
             The loss, detached, and what the objective logs; both are overwritten by the next step.
         """
-        told = self.objective.told(inputs.batch)
-        given = (*inputs.views, *told)
+        more = self.objective.step_inputs(inputs.batch)
+        given = (*inputs.views, *more)
         shapes = tuple(x.shape for x in given)
         if shapes not in self._known:
             self._known[shapes] = None
             with self._camera.aside(), warnings.catch_warnings():
                 # that Adam could do with less where nothing is recorded: it soon is
                 warnings.filterwarnings("ignore", message="This instance was constructed with cap")
-                return self._step(replace(inputs, told=told))
+                return self._step(replace(inputs, more=more))
         recording = self._known[shapes] or self._record(inputs, given)
         self._known[shapes] = recording
         for own, x in zip(recording.given, given, strict=True):

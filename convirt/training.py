@@ -212,10 +212,10 @@ def pretrain(
         chunks.require_divisible(objective)
     if config.graphs:
         recorded.require_recordable(objective, config)
-    model = processes.together(objective, where, averaging=not in_chunks)
+    model = processes.data_parallel(objective, where, averaging=not in_chunks)
     if config.compile:
         objective.compile_encoders(config)
-    first_process = processes.number() == 0
+    first_process = processes.rank() == 0
     autocast = autocast_of(where, config.precision)
     halves = side_by_side(objective, where, config)
     trained = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
@@ -261,7 +261,7 @@ def pretrain(
             checkpoint.save_safetensors(scratch / KEPT.format(progress.step), _own(objective))
         return values
 
-    objective.train()  # here and after validations: each time it tells hundreds of modules
+    objective.train()  # here and after validations: it walks through hundreds of submodules
     if progress.step % config.eval_every == 0 and not _evaluated(progress):
         evaluate()  # where it starts from, or was stopped
 
@@ -269,9 +269,9 @@ def pretrain(
         waited += wait
         recorded.set_rate(optimiser, learning_rate(config, step, steps, progress.decays))
         # the first process has the key that one alone has
-        key = (step, processes.number()) if processes.number() else (step,)
+        key = (step, processes.rank()) if processes.rank() else (step,)
         if in_chunks:
-            seed = partial(_seed, where, config.seed, step, processes.number())
+            seed = partial(_seed, where, config.seed, step, processes.rank())
             loss, logs = chunks.backward(objective, inputs, config.chunk, seed, autocast)
             processes.average(p for _, p in trained)
         elif halves:
@@ -309,7 +309,7 @@ def pretrain(
                 progress.sums[name] = float(value)
             status["loss"] = progress.sums["train_loss"] / progress.count
             if not math.isfinite(status["loss"]):
-                began_at = processes.least(int(broken))
+                began_at = processes.minimum(int(broken))
                 raise _not_finite(corpus, config, began_at, status["loss"])
         if leaving:  # the next run evaluates what is due here
             leave()
@@ -349,10 +349,10 @@ def _evaluate(
     """Validate, add a row to the history, and tell whether this is the best so far."""
     objective.eval()
     found: dict[str, float] | None = None
-    if processes.number() == 0:
+    if processes.rank() == 0:
         with suppress(StoppedError), autocast(), processes.alone():
             found = objective.validate(_until(stop, feed.validation()))
-    values = processes.told_by_first(found)
+    values = processes.broadcast_object(found)
     if values is None:
         raise StoppedError
     for value in values.values():
@@ -596,7 +596,7 @@ def _require_same(state: dict[str, Any] | None, scratch: Path | None) -> None:
     Another number draws other dropout and normalises other parts: another run.
     """
     step = None if state is None else state["step"]
-    first = processes.told_by_first(step)
+    first = processes.broadcast_object(step)
     if step != first:
         raise InputError(
             scratch or "",

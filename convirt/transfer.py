@@ -79,7 +79,7 @@ def score(model: nn.Module, source: Source, recipe: Recipe) -> Score:
 
 # ------------------------------------------------------------------------------ the loop
 @dataclass(frozen=True)
-class Progress:
+class EpochReport:
     """What the callback is told after each epoch; the head-only phase is epoch 0."""
 
     epoch: int
@@ -103,7 +103,7 @@ def transfer(
     train: Source,
     val: Source,
     recipe: Recipe,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[EpochReport], None] = lambda epoch: None,
     scratch: Path | None = None,
 ) -> Outcome:
     """Train `model` in place and leave it in its best validated state.
@@ -173,7 +173,7 @@ def transfer(
         at = plan(history, recipe)[0]
         if at == len(history) - 1:
             best = _snapshot(model)
-        report(Progress(epoch, lr, train_loss, history[-1], at + first))
+        report(EpochReport(epoch, lr, train_loss, history[-1], at + first))
         if time.monotonic() - kept >= KEEP_EVERY:
             keep()
     model.load_state_dict(best)

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from convirt.params import FullProtocol, LinearProtocol, Params, Task
     from convirt.recipe import Recipe
     from convirt.store import Store
-    from convirt.transfer import Classifier, Progress
+    from convirt.transfer import Classifier, EpochReport
     from stages._stage import Stage
 
-    Report = Callable[[Progress], None]
+    Report = Callable[[EpochReport], None]
 
 
 class Protocol(StrEnum):

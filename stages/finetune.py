@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from convirt.image_encoder import ImageConfig
     from convirt.params import Params, Task
     from convirt.store import Store
-    from convirt.transfer import Progress
-    from stages._progress import Progress as Bar
+    from convirt.transfer import EpochReport
+    from stages._progress import Progress
     from stages._protocols import Setting
 
 READS = [
@@ -112,7 +112,7 @@ def main(
                     **facts,
                     "metric": spec.metric,
                     "unit": spec.unit,
-                    **metrics.told(result, p.finetune.bootstrap),
+                    **metrics.as_json(result, p.finetune.bootstrap),
                     **_counts(records, repeats),
                     "provenance": stage.provenance(inputs),
                 },
@@ -161,7 +161,7 @@ def _repeats(
 
 
 def _repeat(
-    stage: Stage, setting: Setting, names: dict[str, Any], scratch: Path, index: int, bar: Bar
+    stage: Stage, setting: Setting, names: dict[str, Any], scratch: Path, index: int, bar: Progress
 ) -> Repeat:
     """One run with its own draw of labels, head and order; taken up where it was cut off."""
     from convirt import labelled, transfer
@@ -178,8 +178,8 @@ def _repeat(
     rows = setting.records.iloc[train.rows]
     train = train.take(labelled.label_subset(rows, spec.labels, names["fraction"], recipe.seed))
 
-    def report(progress: Progress) -> None:
-        bar.update(repeat=index, loss=progress.train_loss, val=progress.val.value)
+    def report(epoch: EpochReport) -> None:
+        bar.update(repeat=index, loss=epoch.train_loss, val=epoch.val.value)
         stage.poll()
 
     facts = {"n_train": len(train.rows)}

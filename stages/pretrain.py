@@ -82,7 +82,7 @@ def _run(
     from convirt.store import Store
 
     p, system = stage.params, variant or objective
-    first = processes.number() == 0
+    first = processes.rank() == 0
     kind = objectives.find(objective)
     provenance.make_deterministic(p.compute.threads, p.seed)
     store = Store.open(stage.root / "data" / "stores" / corpus)
@@ -95,7 +95,7 @@ def _run(
     inputs = {"store": store.meta["digest"]}
     name = f"{system}-{corpus}"
     with stage.scratch(inputs) if first else nullcontext(Path()) as own:
-        scratch = Path(processes.told_by_first(str(own)))
+        scratch = Path(processes.broadcast_object(str(own)))
         done = training.resumed_step(scratch)
         total = training.total_steps(config, data.train.count)
         bar = stage.progress(f"pretrain {name}", total, "steps", done) if first else nullcontext()
@@ -228,6 +228,7 @@ def _keep(folder: Path, scratch: Path, result: Result) -> None:
     """Move the kept states to where they belong, with a list of what they are."""
     import shutil
 
+    from convirt.kept import INDEX
     from convirt.training import KEPT
 
     rows = []
@@ -236,7 +237,7 @@ def _keep(folder: Path, scratch: Path, result: Result) -> None:
         if source.is_file():
             shutil.copyfile(source, folder / source.name)
             rows.append({"file": source.name, "step": row["step"], "val_loss": row["val_loss"]})
-    files.write_json(folder / "kept.json", {"states": rows})
+    files.write_json(folder / INDEX, {"states": rows})
 
 
 def _metrics(

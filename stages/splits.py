@@ -47,7 +47,7 @@ def main(
         path = out / f"{name}.csv"
         for part, count in drawn.head["splits"].items():
             stage.say(f"{part}: {count['images']} images of {count['patients']} patients")
-        for note in tables.funnel.told():
+        for note in tables.funnel.note_lines():
             stage.say(f"note: {note}", style="yellow")
         if write:
             split_lists.write(path, drawn)

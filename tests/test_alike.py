@@ -19,7 +19,7 @@ def notes(*patients: tuple[str, str]) -> list[str]:
     """What is noted of patients and their splits."""
     funnel = Funnel()
     alike.note_patients(pd.DataFrame(patients, columns=["patient", "split"]), funnel)
-    return funnel.told()
+    return funnel.note_lines()
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_own_lists_are_looked_through(tmp_path: Path, name: str) -> None:
     raw.write(tmp_path / f"{name}.csv", "\n".join([f"image,{label},patient,split", *rows]))
     tables = registry.read(name, tmp_path, Split(0), {})
     assert tables.funnel.to_dict()["notes"] == [f"1 {alike.PERSONS}"]  # is committed: no ids
-    assert "`007` (train) and `7` (test)" in tables.funnel.told()[0]
+    assert "`007` (train) and `7` (test)" in tables.funnel.note_lines()[0]
     assert len(tables.images) == 3
 
 
@@ -74,7 +74,7 @@ def pack(root: Path, out: Path, splits: str = "train train test") -> Funnel:
 def test_a_picture_of_two_patients_in_two_splits(tmp_path: Path) -> None:
     funnel = pack(tmp_path / "raw", tmp_path / "store")
     assert funnel.to_dict()["notes"] == [f"1 {alike.PICTURES}"]
-    assert funnel.told()[0].endswith("; for example `a.png` (train) and `c.png` (test)")
+    assert funnel.note_lines()[0].endswith("; for example `a.png` (train) and `c.png` (test)")
     assert funnel.images.kept == 3  # nothing is dropped for it
 
 

@@ -267,11 +267,11 @@ def test_paired_repeats_equal_the_slow_ones(mine: int, theirs: int) -> None:
 
 
 def test_an_estimate_tells_how_its_intervals_were_made() -> None:
-    said = metrics.told(metrics.estimate(repeated(3), "auroc", 20, 0), 20)
+    said = metrics.as_json(metrics.estimate(repeated(3), "auroc", 20, 0), 20)
     assert json.loads(json.dumps(said)) == said
     assert "20 resamples of the test patients and of the 3 repeats" in said["how"]
     assert "2 degrees of freedom" in said["over_repeats"]["how"]
-    one = metrics.told(metrics.estimate(repeated(1), "auroc", 20, 0), 20)
+    one = metrics.as_json(metrics.estimate(repeated(1), "auroc", 20, 0), 20)
     assert one["over_repeats"] is None and one["how"].endswith("one repeat")
 
 

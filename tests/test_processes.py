@@ -83,16 +83,16 @@ def test_every_objective_is_tried() -> None:
 def test_alone_nothing_happens() -> None:
     x = torch.arange(6.0).view(3, 2)
     assert processes.count() == 1
-    assert processes.number() == 0
+    assert processes.rank() == 0
     assert processes.gather(x) is x
-    assert processes.of_first(x) is x
-    assert processes.told_by_first("a") == "a"
+    assert processes.broadcast(x) is x
+    assert processes.broadcast_object("a") == "a"
     assert processes.mean({"loss": x[0, 0]}) == {"loss": x[0, 0]}
     assert processes.any_of(True) and not processes.any_of(False)
-    assert processes.least(7) == 7
+    assert processes.minimum(7) == 7
     assert processes.part(8) == slice(0, 8)
     module = torch.nn.Linear(2, 2)
-    assert processes.together(module, torch.device("cpu")) is module
+    assert processes.data_parallel(module, torch.device("cpu")) is module
 
 
 def test_batch_that_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:

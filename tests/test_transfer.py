@@ -341,7 +341,7 @@ def test_it_learns(protocol: str, kind: str) -> None:
     recipe = replace(RECIPE, protocol=protocol, kind=kind, metric=metric, lr=0.02, max_epochs=15)
     images = split(90, 0, labels), split(45, 1, labels, patients=False), split(45, 2, labels)
     model, (train, val, test) = ready(recipe, *images, labels=labels)
-    told: list[transfer.Progress] = []
+    told: list[transfer.EpochReport] = []
     outcome = transfer.transfer(model, train, val, recipe, told.append)
     assert transfer.score(model, test, recipe).value > 0.9
     assert told[-1].train_loss < told[0].train_loss
@@ -372,7 +372,7 @@ def test_the_head_only_state_is_a_candidate() -> None:
 
 def test_it_stops_when_validation_is_flat() -> None:
     recipe = replace(RECIPE, protocol="linear", lr=1e-30, stop=2, patience=1, max_epochs=50)
-    told: list[transfer.Progress] = []
+    told: list[transfer.EpochReport] = []
     model, (train, val) = ready(recipe, split(20, 0), split(20, 1))
     outcome = transfer.transfer(model, train, val, recipe, told.append)
     assert outcome.epochs == 3 and outcome.best_epoch == 1
@@ -410,7 +410,7 @@ def test_killed_and_resumed_gives_the_same_bytes(
     train, val = ready(recipe, split(40, 0), split(20, 1))[1]
     expected = transfer.transfer(whole, train, val, recipe)
 
-    def kill(progress: transfer.Progress) -> None:
+    def kill(progress: transfer.EpochReport) -> None:
         if progress.epoch == when:
             raise KilledError
 

@@ -104,7 +104,7 @@ class Funnel:
             self.notes.append(f"{number} {what}")
             self.examples[self.notes[-1]] = examples
 
-    def told(self) -> list[str]:
+    def note_lines(self) -> list[str]:
         """The notes with their examples."""
         examples = ((note, self.examples.get(note, "")) for note in self.notes)
         return [note + f"; for example {few}" * bool(few) for note, few in examples]

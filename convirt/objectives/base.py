@@ -85,12 +85,12 @@ class Inputs:
             N drawn studies, transformed anew for each view. In validation a single view is the
             whole film; several are drawn once and stay the same.
         batch: Which studies, images and sentences these are.
-        told: What `Objective.told` made of the batch; None where it was not asked.
+        more: What `Objective.step_inputs` made of the batch; None where it was not asked.
     """
 
     views: tuple[Tensor, ...]
     batch: Batch
-    told: tuple[Tensor, ...] | None = None
+    more: tuple[Tensor, ...] | None = None
 
     def part(self, rows: slice) -> Inputs:
         """Those of some pairs."""
@@ -113,8 +113,8 @@ class Objective(nn.Module):
         views: Transformed views of each film that a step is given.
         criterion: Which value of `validate` chooses the best state.
         larger_is_better: Whether a high criterion is good.
-        recordable: Whether `forward` computes on the device alone, from the views and what `told`
-            made of the batch, so that a step can be recorded (`convirt.recorded`).
+        recordable: Whether `forward` computes on the device alone, from the views and what
+            `step_inputs` made of the batch, so that a step can be recorded (`convirt.recorded`).
         image_encoder: The image encoder f_v, which this is all about.
     """
 
@@ -133,7 +133,7 @@ class Objective(nn.Module):
         """The loss of a batch, a scalar, and scalars to log beside it, by name."""
         return self.compare(self.embed(inputs), inputs)
 
-    def told(self, batch: Batch) -> tuple[Tensor, ...]:
+    def step_inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """What a recorded step needs to know of a batch beside its images, on the device."""
         return ()
 
@@ -238,14 +238,14 @@ class PairObjective(Objective):
 
     def h_u(self, inputs: Inputs) -> Tensor:
         """The text encoder's output for the sentences of the batch, (N, width)."""
-        if inputs.told is None:
+        if inputs.more is None:
             return self.model.text_encoder.upper(*self._text(inputs.batch.sentences))
-        tokens, mask = inputs.told
+        tokens, mask = inputs.more
         return self.model.text_encoder.upper(*self._text.hidden(tokens, Packing(mask, None, None)))
 
-    def told(self, batch: Batch) -> tuple[Tensor, ...]:
+    def step_inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """Tokens of the sentences or where they are kept, and which of them are padding."""
-        tokens, packing = self._text.told(batch.sentences)
+        tokens, packing = self._text.step_inputs(batch.sentences)
         return tokens, packing.mask
 
     def v(self, inputs: Inputs) -> Tensor:
@@ -318,12 +318,13 @@ def options_of(kind: type[T], parts: Parts) -> T:
 
     def refuse(key: str, found: str) -> InputError:
         return InputError(
-            f"params.yaml: objectives.<name>.options.{key}".rstrip("."),
+            f"params.yaml: objectives.{name}.options.{key}".rstrip("."),
             f"options {', '.join(known) or '(none)'}",
             found,
-            "see the docstring of Options in convirt/objectives/<name>.py",
+            f"see the docstring of Options in convirt/objectives/{name}.py",
         )
 
+    name = kind.__module__.rpartition(".")[2]
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     # as JSON, of which strict mode makes dataclasses and tuples
     told = json.dumps(dict(parts.options))

@@ -101,7 +101,7 @@ class Objective(base.PairObjective):
         own = torch.from_numpy(inputs.batch.sentences)
         rows = processes.gather(sent(own, v.device))
         drawn = sent(partners(len(rows), self.training), v.device)
-        other, mine = processes.of_first(drawn), processes.part(len(rows))
+        other, mine = processes.broadcast(drawn), processes.part(len(rows))
         is_fake = rows != rows[other]
         true = processes.gather(self.judge(v, u))
         fake = processes.gather(self.judge(v, processes.gather(u)[other[mine]]))

@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from convirt import files, labeler, processes
@@ -42,8 +41,6 @@ class Options:
             well enough to be named), `zeros` (absent) or `ignore` (left out of the loss); U-Ones,
             U-Zeroes and U-Ignore of Irvin et al. (2019).
     """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
     vocabulary: dict[str, str] = field(
         default_factory=lambda: {"chest": "chexpert", "bone": "limb"}
