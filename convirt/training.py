@@ -135,9 +135,29 @@ class Result:
 
 
 def total_steps(config: TrainConfig, pairs: int) -> int:
-    """Steps of a run: `evaluations`, or fewer if `max_passes` over the corpus come first."""
+    """Steps of a run: `evaluations`, or fewer if `max_passes` over the corpus come first.
+
+    Always whole evaluations, and at least one of them.
+    """
     limit = config.max_passes * pairs / config.batch_size / config.eval_every
     return config.eval_every * max(1, min(config.evaluations, math.floor(limit)))
+
+
+def doubts(config: TrainConfig, pairs: int) -> Iterator[str]:
+    """What is odd about a run over so many pairs, before it starts; nothing stops for it."""
+    steps = total_steps(config, pairs)
+    passes = steps * config.batch_size / pairs
+    if passes > config.max_passes:
+        yield (
+            f"the run of {steps} steps is {passes:.1f} passes over {pairs} pairs, more than "
+            f"train.max_passes ({config.max_passes}): it is one evaluation at least. "
+            "Lower train.eval_every"
+        )
+    if config.warmup >= steps:
+        yield (
+            f"the rate only rises: train.warmup ({config.warmup}) is not below the {steps} steps "
+            "of the run. Lower it, or raise train.evaluations or train.max_passes"
+        )
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int, decays: int) -> float:

@@ -64,9 +64,11 @@ class Board:
         if self._live is None:
             self.say(f"start {stage}{f' on GPU {slot}' if slot else ''}")
 
-    def done(self, ended: Ended) -> None:
-        """A stage has ended well."""
+    def done(self, ended: Ended, notes: list[str]) -> None:
+        """A stage has ended well, with what it has to say beside."""
         self._ended[ended.stage] = ended
+        for note in notes:
+            self.say(f"{ended.stage}: {note}", style="yellow")
         self.say(f"{ended.stage} {WORDS[ended.outcome]} ({_clock(ended.seconds)}){self._tail()}")
 
     def up_to_date(self, stages: list[str]) -> None:

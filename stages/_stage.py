@@ -49,6 +49,7 @@ PARAMS: Path = typer.Option("params.yaml", help="The parameter file.")
 # read, but without effect on outputs: neither digested nor guarded
 FREE = ("compute.workers", "compute.store")
 SCRATCH = ".scratch"
+NOTE = "note: "  # how a line begins that `stages.runs` passes on
 
 
 class StageError(InputError):
@@ -149,6 +150,10 @@ class Stage:
     def say(self, message: str, style: str = "") -> None:
         """Tell the user something, on stderr."""
         self.console.print(Text(message, style=style), soft_wrap=True)
+
+    def note(self, message: str) -> None:
+        """Tell what a user should look at though nothing stops; `stages.runs` repeats it."""
+        self.say(f"{NOTE}{message}", style="yellow")
 
     def _fail(self, error: InputError, cause: BaseException | None = None) -> NoReturn:
         self.say(f"{self.name} failed", style="bold red")

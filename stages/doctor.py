@@ -85,7 +85,7 @@ def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]
         _depends(found, request, params, profile)
         yield found
         if not (STORES / request.name / "store.json").is_file():
-            drawn = sum(params.demo.sets.get(request.name, {}).values())
+            drawn = sum(params.demo.sets.get(set_of(request.root), {}).values())
             counts.append(found.images or drawn)
     model = params.model
     yield preflight.image_weights(model.image.architecture, model.image.weights)
@@ -125,20 +125,29 @@ def requests(params: Params) -> Iterator[Request]:
 
 def made_by(text: str, sets: Iterable[str]) -> str | None:
     """The command that draws a path, "" if none does although it lies in data/demo, else None."""
+    name = set_of(text)
+    return (f"dvc repro demo@{name}" if name in sets else "") if name else None
+
+
+def set_of(text: str) -> str:
+    """The made-up set that a path lies in, "" if it is none of data/demo."""
     path = Path(os.path.normpath(text))
     if not path.is_relative_to(DEMO) or path == DEMO:
-        return None
-    name = path.relative_to(DEMO).parts[0]
-    return f"dvc repro demo@{name}" if name in sets else ""
+        return ""
+    return path.relative_to(DEMO).parts[0]
 
 
 def uses(params: Params, name: str) -> Iterator[Use]:
-    """What names a set: corpora, tasks of the matrix, the retrieval."""
+    """What names a set: corpora, tasks of any kind of transfer, the retrieval."""
     from convirt.datasets.request import Use
 
+    own = params.ablation
+    varied = [own.task] if own.variants or own.trajectory else []
     if name in params.corpora:
         yield Use("corpora", "pairs")
-    if name in params.matrix.task:
+    if name in params.zeroshot.task and name not in (*params.matrix.task, *varied):
+        yield Use(f"tasks.{name}", "labels", params.tasks[name].labels, ("test",))
+    if name in (*params.matrix.task, *varied):
         yield Use(f"tasks.{name}", "labels", params.tasks[name].labels)
     if params.retrieval.dataset == name:
         yield Use("retrieval", "retrieval")

@@ -115,7 +115,7 @@ def _tell(stage: Stage, name: str, funnel: Funnel, belongs: Belongs) -> None:
         lost = ", ".join(f"{n} {reason}" for reason, n in count["dropped"].items())
         stage.say(f"{what}: {count['in']} in, {count['kept']} kept" + f"; {lost}" * bool(lost))
     for note in funnel.note_lines():
-        stage.say(f"note: {note}", style="yellow")
+        stage.note(note)
 
 
 def _root(text: str) -> Path:

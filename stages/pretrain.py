@@ -88,7 +88,7 @@ def _run(
     store = Store.open(stage.root / "data" / "stores" / corpus)
     config, unrecorded = _config(p, blocks, kind)
     if unrecorded and first:
-        stage.say(f"steps are launched kernel by kernel, not as CUDA graphs: {unrecorded}")
+        stage.note(f"steps are launched kernel by kernel, not as CUDA graphs: {unrecorded}")
     data = _corpus(store)
     data.images = resident.placed(store.images, p.compute.store, p.compute.device)
     model = kind(_parts(p, blocks, config, data, corpus))
@@ -98,6 +98,8 @@ def _run(
         scratch = Path(processes.broadcast_object(str(own)))
         done = training.resumed_step(scratch)
         total = training.total_steps(config, data.train.count)
+        for doubt in training.doubts(config, data.train.count) if first else ():
+            stage.note(doubt)
         bar = stage.progress(f"pretrain {name}", total, "steps", done) if first else nullcontext()
         with bar as progress:
 
@@ -138,6 +140,12 @@ def _run(
         )
         stage.scratch_done()
     stage.say(f"{name}: {result.rate:.3g} pairs/s, {result.waiting:.1%} of it waiting for data")
+    if result.best_step == 0:
+        stage.note(
+            "no state was better than the first, so what is written is the encoder before "
+            f"pretraining. Look at the losses in metrics/pretrain/{name}.csv, then lower train.lr "
+            "or train for longer"
+        )
 
 
 NOT_SHOWN = {"step", "steps", "rate", "waiting"}

@@ -28,6 +28,7 @@ from stages import _repro
 from stages._board import Board
 from stages._crew import Crew, alone
 from stages._plan import Schedule
+from stages._stage import NOTE
 
 TARGETS: list[str] = typer.Argument(None, help="As for `dvc repro`; none means everything.")
 JOBS: int = typer.Option(0, min=0, help="Stages at a time; 0: one a GPU, or 2 on the CPU.")
@@ -119,7 +120,7 @@ def run(schedule: Schedule, crew: Crew, sure: set[str], board: Board) -> None:
                 board.failed(ended, log(ended.stage), schedule.failed(ended.stage))
             else:
                 schedule.done(ended.stage)
-                board.done(ended)
+                board.done(ended, notes(log(ended.stage)) if ended.outcome == "done" else [])
         board.refresh()
 
 
@@ -138,6 +139,12 @@ def slots(jobs: int, gpus: str) -> list[str]:
         hint = f"--jobs {len(names)}, or name a GPU once for each job: --gpus {gpus},{names[0]}"
         raise InputError("--jobs", f"at most {len(names)}, one a GPU", str(jobs), hint)
     return names[: jobs or len(names)]
+
+
+def notes(log: Path) -> list[str]:
+    """What a stage that ran has noted, by its log."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line.removeprefix(NOTE) for line in lines if line.startswith(NOTE)]
 
 
 def log(stage: str) -> Path:

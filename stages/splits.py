@@ -48,7 +48,7 @@ def main(
         for part, count in drawn.head["splits"].items():
             stage.say(f"{part}: {count['images']} images of {count['patients']} patients")
         for note in tables.funnel.note_lines():
-            stage.say(f"note: {note}", style="yellow")
+            stage.note(note)
         if write:
             split_lists.write(path, drawn)
             stage.say(f"written: {path}, {path.with_suffix('.json')}. Use it with")

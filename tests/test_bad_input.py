@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import raw
@@ -76,15 +77,69 @@ def test_a_misspelt_list_is_suggested(tmp_path: Path) -> None:
     ("text", "found"),
     [
         (b"", "No columns"),
-        (b"image,text,patient\na.png,One, two, three.,p1\n", "Length of header"),
+        (b"image,text,patient\na.png,One, two, three.,p1\n", "5 in the row of line 2"),
         (b"image,text,patient\na.png,\xff\xfe,p1\n", "utf-8"),
-        (b'image,text,patient\na.png,"never closed,p1\n', "EOF inside string"),
+        (b'image,text,patient\na.png,"never closed,p1\n', "in the row that begins in line 2"),
         (b"image,text,patient\n", "empty list"),
     ],
 )
 def test_no_csv(tmp_path: Path, text: bytes, found: str) -> None:
     (tmp_path / "pairs.csv").write_bytes(text)
     assert found in refused("pairs", tmp_path).found
+
+
+def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path: Path) -> None:
+    """Pandas reads the first four rows as one, whose text goes on to the quote of the last."""
+    rows = ['a.png,"One, two.,p1', "b.png,Three.,p2", "c.png,Four.,p3", 'd.png,"Five, six.",p4']
+    raw.write(tmp_path / "pairs.csv", "\n".join(["image,text,patient", *rows]))
+    error = refused("pairs", tmp_path)
+    assert "quotes are closed" in error.expected and "line 2" in error.found
+    raw.write(tmp_path / "labels.csv.gz", "\n".join(["image,patient,y", 'a,"p,1', 'b,"q",1']), True)
+    assert "line 2" in refused("labels", tmp_path, file="labels.csv.gz").found
+
+
+@pytest.mark.parametrize(
+    ("file", "head", "name", "found"),
+    [
+        ("pairs", "image,text,patient,Split", "split", "Split"),
+        ("pairs", "image,text,patient,splits", "split", "splits"),
+        ("pairs", "image,text,patient,study_id", "study", "study_id"),
+        ("pairs", "image,text,patient,Views", "view", "Views"),
+        ("labels", "image,y,patient,Split", "split", "Split"),
+        ("candidates", "image,label,text,PatientID", "patient", "PatientID"),
+        ("queries", "image,label,txt", "text", "txt"),
+    ],
+)
+def test_a_column_that_is_nearly_known(
+    tmp_path: Path, file: str, head: str, name: str, found: str
+) -> None:
+    lists = {"candidates": "image,label\nb.png,0\n", "queries": "image,label\nc.png,0\n"}
+    lists |= {file: f"{head}\na.png,0,0,0\n" if head.count(",") == 3 else f"{head}\na.png,0,0\n"}
+    for one, text in lists.items():
+        raw.write(tmp_path / f"{one}.csv", text)
+    reader = file if file in ("pairs", "labels") else "retrieval"
+    options: dict[str, Any] = {"columns": ["y"]} if file == "labels" else {}
+    error = refused(reader, tmp_path, **options)
+    assert f"`{name}`" in error.expected and error.found == f"`{found}`"
+    assert error.path == str(tmp_path / f"{file}.csv")
+
+
+def test_columns_that_are_not_read_are_noted(tmp_path: Path) -> None:
+    raw.write(tmp_path / "labels.csv", "image,patient,y,age,fold\na.png,p,1,40,2\nb.png,q,0,50,1\n")
+    found = registry.read("labels", tmp_path, Split(0), {"columns": ["y"]})
+    notes = found.funnel.notes
+    assert notes == ["columns that are not read: `age`, `fold`"]
+    raw.write(tmp_path / "labels.csv", "image,patient,y,view\na.png,p,1,PA\n")
+    assert not registry.read("labels", tmp_path, Split(0), {}).funnel.notes
+
+
+@pytest.mark.parametrize("between", [";", "\t"])
+def test_other_separators_are_told(tmp_path: Path, between: str) -> None:
+    text = "image,text,patient\na.png,There is a text.,p\n".replace(",", between)
+    raw.write(tmp_path / "pairs.csv", text)
+    assert "save it with commas" in refused("pairs", tmp_path).hint
+    (tmp_path / "pairs.csv").write_bytes("image,text,patient\n".encode("utf-16"))
+    assert "UTF-8" in refused("pairs", tmp_path).hint
 
 
 def test_a_gz_that_is_none(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from test_bad_input import refused, replace
 from test_readers import read, row
 
 from convirt import packing
-from convirt.datasets import archives, chexpert, chexpert_files, images, registry
+from convirt.datasets import archives, chexpert, chexpert_files, images, registry, split_lists
 from convirt.datasets.chexpert_files import Download
 from convirt.datasets.splits import Split
 from convirt.datasets.tables import ON_EXCLUDE_LIST, UNCERTAIN, VIEW_NOT_CHOSEN, Tables
@@ -287,6 +287,18 @@ def test_the_set_of_2022(tmp_path: Path, by_study: bool) -> None:
     assert len(cells(alone)) == 7 + 2 + 3
 
 
+def test_valid_csv_is_found_in_the_root_too(tmp_path: Path) -> None:
+    """The released test set may come by itself, without the lists of v1.0."""
+    raw.chexpert(tmp_path / "set")
+    localize(tmp_path / "localize")
+    for name in ("val_labels.csv", "valid.csv"):
+        for path in (tmp_path / "localize").rglob(name):
+            path.unlink()
+    options: dict[str, Any] = {"test_set": "test", "test_root": str(tmp_path / "localize"), **ALL}
+    images = read("chexpert", tmp_path / "set", **options).images
+    assert list(images.loc[images["split"] == "val", "patient"]) == ["patient64541", "patient64542"]
+
+
 def test_a_study_without_films(tmp_path: Path) -> None:
     raw.chexpert(tmp_path / "set")
     localize(tmp_path / "localize", by_study=True)
@@ -333,6 +345,12 @@ def test_validation_by_patient_or_by_image(tmp_path: Path) -> None:
     assert again.images.equals(tables.images)
     assert "own test split" in refused("chexpert", tmp_path, Split(0, 20, 5), **options).expected
     assert "lower" in refused("chexpert", tmp_path, Split(0, 500), **options).hint
+    with pytest.raises(InputError, match=r"(?s)each patient in one part.*change that option"):
+        split_lists.draw(tables, Split(0, 20), "chexpert")
+    split_lists.write(path := tmp_path / "it.csv", split_lists.draw(by_patient, Split(0, 1), "it"))
+    with_list = Split(0, 1, listed=split_lists.read(str(path)))
+    assert "no split_file" in refused("chexpert", tmp_path, with_list, **options).expected
+    read("chexpert", tmp_path, with_list, **ALL)
 
 
 @pytest.mark.parametrize("option", ["uncertain", "test_set", "validation"])

@@ -25,7 +25,7 @@ from convirt.datasets.request import Request, Use
 from convirt.datasets.splits import Split
 from convirt.diagnosis import Diagnosis
 from convirt.params import parse, read_yaml
-from stages.doctor import app, made_by, requests
+from stages.doctor import app, made_by, requests, set_of
 
 RETRIEVAL = "chexpert-8x200"
 
@@ -172,6 +172,17 @@ def test_reports_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert f"wget -N -c -P {root} --user YOU" in text and "mimic-cxr-reports.zip" in text
 
 
+@pytest.mark.parametrize("option", ["reports", "reports/files", "."])
+def test_reports_elsewhere_are_found_as_the_reader_finds_them(tmp_path: Path, option: str) -> None:
+    root = raw.mimic(tmp_path / "set")
+    home = tmp_path / "elsewhere"
+    with zipfile.ZipFile(root / "mimic-cxr-reports.zip") as packed:
+        packed.extractall(home / "reports")
+    (root / "mimic-cxr-reports.zip").unlink()
+    found = look("mimic-cxr", root, options={"reports": str(home / option)})
+    assert "reports: looked for all 5" in said(found) and found.level != "stop", said(found)
+
+
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_counts_stand_against_the_official_ones(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -289,6 +300,7 @@ def test_a_fault_of_a_reader_does_not_stop_the_doctor(
         (Use("retrieval", "retrieval"), "retrieval needs a set of retrieval"),
         (Use("tasks.it", "labels", ("edema", "Edmea")), "tasks.it.labels has Edmea"),
         (Use("tasks.it", "labels", ("edema",)), "tasks.it needs val images"),
+        (Use("tasks.it", "labels", ("edema",), ("test",)), "tasks.it needs test images"),
     ],
 )
 def test_a_set_does_not_fit_its_use(tmp_path: Path, use: Use, expected: str) -> None:
@@ -633,6 +645,25 @@ def test_what_the_demo_draws() -> None:
     assert made_by("data/demo/bone", []) == ""
     assert made_by("/data/demo/bone", ["bone"]) is made_by("data/raw", ["raw"]) is None
     assert made_by("data/demo", ["data"]) is None
+
+
+def test_every_use_of_a_set(default_params: dict[str, Any]) -> None:
+    data = default_params
+    data["matrix"]["task"] = ["covidx"]
+    data["zeroshot"] |= {"task": ["rsna", "chexpert"], "system": ["convirt"]}
+    data["ablation"] |= {"task": "chexpert", "variants": {"tau-1": {"train": {"tau": 1.0}}}}
+    found = {request.name: request.uses for request in requests(parse(data))}
+    labels = parse(data).tasks["chexpert"].labels
+    assert found["chexpert"] == (Use("tasks.chexpert", "labels", labels),)
+    assert [use.splits for use in found["rsna"]] == [("test",)]
+    assert [use.key for use in found["covidx"]] == ["tasks.covidx"] and not found["mura"]
+
+
+def test_the_disk_holds_what_the_demo_will_draw(here: Path) -> None:
+    params = parse(read_yaml(ROOT / "params.yaml"))
+    sources, drawn = params.datasets.sources.values(), params.demo.sets
+    count = sum(sum(drawn[set_of(source.root)].values()) for source in sources)
+    assert f"{count:,} images" in run(ROOT / "params.yaml")[1]
 
 
 def test_a_terminal_gets_a_table(

@@ -31,6 +31,7 @@ from convirt.training import (
     Progress,
     Result,
     TrainConfig,
+    doubts,
     learning_rate,
     note_validation,
     pretrain,
@@ -240,6 +241,15 @@ def test_rates_of_the_loop_are_the_schedules(bert: Path, monkeypatch: pytest.Mon
     cosine = replace(config, schedule="cosine")
     ends = (4, 8, 12, 16, 20, 24)
     assert rates(cosine) == [learning_rate(cosine, step - 1, 24, 0) for step in ends]
+
+
+def test_doubts() -> None:
+    config = replace(CONFIG, batch_size=4, eval_every=10, evaluations=3, max_passes=6, warmup=9)
+    assert not list(doubts(config, 20))
+    (told,) = doubts(replace(config, max_passes=1), 20)
+    assert "the run of 10 steps is 2.0 passes over 20 pairs" in told and "eval_every" in told
+    (told,) = doubts(replace(config, warmup=30), 20)
+    assert "train.warmup (30) is not below the 30 steps" in told
 
 
 def test_note_validation() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import chexpert_files, inputs
+from convirt.datasets import archives, chexpert_files, inputs
 from convirt.datasets.assemble import assemble
 from convirt.datasets.chexpert_files import Download
 from convirt.datasets.options import parse
@@ -64,7 +64,8 @@ class Options:
         test_set: "valid" (234 images, as in the paper) or "test" (668 images, released in 2022).
         test_root: The download that holds the test set, where it is another one; "" = the root.
         validation: How validation images are drawn: whole patients ("patient"), or images
-            whatever their patient ("image", as in the paper: most have a patient in train).
+            whatever their patient ("image", as in the paper: most have a patient in train; they
+            are drawn, so that no split list can be given).
         views: Values of AP/PA to keep, "LATERAL" for the others, "" where the list has no such
             column; empty keeps all.
     """
@@ -99,6 +100,14 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
                 f"`{getattr(chosen, name)}`",
                 f"correct datasets.sources.<name>.options.{name}",
             )
+    by_image = chosen.validation == "image"
+    if by_image and split.listed is not None:
+        raise InputError(
+            "params.yaml",
+            "no split_file where options.validation is `image`: a list keeps patients apart",
+            "one",
+            "remove it, and the images are drawn from seed; or set options.validation: patient",
+        )
     download = chexpert_files.find(root, "train.csv")
     source = download.file("train.csv")
     funnel = Funnel(paper=dict(PAPER))
@@ -112,7 +121,6 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         unsure = rows[list(COMPETITION)].apply(lambda cells: cells.str.strip()).isin(["-1", "-1.0"])
         out = images["image"].isin(set(train.loc[unsure.any(axis=1), "image"]))
         images = funnel.leave_out(images, out & (images["split"] == "train"), UNCERTAIN)
-    by_image = chosen.validation == "image"
     tables = assemble(
         images,
         replace(split, val=0) if by_image else split,
@@ -131,16 +139,20 @@ def _expert_parts(root: Path, chosen: Options, split: Split) -> list[pd.DataFram
     test_labels.csv, the latter without views; the labels of the test set also exist alone, one
     row a study (groundtruth.csv).
     """
+    roots = [root]
     if chosen.test_root:
-        root = option_path(chosen.test_root, "the download that holds the test set")
-    wanted = [(("valid.csv", "val_labels.csv"), "test")]
+        roots.insert(0, option_path(chosen.test_root, "the download that holds the test set"))
+    valid = ("valid.csv", "val_labels.csv")
+    wanted = [(valid, "test", roots[:1])]
     if chosen.test_set == "test":
-        wanted = [(("test_labels.csv", "groundtruth.csv"), "test")]
+        wanted = [(("test_labels.csv", "groundtruth.csv"), "test", roots[:1])]
         if not split.val:
-            wanted.append((("valid.csv", "val_labels.csv"), "val"))
+            wanted.append((valid, "val", roots))
     parts = []
-    for names, split_name in wanted:
-        download = chexpert_files.find(root, *names)
+    for names, split_name, places in wanted:
+        downloads = [chexpert_files.find(place, *names) for place in places]
+        found = (d for d in downloads if archives.is_file(d.file(*names)))
+        download = next(found, downloads[0])
         source = download.file(*names)
         by_study = source.name == "groundtruth.csv"
         rows = inputs.read_csv(source, ["Study" if by_study else "Path", *LABELS])

@@ -184,8 +184,12 @@ def _fits(found: Diagnosis, request: Request, tables: Tables | None) -> None:
         if labels is not None and (lacking := sorted(set(use.labels) - set(labels))):
             text = f"{use.key}.labels has {', '.join(lacking)}; the set has {', '.join(labels)}"
             found.add("stop", text, f"correct {use.key}.labels")
-        splits = {"pairs": ("train", "val"), "labels": SPLITS}.get(use.kind, ())
+        splits = use.splits or {"pairs": ("train", "val"), "labels": SPLITS}.get(use.kind, ())
         for name in splits if tables else ():
             if not (tables and (tables.images["split"] == name).any()):
                 text = f"{use.key} needs {name} images; there is none"
-                found.add("stop", text, f"set datasets.sources.{request.name}.{name}")
+                source = f"datasets.sources.{request.name}"
+                hint = f"set {source}.{name}"
+                if name == "train":
+                    hint = f"lower {source}.val and {source}.test, or mark rows as train"
+                found.add("stop", text, hint)

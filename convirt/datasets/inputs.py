@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
 import difflib
+import gzip
 import io
+import re
 import unicodedata
 import warnings
 import zlib
@@ -15,7 +19,13 @@ from typing import Any
 import pandas as pd
 
 from convirt.datasets import archives
+from convirt.datasets.tables import Funnel
 from convirt.errors import InputError
+
+OWN = ("study", "patient", "split", "view")  # columns that a list of one's own may have
+UNREAD = "columns that are not read"
+SHOWN = 6  # of them
+_OTHER = re.compile(r"[;\t|]")  # what other programs put between cells
 
 
 def read_csv(
@@ -34,13 +44,16 @@ def read_csv(
     if not archives.is_file(path):
         raise InputError(path, "a CSV file", "nothing there", _hint_nearby(path))
     data = archives.read_bytes(path)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(path, "a UTF-8 CSV", "UTF-16", "save it as CSV in UTF-8")
     how: dict[str, Any] = {
-        "compression": "gzip" if path.suffix == ".gz" else None,
         "dtype": str,
         "na_filter": False,  # "NA" and "None" are texts here; blank cells become ""
         "encoding": "utf-8-sig",
     }
     try:
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        _whole_rows(data.decode("utf-8-sig"), path)
         with warnings.catch_warnings():
             # A row with too many cells (an unquoted comma) would otherwise only lose its end.
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -51,6 +64,8 @@ def read_csv(
                 header=None if names else "infer",
                 names=list(names) if names else None,
             )
+    except InputError:
+        raise
     except (pd.errors.ParserWarning, ValueError, EOFError, OSError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno:
             raise  # the disk's fault, not the file's
@@ -65,13 +80,75 @@ def read_csv(
     for column in columns:
         if column not in table.columns:
             near = difflib.get_close_matches(column, table.columns, n=1)
+            hint = f"rename `{near[0]}` to `{column}`" if near else f"add the column `{column}`"
+            if len(table.columns) == 1 and (other := _OTHER.search(str(table.columns[0]))):
+                name = {"\t": "tabs"}.get(other[0], f"`{other[0]}`")
+                hint = f"its cells lie between {name}: save it with commas"
             raise InputError(
                 path,
                 f"a column `{column}` (needed: {', '.join(columns)})",
                 f"columns {', '.join(table.columns)}",
-                f"rename `{near[0]}` to `{column}`" if near else f"add the column `{column}`",
+                hint,
             )
     return table
+
+
+def _whole_rows(text: str, path: Path) -> None:
+    """Refuse a quote that is not closed, with which pandas makes one row of several.
+
+    A row with more cells than the first is refused as well, since pandas names no line.
+    """
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    width, line = 0, 1
+    try:
+        for row in rows:
+            width = width or len(row)
+            if len(row) > width and any(cell.strip() for cell in row[width:]):
+                found = f"{len(row)} in the row of line {line}"
+                hint = "put a text with commas between quotes"
+                raise InputError(path, f"{width} cells in each row, as in the first", found, hint)
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            path,
+            "cells whose quotes are closed",
+            f"{error}, in the row that begins in line {line}",
+            'close the quote; a quote inside a text is written twice: ""',
+        ) from None
+
+
+def unlike(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+    """Refuse a column that is not there by its name but nearly, such as `Split` for `split`.
+
+    Args:
+        table: Of the file.
+        columns: Columns that the file may have, or may do without.
+        path: The file.
+
+    Raises:
+        InputError: There is one: it would be passed over silently.
+    """
+    others = {
+        re.sub(r"_?id$", "", str(name).casefold()): str(name)
+        for name in table
+        if name not in columns
+    }
+    for column in columns:
+        if column in table:
+            continue
+        if near := difflib.get_close_matches(column, others, n=1, cutoff=0.85):
+            name = others[near[0]]
+            hint = f"rename it to `{column}`, or to something that is less like it"
+            raise InputError(path, f"the column `{column}`, or none like it", f"`{name}`", hint)
+
+
+def unread(table: pd.DataFrame, columns: Sequence[str], funnel: Funnel) -> None:
+    """Note the columns that mean nothing to the reader."""
+    names = [str(name) for name in table if name not in columns]
+    if names:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        shown = ", ".join(f"`{name}`" for name in names[:SHOWN])
+        funnel.notes.append(f"{UNREAD}: {shown}{more}")
 
 
 def _each_once(names: list[str], path: Path) -> None:
@@ -152,8 +229,9 @@ def listed_images(rows: pd.DataFrame, source: Path) -> pd.DataFrame:
         image, path, study, patient, split and view, aligned with `rows`.
 
     Raises:
-        InputError: A path leaves the list's folder.
+        InputError: A path leaves the list's folder, or a column is nearly one of these.
     """
+    unlike(rows, OWN, source)
     # One spelling a path: "./a//b.png" and "a/b.png" are the same image.
     names = [PurePosixPath(name.strip()).as_posix() for name in rows["image"]]
     images = pd.DataFrame({"image": names}, index=rows.index, dtype=str)

@@ -73,6 +73,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     images = images.assign(**labels)
     tables = assemble(images, split, source, labels=labels, views=chosen.views)
     alike.note_patients(tables.images, tables.funnel)
+    inputs.unread(rows, ("image", *inputs.OWN, *(wanted or labels)), tables.funnel)
     return tables
 
 

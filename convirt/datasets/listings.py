@@ -108,7 +108,7 @@ def _mimic(home: Path, rows: Rows, options: Mapping[str, Any]) -> list[Files]:
     place = mimic_cxr.images_home(home, options["images"])
     images = [Files("images", place, (stems + suffix).tolist()) for suffix in (".jpg", ".dcm")]
     if options["reports"]:
-        places = [expanded(options["reports"])[0]]
+        places = [mimic_reports.holds_files(expanded(options["reports"])[0])]
     else:
         places = [mimic_reports.holds_files(place) for place in mimic_reports.places(home)]
     return [likeliest(images), likeliest([Files("reports", place, texts) for place in places])]

@@ -52,6 +52,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         texts = {study: _choose(text) for study, text in texts.items()}
     tables = assemble(images, split, source, reports=texts, views=chosen.views)
     alike.note_patients(tables.images, tables.funnel)
+    inputs.unread(rows, ("image", "text", *inputs.OWN), tables.funnel)
     return tables
 
 

@@ -21,11 +21,13 @@ class Use:
         key: The parameter that names it, such as "tasks.rsna".
         kind: "pairs", "labels" or "retrieval".
         labels: Label columns that have to be there.
+        splits: Splits that have to be there; empty stands for those that its kind needs.
     """
 
     key: str
     kind: str
     labels: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

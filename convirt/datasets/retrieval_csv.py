@@ -44,6 +44,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 
     query_file = root / "queries.csv"
     rows = inputs.read_csv(query_file, ["label"])
+    inputs.unlike(rows, ("image", "text", *inputs.OWN), query_file)
     for column in ("image", "text"):
         rows[column] = rows[column].str.strip() if column in rows else ""
     _one_kind_a_row(rows, query_file)

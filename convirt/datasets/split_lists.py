@@ -52,8 +52,16 @@ def draw(tables: Tables, split: Split, name: str) -> Drawn:
         tables: What a reader gave for `split`.
         split: Seed and sizes; a split that the layout brings (size 0) is not listed.
         name: Of the set.
+
+    Raises:
+        InputError: A patient is in two parts, as CheXpert's option `validation: image` has it.
     """
     images = tables.images
+    torn = images.groupby("patient")["split"].nunique() > 1
+    if torn.any():
+        found = f"{int(torn.sum())} patients in two, such as `{torn.idxmax()}`"
+        hint = "an option draws images and not patients: run without a list, or change that option"
+        raise InputError(tables.source, "each patient in one part", found, hint)
     drawn = [part for part in DRAWN if getattr(split, part)]
     held = images[images["split"].isin(drawn)].sort_values("image")
     columns = held[["image", "split", "patient"]].set_axis(list(COLUMNS), axis=1)
