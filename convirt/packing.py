@@ -116,7 +116,7 @@ def merge(
             rows.write(squares.header(len(records), size))
             for part in parts:
                 part.append_kept(rows)
-        alike.note_pictures(records, folder / "images.npy", funnel)
+        alike.note_pictures(records, folder / "images.npy", funnel, tables.labels)
         files.write_parquet(folder / "records.parquet", records)
         said = _write_text(tables, records, folder, funnel)
         files.write_parquet(folder / "dropped.parquet", _dropped(funnel))

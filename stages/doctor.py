@@ -23,6 +23,7 @@ PARAMS: Path = typer.Option("params.yaml", help="The parameter file, or a profil
 FULL: bool = typer.Option(False, "--full", help="Run every reader, look for every file (minutes).")
 DEMO = Path("data/demo")
 STORES = Path("data/stores")
+QUICK = 1_000_000_000  # bytes of pictures that are read without being asked to: seconds
 COLOURS = {"ok": "green", "later": "cyan", "check": "yellow", "stop": "bold red"}
 
 app = typer.Typer(add_completion=False)
@@ -32,8 +33,9 @@ app = typer.Typer(add_completion=False)
 def main(params: Path = PARAMS, full: bool = FULL) -> None:
     """Tell of each set of datasets.sources, of the weights, the GPU and the disk what is there.
 
-    Reads PARAMS, the lists of the sets and the names of their files; no image is opened. A large
-    set's files are looked for by a sample, unless --full. Writes nothing. Exit code 1 if a run
+    Reads PARAMS, the lists of the sets and the names of their files; no image file is opened. A
+    large set's files are looked for by a sample, unless --full. Of sets that are packed, pictures
+    are compared: a test image that is pretrained on is told. Writes nothing. Exit code 1 if a run
     could not start.
     """
     from rich.console import Console
@@ -69,7 +71,7 @@ def is_profile(params: Path) -> bool:
 
 # ------------------------------------------------------------------------------ looking
 def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]:
-    """One diagnosis a set, then the weights, the device and the disk.
+    """One diagnosis a set, then what packed sets share, the weights, the device and the disk.
 
     Args:
         params: All of the parameters.
@@ -87,11 +89,41 @@ def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]
         if not (STORES / request.name / "store.json").is_file():
             drawn = sum(params.demo.sets.get(set_of(request.root), {}).values())
             counts.append(found.images or drawn)
+    if seen := _seen(params, full):
+        yield seen
     model = params.model
     yield preflight.image_weights(model.image.architecture, model.image.weights)
     yield preflight.text_weights(model.text.weights)
     yield preflight.device(params.compute.device)
     yield preflight.disk(STORES, counts, params.datasets.image_size)
+
+
+def _seen(params: Params, full: bool) -> Diagnosis | None:
+    """Whether packed test images are among those that are pretrained on; None before that."""
+    from convirt.datasets.overlap import overlaps
+
+    names = list(params.datasets.sources)
+    tested = [n for n in names if any(use.kind != "pairs" for use in uses(params, n))]
+    corpora, tested = (
+        [name for name in some if (STORES / name / "store.json").is_file()]
+        for some in (params.corpora, tested)
+    )
+    if not (corpora and tested):
+        return None
+    found = Diagnosis("pictures", "of packed sets")
+    size = sum((STORES / name / "images.npy").stat().st_size for name in (*corpora, *tested))
+    if size > QUICK and not full:
+        text = f"{size / 1e9:.0f} GB of pictures were not compared: --full reads them"
+        found.add("ok", text)
+        return found
+    for one in overlaps(STORES, corpora, tested):
+        if one.images:
+            text = f"{len(one.images)} of the {one.of} test images of {one.tested} are train images"
+            step = f"give their studies the split `test` in {one.corpus} (docs/your-data.md)"
+            found.add("check", f"{text} of {one.corpus}, such as {one.images[0]}", step)
+    if not found.notes:
+        found.add("ok", "no test image is among those that are pretrained on")
+    return found
 
 
 def requests(params: Params) -> Iterator[Request]:

@@ -47,6 +47,17 @@ def test_a_few_are_named_and_all_counted() -> None:
     assert note.startswith("5 patients") and note.count(" and `0") == alike.SHOWN
 
 
+@pytest.mark.parametrize(("count", "noted"), [(8, True), (7, False)])
+def test_a_placeholder_for_patients(tmp_path: Path, count: int, noted: bool) -> None:
+    patients = ["unknown"] * count + [f"p{i}" for i in range(14 - count)]
+    rows = [f"{i}.png,1,{patient},test" for i, patient in enumerate(patients)]
+    rows += [f"{i}.png,1,q,train" for i in range(20, 29)]  # too few to tell
+    raw.write(tmp_path / "labels.csv", "\n".join(["image,y,patient,split", *rows]))
+    told = registry.read("labels", tmp_path, Split(0), {}).funnel.note_lines()
+    line = f"8 of 14 test {alike.ONE_PERSON}; for example `unknown`"
+    assert told == ([line] if noted else [])
+
+
 @pytest.mark.parametrize("name", ["pairs", "labels"])
 def test_own_lists_are_looked_through(tmp_path: Path, name: str) -> None:
     label = {"pairs": "text", "labels": "y"}[name]
@@ -69,6 +80,28 @@ def pack(root: Path, out: Path, splits: str = "train train test") -> Funnel:
     for name, seed in zip("abc", (1, 2, 1), strict=True):
         raw.save(root / f"{name}.png", seed)
     return packing.build(registry.read("labels", root, Split(0), {}), out, 16)
+
+
+def test_a_picture_with_two_labels(tmp_path: Path) -> None:
+    """Whatever the split; the classes of its other labels are the same."""
+    rows = ["a.png,p,1,0,train", "b.png,q,1,0,train", "c.png,r,1,1,train", "d.png,s,1,0,train"]
+    raw.write(tmp_path / "labels.csv", "\n".join(["image,patient,y,z,split", *rows]))
+    for name, seed in zip("abcd", (1, 2, 1, 2), strict=True):
+        raw.save(tmp_path / f"{name}.png", seed)
+    funnel = packing.build(registry.read("labels", tmp_path, Split(0), {}), tmp_path / "out", 16)
+    assert funnel.notes == [f"1 {alike.PICTURES_LABELS}"]
+    assert funnel.note_lines()[0].endswith("; for example `a.png` (1 0) and `c.png` (1 1)")
+
+
+def test_a_picture_that_is_query_and_candidate(tmp_path: Path) -> None:
+    raw.write(tmp_path / "queries.csv", "image,label\nq.png,x\nr.png,y\n")
+    raw.write(tmp_path / "candidates.csv", "image,label\na.png,x\nb.png,y\n")
+    for name, seed in zip("qrab", (1, 2, 3, 2), strict=True):
+        raw.save(tmp_path / f"{name}.png", seed)
+    tables = registry.read("retrieval", tmp_path, Split(0), {})
+    funnel = packing.build(tables, tmp_path / "out", 16)
+    assert funnel.notes == [f"1 {alike.PICTURES_FOUND}"]
+    assert "`b.png` (candidate) and `r.png` (query)" in funnel.note_lines()[0]
 
 
 def test_a_picture_of_two_patients_in_two_splits(tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from convirt import preflight
+from convirt import packing, preflight
 from convirt.datasets import archives, catalogue, doctor, listings, registry
 from convirt.datasets.doctor import diagnose
+from convirt.datasets.overlap import Overlap, overlaps
 from convirt.datasets.presence import Files, spread
 from convirt.datasets.request import Request, Use
 from convirt.datasets.splits import Split
@@ -657,6 +658,37 @@ def test_every_use_of_a_set(default_params: dict[str, Any]) -> None:
     assert found["chexpert"] == (Use("tasks.chexpert", "labels", labels),)
     assert [use.splits for use in found["rsna"]] == [("test",)]
     assert [use.key for use in found["covidx"]] == ["tasks.covidx"] and not found["mura"]
+
+
+def test_test_images_that_are_pretrained_on(
+    here: Path, default_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = small(here, default_params, monkeypatch)
+    splits = {0: "train", 1: "train", 2: "val", 3: "test", 4: "test", 5: "test"}
+    lists = {"pairs": "image,text,patient,split", "labels": "image,edema,patient,split"}
+    for name, head in lists.items():
+        lines = [f"f/{i}.png,{'There is a text.' if name == 'pairs' else i % 2},p{i}"
+                 for i in splits]  # fmt: skip
+        own = (
+            splits if name == "pairs" else dict(zip(splits, reversed(splits.values()), strict=True))
+        )
+        rows = [f"{line},{split}" for line, split in zip(lines, own.values(), strict=True)]
+        raw.write(here / name / f"{name}.csv", "\n".join([head, *rows]))
+        for i in splits:
+            raw.save(here / name / f"f/{i}.png", i)
+        assert "pictures" not in run(params)[1]
+        packing.build(
+            registry.read(name, here / name, Split(0), {}), here / "data/stores" / name, 16
+        )
+    # tested on 0, 1 and 2; of these the pairs train on 0 and 1
+    found = list(overlaps(here / "data/stores", ["pairs"], ["labels", "pairs"]))
+    assert found == [Overlap("labels", "pairs", ("f/0.png", "f/1.png"), 3),
+                     Overlap("pairs", "pairs", (), 3)]  # fmt: skip
+    told = "2 of the 3 test images of labels are train images of pairs, such as f/0.png"
+    assert told in run(params)[1]
+    monkeypatch.setattr("stages.doctor.QUICK", 0)
+    assert told not in run(params)[1] and "were not compared: --full" in run(params)[1]
+    assert told in run(params, "--full")[1]
 
 
 def test_the_disk_holds_what_the_demo_will_draw(here: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,15 @@ import pandas as pd
 from convirt.datasets.tables import Funnel
 
 SHOWN = 3  # pairs that are named
+MANY = 10  # images of a split from which on one patient should not have half of them
+ONE_PERSON = "images are of one patient: intervals over patients need the id of each"
 PERSONS = "patients may be one person under two ids in different splits: give a person one id"
 PICTURES = (
     "pictures are under two names in different splits: leave one out, or give both one patient"
+)
+PICTURES_FOUND = "pictures are a query and a candidate, which it finds first: leave one out"
+PICTURES_LABELS = (
+    "pictures are under two names with different labels: correct one, or leave both out"
 )
 SHARED_PATIENTS = "patients with a query and a candidate"
 SHARED_QUERIES = "image queries whose patient has a candidate"
@@ -25,7 +31,10 @@ _NUMBERED = re.compile(r"(\D*)0*(\d+)(?:\.0+)?")
 
 
 def note_patients(images: pd.DataFrame, funnel: Funnel) -> None:
-    """Note patients in different splits whose ids differ by case, leading zeros or ".0" alone.
+    """Note patients who may be one, or who may be many.
+
+    That is ids in different splits that differ by case, leading zeros or ".0" alone; and an id that
+    more than half of a split's images have.
 
     Args:
         images: patient and split, an image a row.
@@ -34,23 +43,48 @@ def note_patients(images: pd.DataFrame, funnel: Funnel) -> None:
     patients = images[["patient", "split"]].drop_duplicates()
     pairs = _pairs(patients["patient"].map(_plain), patients["patient"], patients["split"])
     funnel.note(PERSONS, len(pairs), ", ".join(pairs[:SHOWN]))
+    for split, own in images.groupby("split", sort=True)["patient"]:
+        most = own.value_counts()
+        if len(own) >= MANY and 2 * most.iloc[0] > len(own):
+            funnel.note(
+                f"of {len(own)} {split} {ONE_PERSON}", int(most.iloc[0]), f"`{most.index[0]}`"
+            )
 
 
-def note_pictures(records: pd.DataFrame, rows: Path, funnel: Funnel) -> None:
-    """Note pictures that are the same, pixel by pixel, in different splits.
+def note_pictures(
+    records: pd.DataFrame, rows: Path, funnel: Funnel, labels: Sequence[str] = ()
+) -> None:
+    """Note pictures that are the same, pixel by pixel, where they should not be.
+
+    That is in different splits, as a query and as a candidate, or with different labels.
 
     Args:
-        records: image and split, aligned with the rows.
-        rows: The stored pictures, an .npy file; all of it is read if there are several splits.
-        funnel: Gets the note, and the first few pairs as examples.
+        records: image, split, role (of a retrieval set) and labels, aligned with the rows.
+        rows: The stored pictures, an .npy file; all of it is read if there is what to compare.
+        funnel: Gets the notes, and the first few pairs as examples.
+        labels: Columns of records.
     """
-    if records["split"].nunique() < 2:
+    parts = {PICTURES: records["split"]}
+    if "role" in records:
+        parts[PICTURES_FOUND] = records["role"]
+    if labels:
+        cells = records[list(labels)].astype(int).astype(str)
+        parts[PICTURES_LABELS] = cells.agg(" ".join, axis=1)
+    parts = {what: part for what, part in parts.items() if part.nunique() > 1}
+    if not parts:
         return
+    equal = digests(rows)
+    for what, part in parts.items():
+        pairs = _pairs(equal, records["image"], part)
+        funnel.note(what, len(pairs), ", ".join(pairs[:SHOWN]))
+
+
+def digests(rows: Path, chosen: np.ndarray | None = None) -> list[bytes]:
+    """A digest of each picture of an .npy file, or of the chosen ones; equal ones have the same."""
     pictures = np.load(rows, mmap_mode="r", allow_pickle=False)
+    places = range(len(pictures)) if chosen is None else chosen
     # 64 bits: a CRC-32 would take about 17 pairs of MIMIC-CXR's 377,110 pictures for equal
-    digests = [hashlib.blake2b(picture, digest_size=8).digest() for picture in pictures]
-    pairs = _pairs(digests, records["image"], records["split"])
-    funnel.note(PICTURES, len(pairs), ", ".join(pairs[:SHOWN]))
+    return [hashlib.blake2b(pictures[place], digest_size=8).digest() for place in places]
 
 
 def note_shared(queries: pd.DataFrame, candidates: pd.DataFrame, funnel: Funnel) -> None:

@@ -1,0 +1,58 @@
+"""Pictures on which an encoder is tested and which it has seen in pretraining.
+
+Ids of two sources need not mean the same, so stores are compared by what they hold: pictures that
+are equal pixel by pixel, once packed to the same size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from convirt.datasets import alike
+
+
+class Overlap(NamedTuple):
+    """Test images of one store that are train images of a corpus.
+
+    Attributes:
+        tested: Name of the store with the test images, candidates and queries included.
+        corpus: Name of the store that is pretrained on.
+        images: Those in both, by their names in `tested`.
+        of: How many test images there are.
+    """
+
+    tested: str
+    corpus: str
+    images: tuple[str, ...]
+    of: int
+
+
+def overlaps(stores: Path, corpora: Iterable[str], tested: Iterable[str]) -> Iterator[Overlap]:
+    """Compare the test images of stores with the train images of corpora.
+
+    Args:
+        stores: Folder of all stores; every picture of those that are named is read.
+        corpora: Names of stores that are pretrained on.
+        tested: Names of stores with a test part.
+
+    Yields:
+        One for each pair of stores, also where nothing is in both.
+    """
+    seen = {name: set(_digests(stores / name, "train").values()) for name in corpora}
+    for name in tested:
+        digests = _digests(stores / name, "test")
+        for corpus, known in seen.items():
+            found = tuple(image for image, digest in digests.items() if digest in known)
+            yield Overlap(name, corpus, found, len(digests))
+
+
+def _digests(store: Path, split: str) -> dict[str, bytes]:
+    """By name the digests of the pictures of a split."""
+    records = pd.read_parquet(store / "records.parquet", columns=["image", "split"])
+    chosen = (records["split"] == split).to_numpy().nonzero()[0]
+    names = records["image"].to_numpy(str)[chosen].tolist()
+    return dict(zip(names, alike.digests(store / "images.npy", chosen), strict=True))
