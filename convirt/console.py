@@ -31,7 +31,7 @@ def tables(summary: Cells) -> list[Table]:
         if cells:
             made.append(_claim(protocol, cells, data))
     if "retrieval" in summary:
-        made.append(_retrieval(summary["retrieval"], data))
+        made.append(_retrieval(summary, data))
     if "pretrain" in summary:
         made.append(_pretrain(summary["pretrain"], data))
     return made
@@ -97,10 +97,11 @@ def _difference(cell: Cells | None) -> list[str]:
     return [points_interval(cell), "yes" if cell["low"] > 0 else "no"]
 
 
-def _retrieval(cells: Cells, data: str) -> Table:
-    rows = retrieval_rows(cells)
+def _retrieval(summary: Cells, data: str) -> Table:
+    rows, cells = retrieval_rows(summary), summary["retrieval"]
     ks = sorted({row["k"] for row in rows})
-    columns = [c for k in ks for c in (f"P@{k}", "paper")]
+    sources = list(dict.fromkeys(row["source"] for row in rows))
+    columns = [c for k in ks for c in (f"P@{k}", "paper")[: len(sources)]]
     title = f"Zero-shot retrieval: precision in percent, here on {data}"
     recall = recall_key(cells)
     columns += ["chance", *([recall.replace("_at_", "@")] if recall else [])]
@@ -108,7 +109,7 @@ def _retrieval(cells: Cells, data: str) -> Table:
     for direction, init in dict.fromkeys((row["direction"], row["init"]) for row in rows):
         mine = [row for row in rows if (row["direction"], row["init"]) == (direction, init)]
         found = {(row["source"], row["k"]): row["value"] for row in mine}
-        values = [percent(found.get((source, k))) for k in ks for source in ("here", "paper")]
+        values = [percent(found.get((source, k))) for k in ks for source in sources]
         cell = cells[init][direction]
         values += [percent(cell.get(key)) for key in ("chance", recall) if key]
         table.add_row(name(direction), name(init), *values)

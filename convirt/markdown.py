@@ -47,7 +47,9 @@ def points(difference: float) -> str:
 
 
 def points_interval(cell: Mapping[str, float]) -> str:
-    """A difference with its interval, in points: +2.1 [−0.5, +4.7]."""
+    """A difference with its interval, where it has one, in points: +2.1 [−0.5, +4.7]."""
+    if "low" not in cell:
+        return points(cell["difference"])
     return f"{points(cell['difference'])} [{points(cell['low'])}, {points(cell['high'])}]"
 
 

@@ -30,7 +30,9 @@ def data(
         for key, funnel in funnels.items()
     ]
     text = "Kept of found; “converted” images were kept, after a change of their pixel format."
-    return ["## Data", text, table(head, rows)] if rows else []
+    notes = [f"- {key}: {note}" for key, own in funnels.items() for note in own.get("notes", [])]
+    more = ["To be looked at:", "\n".join(notes)] if notes else []
+    return ["## Data", text, table(head, rows), *more] if rows else []
 
 
 def _counts(funnel: Cells) -> list[str]:

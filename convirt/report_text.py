@@ -12,7 +12,16 @@ from typing import Any
 
 from convirt import paper, report_origin
 from convirt.markdown import data_name, interval, name, percent, points, points_interval, table
-from convirt.summary import FEW, Comparison, Run, comparisons, key_of, recall_key, retrieval_rows
+from convirt.summary import (
+    ENOUGH,
+    FEW,
+    Comparison,
+    Run,
+    comparisons,
+    key_of,
+    recall_key,
+    retrieval_rows,
+)
 
 Cells = Mapping[str, Any]
 
@@ -93,6 +102,7 @@ def _transfer(results: Results) -> list[str]:
         runs = [run for run in results.runs if run["protocol"] == protocol]
         here = data_name((run["task"] for run in runs), results.made_up)
         head = ["task", "metric", "data here", "start", "labels", "train images", "test images"]
+        head += ["test patients"]
         head += [f"here, {here}", f"paper, {paper.PROTOCOLS.get(protocol, 'none')}, its real data"]
         rows = []
         for run in runs:
@@ -107,14 +117,29 @@ def _transfer(results: Results) -> list[str]:
                     f"{run['fraction']}%",
                     f"{run['n_train']:,}",
                     f"{run['n_test']:,}",
+                    f"{run['patients_test']:,}",
                     interval(run["value"], run["low"], run["high"]),
                     percent(published),
                 ]
             )
-        blocks += [f"### {_protocol(protocol)}", table(head, rows)]
+        blocks += [f"### {_protocol(protocol)}", table(head, rows), *_heads_alone(runs)]
     if results.runs:
         blocks.append("![Label efficiency](figures/efficiency.png)")
     return blocks
+
+
+def _heads_alone(runs: Sequence[Run]) -> list[str]:
+    """Which runs of fine-tuning kept the state before the encoder was trained."""
+    found = [
+        f"{run['task']} {_start(run)} {run['fraction']}%"
+        for run in runs
+        if run["protocol"] == "finetune" and 0 in run.get("best_epoch", ())
+    ]
+    text = (
+        f"In {len(found)} of these {len(runs)} places a run validated best before its encoder was "
+        f"trained, after the steps of the head alone (epoch 0): {', '.join(found)}."
+    )
+    return [text] if found else []
 
 
 def _start(run: Run) -> str:
@@ -132,6 +157,11 @@ def _claim(results: Results) -> list[str]:
         "ImageNet weights with all of them. Each difference is paired: both runs are scored on the "
         "same resamples of the same test patients.",
     ]
+    if all(len(run["repeats"]) == 1 for run in results.runs):
+        blocks.append(
+            "Each number is one run: the intervals cover the test patients, and neither another "
+            "seed nor another pretraining, by which results here differ by several points."
+        )
     return blocks + _sentences(results, pairs)
 
 
@@ -144,17 +174,23 @@ def _sentences(results: Results, pairs: Sequence[Comparison]) -> list[str]:
         for pair in mine:
             cell = _get(results.summary, pair.path)
             published = paper.difference(protocol, pair.task, pair.fraction)
-            sure = "yes" if cell["low"] > 0 else "no"
             lines.append(
                 f"- **{pair.task}** ({data_name([pair.task], results.made_up)}): ConVIRT with "
                 f"{FEW}% of the labels minus ImageNet with {pair.fraction}% is "
-                f"{points_interval(cell)} points; interval above 0: **{sure}**."
+                f"{points_interval(cell)} points; interval above 0: **{_sure(cell)}**."
                 + ("" if published is None else f" Paper, on its data: {points(published)}.")
             )
         mean = _get(results.summary, (*mine[0].path[:-1], "mean"))["difference"]
         lines.append(f"- Mean over {len(mine)} tasks: {points(mean)} points.")
         blocks += [f"{_protocol(protocol)}:", "\n".join(lines)]
     return blocks
+
+
+def _sure(cell: Cells) -> str:
+    """Whether an interval lies above 0, where there are enough patients for one."""
+    if "low" not in cell:
+        return f"none, of fewer than {ENOUGH} test patients"
+    return "yes" if cell["low"] > 0 else "no"
 
 
 def _equal_fraction(results: Results) -> list[str]:
@@ -172,7 +208,7 @@ def _equal_fraction(results: Results) -> list[str]:
                 _protocol(pair.protocol),
                 pair.task,
                 points_interval(cell),
-                "yes" if cell["low"] > 0 else "no",
+                _sure(cell),
                 "–" if published is None else points(published),
             ]
         )
@@ -183,12 +219,13 @@ def _equal_fraction(results: Results) -> list[str]:
 def _retrieval(results: Results) -> list[str]:
     if not results.retrieval:
         return []
-    rows = retrieval_rows(results.summary["retrieval"])
+    rows = retrieval_rows(results.summary)
+    sources = list(dict.fromkeys(row["source"] for row in rows))
     here = data_name([results.retrieval_set], results.made_up)
     ks = sorted({row["k"] for row in rows})
     head = ["direction", "encoder", "queries", "candidates"]
     head += [f"P@{k} here, {here}" for k in ks]
-    head += [f"P@{k} paper, CheXpert 8x200" for k in ks] + ["chance here"]
+    head += [f"P@{k} paper, CheXpert 8x200" for k in ks] * (len(sources) > 1) + ["chance here"]
     recall = recall_key(results.summary["retrieval"])
     head += [recall.replace("_at_", "@")] if recall else []
     lines = []
@@ -200,7 +237,7 @@ def _retrieval(results: Results) -> list[str]:
         }
         cell = results.retrieval[init][direction]
         counts = [f"{cell['queries']:,}", f"{cell['candidates']:,}"]
-        values = [percent(found.get((source, k))) for source in ("here", "paper") for k in ks]
+        values = [percent(found.get((source, k))) for source in sources for k in ks]
         values += [percent(cell.get(key)) for key in ("chance", recall) if key]
         lines.append([name(direction), name(init), *counts, *values])
     figure = "![Retrieval](figures/retrieval.png)"
@@ -208,7 +245,19 @@ def _retrieval(results: Results) -> list[str]:
         "Precision is that of an **approximate** search (`retrieval.index`); recall is the share "
         "of the exact nearest that it found."
     )
-    return ["## Zero-shot retrieval", *([text] if recall else []), table(head, lines), figure]
+    highest = [
+        f"{key.removeprefix('highest_at_')} of {name(direction)}: {percent(value)}"
+        for direction, cell in next(iter(results.retrieval.values())).items()
+        if isinstance(cell, Mapping)
+        for key, value in cell.items()
+        if key.startswith("highest_at_")
+    ]
+    limits = (
+        "Some classes have fewer candidates than k, so that no ranking has a precision above these "
+        f"(k of direction: percent): {'; '.join(highest)}."
+    )
+    before = [*([text] if recall else []), *([limits] if highest else [])]
+    return ["## Zero-shot retrieval", *before, table(head, lines), figure]
 
 
 def _pretraining(results: Results) -> list[str]:

@@ -165,6 +165,15 @@ def chance(query_labels: NDArray[np.str_], candidate_labels: NDArray[np.str_]) -
     return float(np.mean([share[label] for label in query_labels.tolist()]))
 
 
+def highest(
+    query_labels: NDArray[np.str_], candidate_labels: NDArray[np.str_], ks: tuple[int, ...]
+) -> dict[int, float]:
+    """By k the Precision@k of a perfect ranking, mean over queries, whose labels all occur."""
+    names, counts = np.unique(candidate_labels, return_counts=True)
+    there = counts[np.searchsorted(names, query_labels)]
+    return {k: float(np.minimum(there, k).mean() / k) for k in ks}
+
+
 @dataclass(frozen=True)
 class Retrieval:
     """The rankings of a set of queries and what they are worth.
@@ -173,12 +182,15 @@ class Retrieval:
         ranking: Indices of candidates, nearest first, (Q, max(k)).
         precision: Precision@k by k.
         chance: That of a random ranking.
+        highest: By k what Precision@k can be at most: less than 1 where classes have fewer than k
+            candidates.
         recall: Of an approximate ranking, at max(k); None if it is exact.
     """
 
     ranking: Ints
     precision: dict[int, float]
     chance: float
+    highest: dict[int, float]
     recall: float | None = None
 
 
@@ -198,8 +210,9 @@ def retrieve(
     expected = chance(query_labels, candidate_labels)
     ranking = (approximate or top_k)(queries, candidates, max(ks))
     precision = {k: precision_at_k(ranking, query_labels, candidate_labels, k) for k in ks}
+    most = highest(query_labels, candidate_labels, ks)
     if approximate is None:
-        return Retrieval(ranking, precision, expected)
+        return Retrieval(ranking, precision, expected, most)
     some = np.linspace(0, len(queries) - 1, min(len(queries), SAMPLE)).astype(np.int64)
     recall = recall_at_k(ranking[some], top_k(queries[some], candidates, max(ks)))
-    return Retrieval(ranking, precision, expected, recall)
+    return Retrieval(ranking, precision, expected, most, recall)

@@ -24,6 +24,7 @@ Cells = dict[str, Any]  # nested, scalars at the leaves
 
 OURS, BASELINE = "convirt", "imagenet"
 FEW, ALL = 10, 100  # percent of the training labels
+ENOUGH = 10  # test patients from which on resampling them says something
 DIRECTIONS = ("image_image", "text_image")
 PRECISION = re.compile(r"p_at_(\d+)")
 RECALL = re.compile(r"recall_at_(\d+)")  # of an approximate ranking
@@ -114,6 +115,7 @@ def summarise(
     made_up: float,
     resamples: int,
     seed: int,
+    papers_search: bool = True,
 ) -> Cells:
     """Everything that was measured, as scalars under dotted keys that `dvc metrics diff` sorts.
 
@@ -126,6 +128,8 @@ def summarise(
         made_up: Share of the data sets that are made up, 0 to 1.
         resamples: Bootstrap resamples of the test patients.
         seed: Of the bootstrap.
+        papers_search: Whether the searched set has the layout of the paper's, CheXpert 8x200, so
+            that its numbers may stand beside ours.
 
     Returns:
         ``<protocol>.<task>.<init>.<fraction>.{value,low,high}``,
@@ -133,10 +137,11 @@ def summarise(
         ``retrieval.<system>.<direction>.{p_at_<k>,chance}`` (``recall_at_<k>`` of a ranking that is
         approximate),
         ``pretrain.<objective>.<corpus>.{val_loss,chance,below_chance,pairs}`` (also the criterion's
-        ``start`` and ``best``), ``data.made_up``. Metrics and
-        differences are fractions, losses nats. A cell that was not run is absent.
+        ``start`` and ``best``), ``data.{made_up,papers_search}``. Metrics and
+        differences are fractions, losses nats. A cell that was not run is absent, and so is the
+        interval of a difference over fewer than `ENOUGH` test patients.
     """
-    summary: Cells = {"data": {"made_up": made_up}}
+    summary: Cells = {"data": {"made_up": made_up, "papers_search": float(papers_search)}}
     for run in runs:
         path = (run["protocol"], run["task"], run["init"], str(run["fraction"]))
         _put(summary, path, {part: float(run[part]) for part in ("value", "low", "high")})
@@ -175,7 +180,9 @@ def _put_claims(
                 str(error),
                 f"dvc repro -f finetune@{pair.ours} finetune@{pair.baseline}",
             ) from error
-        cell = {"difference": result.value, "low": result.low, "high": result.high}
+        cell = {"difference": result.value}
+        if tables[0]["patient"].nunique() >= ENOUGH:
+            cell |= {"low": result.low, "high": result.high}
         _put(summary, pair.path, cell)
         groups.setdefault(pair.path[:-1], []).append(result.value)
     for path, values in groups.items():
@@ -218,20 +225,21 @@ def efficiency_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return rows
 
 
-def retrieval_rows(cells: Mapping[str, Any]) -> list[dict[str, Any]]:
+def retrieval_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Long rows for the retrieval figure and its CSV: ours, then the paper's likewise.
 
-    `cells` is ``summary["retrieval"]``: the directions of each system. Keys: source ("here" or
+    The paper's are left out where another set than its own was searched. Keys: source ("here" or
     "paper"), direction, init, k, value, chance; of our rows recall, where it is approximate.
     """
     rows: list[dict[str, Any]] = []
+    cells, theirs = summary.get("retrieval", {}), summary["data"]["papers_search"] > 0
     recall = recall_key(cells)
     for direction in DIRECTIONS:
         for init in sorted(cells, key=lambda system: (system != OURS, system)):
             cell = cells[init].get(direction, {})
             ks = sorted(int(match[1]) for key in cell if (match := PRECISION.fullmatch(key)))
             here = {k: cell[f"p_at_{k}"] for k in ks}
-            published = {k: paper.retrieval(direction, init, k) for k in ks}
+            published = {k: paper.retrieval(direction, init, k) for k in ks if theirs}
             base = {"direction": direction, "init": init}
             for source, values in (("here", here), ("paper", published)):
                 for k, value in values.items():
@@ -243,7 +251,7 @@ def retrieval_rows(cells: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def recall_key(cells: Mapping[str, Any]) -> str | None:
-    """`recall_at_<k>` where `cells`, as in `retrieval_rows`, are of approximate rankings."""
+    """`recall_at_<k>` where `cells`, ``summary["retrieval"]``, are of approximate rankings."""
     keys = {key for system in cells.values() for cell in system.values() for key in cell}
     return next(filter(RECALL.fullmatch, sorted(keys)), None)
 

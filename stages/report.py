@@ -30,7 +30,8 @@ READS = [
     "train",
 ]
 RUN_KEYS = {"task", "init", "fraction", "protocol", "metric", "value", "low", "high"}
-RUN_KEYS |= {"n_train", "n_test", "repeats", "corpus"}
+RUN_KEYS |= {"n_train", "n_test", "patients_test", "repeats", "corpus"}
+PAPERS_SEARCH = "chexpert-8x200"  # the reader of what the paper searched
 LOSS_COLUMNS = ["step", "train_loss", "val_loss", "chance"]
 
 app = typer.Typer(add_completion=False)
@@ -113,8 +114,11 @@ def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
     made_up = frozenset(s for s, source in sources.items() if is_made_up(root, source))
     share = len(made_up) / len(sources)
     resamples = p.finetune.bootstrap
+    papers_search = sources[p.retrieval.dataset].reader == PAPERS_SEARCH
     results = Results(
-        summary=summarise(runs, predictions, retrieval, pretrain, share, resamples, p.seed),
+        summary=summarise(
+            runs, predictions, retrieval, pretrain, share, resamples, p.seed, papers_search
+        ),
         runs=runs,
         retrieval=retrieval,
         retrieval_set=p.retrieval.dataset,
@@ -183,7 +187,7 @@ def _write(results: Results, curves: Mapping[str, pd.DataFrame], metrics: Path) 
     from convirt.summary import efficiency_rows, retrieval_rows
 
     efficiency = efficiency_rows(results.runs)
-    retrieval = retrieval_rows(results.summary.get("retrieval", {}))
+    retrieval = retrieval_rows(results.summary)
     tasks = {run["task"]: data_name([run["task"]], results.made_up) for run in results.runs}
     with fresh_directory(metrics / "figures") as folder:
         (folder / "loss").mkdir()

@@ -97,6 +97,7 @@ def _metrics(parts: Parts, searches: list[Search]) -> dict[str, Any]:
         search.direction: {
             **{f"p_at_{k}": value for k, value in search.result.precision.items()},
             **_recall(search),
+            **{f"highest_at_{k}": x for k, x in search.result.highest.items() if x < 1},
             "chance": search.result.chance,
             "queries": len(search.names),
             "candidates": len(parts.candidates),

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from convirt import files, paper
 from convirt.params import read_yaml
+from convirt.report_text import Results, render
 from convirt.summary import matrix_keys
 from stages import readme
 from stages.report import app
@@ -45,6 +46,7 @@ def fabricate_run(root: Path, key: str) -> None:
     files.write_parquet(root / f"models/finetune/{key}/predictions.parquet", pd.DataFrame(table))
     cell = {"task": task, "init": init, "fraction": int(fraction), "protocol": protocol}
     cell |= {"metric": TASKS[task], "value": 0.7, "low": 0.61, "high": 0.789, "n_test": count}
+    cell |= {"patients_test": 59, "best_epoch": [0 if int(fraction) == 10 else 3]}
     cell |= {"n_train": 40, "repeats": [0.7], "corpus": "bone" if task == "mura" else "chest"}
     files.write_json(
         root / f"metrics/finetune/{key}.json", cell | {"provenance": provenance("finetune")}
@@ -68,7 +70,7 @@ def fabricate(root: Path, params: dict[str, Any]) -> None:
             "objective": "convirt",
             "corpus": corpus,
             "val_loss": 3.25,
-            "best": 3.25,
+            "best": 2.75,
             "chance": float(np.log(64)),
             "pairs": 1000 + i,
         }
@@ -249,18 +251,105 @@ def test_the_page_tells_made_up_data_from_the_papers(done: tuple[Path, str]) -> 
     header = next(line for line in transfer.splitlines() if line.startswith("| task"))
     assert "here, made-up data | paper, Table 1(b), its real data |" in header
     row = next(line for line in text.splitlines() if "| mura | AUROC | made up | ConVIRT" in line)
-    assert "ConVIRT (bone pairs) | 10% | 40 | 60 | 70.0 [61.0, 78.9] | 86.5 |" in row
+    assert "ConVIRT (bone pairs) | 10% | 40 | 60 | 59 | 70.0 [61.0, 78.9] | 86.5 |" in row
     assert (
         "- **rsna** (made-up data): ConVIRT with 10% of the labels minus ImageNet with 100%" in text
     )
     assert re.search(r"interval above 0: \*\*(yes|no)\*\*\. Paper, on its data: \+0\.7\.", text)
     assert "P@5 here, made-up data" in text
     assert "P@5 paper, CheXpert 8x200" in text
+    assert "| 80 | 1,600 | 41.0 | 39.0 | 30.0 | 45.0 | 42.9 | 35.7 | 12.5 |" in text
+    assert "| ConVIRT | chest | made-up data | 1,000 | 75 | 75 | 3.250 | 4.159 |" in text
     assert "| rsna | `rsna` | made-up data | 0 of 0 | 1,000 of 1,010 |" in text
     assert "10 images: truncated | 3 16 bit | 25,184 train images |" in text
     assert "`finetune-code`" not in text
     assert "| `finetune-cod` | `finetune-par` |" in text
     assert "Versions in all stages: python 3.11, torch 2." in text
+
+
+def test_each_protocol_stands_beside_the_papers_of_it(report: Report, tmp_path: Path) -> None:
+    for init in ("imagenet", "convirt"):
+        fabricate_run(tmp_path, f"rsna-{init}-10-linear")
+    changes = {"matrix.task": ["rsna"], "matrix.fraction": [10]}
+    result = report(**changes, **{"matrix.protocol": ["finetune", "linear"]})
+    assert result.exit_code == 0, result.output
+    tuned, probed = page(tmp_path).split("### Linear probe")
+    start = "| rsna | AUROC | made up | ConVIRT (chest pairs) | 10% | 40 | 60 | 59 | "
+    start += "70.0 [61.0, 78.9] |"
+    assert f"{start} 91.5 |" in tuned
+    assert f"{start} 91.7 |" in probed
+
+
+@pytest.mark.parametrize(("low", "sure"), [(0.001, "yes"), (-0.001, "no")])
+def test_a_difference_is_sure_where_its_interval_is_above_0(low: float, sure: str) -> None:
+    run: dict[str, Any] = {"task": "rsna", "protocol": "finetune", "metric": "auroc"}
+    run |= {"corpus": "chest", "n_train": 40, "n_test": 60, "value": 0.7, "low": 0.6, "high": 0.8}
+    run |= {"patients_test": 59, "repeats": [0.7]}
+    starts = [("convirt", 10), ("imagenet", 10), ("imagenet", 100)]
+    runs = [run | {"init": init, "fraction": fraction} for init, fraction in starts]
+    cells = {"rsna": {"difference": 0.02, "low": low, "high": 0.04}, "mean": {"difference": 0.02}}
+    results = Results(
+        summary={"claim": cells | {"equal_fraction": cells}},
+        runs=runs,
+        retrieval={},
+        retrieval_set="squares",
+        pretrain=[],
+        funnels={},
+        readers={},
+        made_up=frozenset({"rsna"}),
+    )
+    claim, equal = render(results).split("## Equal fraction")
+    assert f"interval above 0: **{sure}**. Paper, on its data: +0.7." in claim
+    assert f" | {sure} | +4.2 |" in equal
+
+
+def test_single_runs_and_heads_alone_are_told(report: Report, tmp_path: Path) -> None:
+    changes = {"matrix.task": ["rsna"]}
+    assert report(**changes).exit_code == 0
+    text = page(tmp_path)
+    assert "Each number is one run" in text.split("## The claim")[1].split("## Equal")[0]
+    told = "In 2 of these 4 places a run validated best before its encoder was trained"
+    assert told in text
+    assert "(epoch 0): rsna ImageNet (chest pairs) 10%, rsna ConVIRT (chest pairs) 10%." in text
+    for path in (tmp_path / "metrics/finetune").iterdir():
+        run = json.loads(path.read_text())
+        files.write_json(path, run | {"repeats": [0.7, 0.7], "best_epoch": [3, 4]})
+    assert report(**changes).exit_code == 0
+    assert "Each number is one run" not in page(tmp_path) and "epoch 0" not in page(tmp_path)
+
+
+def test_few_patients_have_no_interval(report: Report, tmp_path: Path) -> None:
+    for path in (tmp_path / "models/finetune").rglob("*.parquet"):
+        table = pd.read_parquet(path)
+        files.write_parquet(path, table.assign(patient=table["patient"].str[-1].replace("9", "8")))
+    result = report()
+    assert result.exit_code == 0, result.output
+    assert set(summary(tmp_path)["claim"]["rsna"]) == {"difference"}
+    assert page(tmp_path).count("**none, of fewer than 10 test patients**") == 4
+
+
+def test_what_was_noted_of_the_data_is_on_the_page(report: Report, tmp_path: Path) -> None:
+    path = tmp_path / "metrics/funnel/rsna.json"
+    files.write_json(path, json.loads(path.read_text()) | {"notes": ["3 pictures are odd"]})
+    assert report().exit_code == 0
+    assert "To be looked at:\n\n- rsna: 3 pictures are odd" in page(tmp_path)
+
+
+def test_a_search_of_another_set_has_no_numbers_of_the_paper(
+    report: Report, tmp_path: Path
+) -> None:
+    for path in (tmp_path / "metrics/retrieval").iterdir():
+        found = json.loads(path.read_text())
+        found["image_image"]["highest_at_50"] = 0.375
+        files.write_json(path, found)
+    changes: dict[str, Any] = {"datasets.sources.chexpert-8x200.reader": "retrieval"}
+    result = report(**changes)
+    assert result.exit_code == 0, result.output
+    text = page(tmp_path).split("## Zero-shot retrieval")[1].split("## Pretraining")[0]
+    assert "P@5 here" in text and "paper" not in text
+    assert "no ranking has a precision above these" in text and "50 of image → image: 37.5" in text
+    table = result.output.split("Zero-shot retrieval")[1].split("Pretraining")[0]
+    assert "P@5" in table and "paper" not in table
 
 
 def test_the_page_names_the_sets_of_a_user(report: Report, tmp_path: Path) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import tiny_models
+import torch
 from PIL import Image
 
 from convirt import gallery, retrieval
 from convirt.errors import InputError
+from convirt.search import parts_of, search
 
 
 def test_nearest_on_a_hand_made_matrix() -> None:
@@ -26,6 +32,13 @@ def test_ties_go_to_the_lower_index() -> None:
     candidates = np.array([[1.0, 1.0], [2.0, 0.0], [5.0, 0.0], [3.0, 3.0], [1.0, 0.0]])
     assert retrieval.top_k(np.array([[1.0, 0.0]]), candidates, 2).tolist() == [[1, 2]]
     assert retrieval.top_k(np.array([[1.0, 0.0]]), candidates, 4).tolist() == [[1, 2, 4, 0]]
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_cosines_that_differ_by_a_ten_millionth_are_no_tie(k: int) -> None:
+    angle = np.array([1.1e-3, 1e-3])
+    candidates = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    assert retrieval.top_k(np.array([[1.0, 0.0]]), candidates, k).tolist() == [[1, 0][:k]]
 
 
 def slow_top_k(queries: np.ndarray, candidates: np.ndarray, k: int) -> list[list[int]]:
@@ -85,6 +98,11 @@ def test_precision_on_the_example_of_the_docstring(k: int, value: float) -> None
     assert retrieval.precision_at_k(RANKING, QUERIES, CANDIDATES, k) == pytest.approx(value)
 
 
+def test_the_highest_precision_is_of_what_is_there() -> None:
+    found = retrieval.highest(np.array(["b", "a"]), np.array(["a", "b", "a", "a"]), (1, 2, 4))
+    assert found == {1: 1.0, 2: (0.5 + 1) / 2, 4: (0.25 + 0.75) / 2}
+
+
 def test_precision_of_all_candidates_is_chance() -> None:
     rng = np.random.default_rng(1)
     labels = np.array(list("aaabbc"))
@@ -115,6 +133,30 @@ def test_more_than_there_are_is_an_error() -> None:
 def test_a_query_without_candidates_of_its_class_is_an_error() -> None:
     with pytest.raises(InputError, match="queries labelled x"):
         retrieval.chance(np.array(["a", "x"]), CANDIDATES)
+
+
+def test_each_direction_ranks_the_candidates_by_its_own_embeddings(bert: Path) -> None:
+    """Queries and candidates lie mixed; h finds images by image, u and v by text."""
+    roles = ["query", "candidate", "candidate", "query", "candidate", "candidate"]
+    records = pd.DataFrame({"image": list("abcdef"), "role": roles, "label": list("xxyyxy")})
+    texts = pd.DataFrame({"text": ["small effusion .", "the heart is large"], "label": ["y", "x"]})
+    store: Any = SimpleNamespace(records=records, queries=texts)
+    pair = tiny_models.pair_encoder(bert).eval()
+    h = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    by_image, by_text = search(store, parts_of(store, Path("here")), h, pair, (1, 4))
+    asked, held = [0, 3], [1, 2, 4, 5]
+    with torch.inference_mode():
+        v = pair.project_image(torch.from_numpy(h[held])).numpy()
+        u = pair.project_text(pair.encode_sentences(texts["text"].tolist())).numpy()
+    labels = records["label"].to_numpy(str)
+    for found, queries, candidates, wanted in (
+        (by_image, h[asked], h[held], labels[asked]),
+        (by_text, u, v, texts["label"].to_numpy(str)),
+    ):
+        ranking = retrieval.top_k(queries, candidates, 4)
+        assert found.result.ranking.tolist() == ranking.tolist()
+        assert found.result.precision[1] == (labels[held][ranking[:, 0]] == wanted).mean()
+    assert (by_image.names, by_text.names) == (["a", "d"], texts["text"].tolist())
 
 
 # ------------------------------------------------------------------------------ the picture

@@ -75,7 +75,7 @@ RETRIEVAL = {
 
 def test_the_keys_are_those_that_the_issue_names() -> None:
     runs = [run(t, i, f) for t in ("rsna", "mura") for i in INITS for f in (10, 100)]
-    about = {"objective": "convirt", "corpus": "chest", "steps": 3, "start": 4.1, "best": 3.0}
+    about = {"objective": "convirt", "corpus": "chest", "steps": 3, "start": 4.1, "best": 2.5}
     caption = about | {"objective": "caption_lstm", "val_loss": 2.0, "chance": None, "pairs": 9}
     pretrain = [about | {"val_loss": 3.0, "chance": 4.0, "pairs": 9}, caption]
     cells = flat(build(runs, retrieval=RETRIEVAL, pretrain=pretrain))
@@ -92,7 +92,8 @@ def test_the_keys_are_those_that_the_issue_names() -> None:
         for t in ("rsna", "mura")
         for part in ("difference", "low", "high")
     }
-    expected |= {"claim.mean.difference", "claim.equal_fraction.mean.difference", "data.made_up"}
+    expected |= {"claim.mean.difference", "claim.equal_fraction.mean.difference"}
+    expected |= {"data.made_up", "data.papers_search"}
     expected |= {
         f"retrieval.{d}.{part}"
         for d in ("convirt.image_image", "convirt.text_image", "imagenet.image_image")
@@ -119,6 +120,19 @@ def test_the_claim_is_convirt_minus_imagenet() -> None:
     # the weaker the baseline, the larger the difference: at 10% it had fewer labels
     assert cells["equal_fraction"]["rsna"]["difference"] > cells["rsna"]["difference"]
     assert cells["mean"] == {"difference": cells["rsna"]["difference"]}
+
+
+def test_the_mean_of_the_claim_is_plain() -> None:
+    ours = {"rsna": ("convirt", 10), "mura": ("imagenet", 100), "chexpert": ("imagenet", 10)}
+    runs = [run(task, *start) for task in ours for start in (("convirt", 10), ("imagenet", 100))]
+    tables = {
+        key_of(r): predictions(*(ours[r["task"]] if r["init"] == "convirt" else ("imagenet", 100)))
+        for r in runs
+    }
+    cells = build(runs, predictions=tables)["claim"]
+    differences = [cells[task]["difference"] for task in ours]
+    assert cells["mean"]["difference"] == pytest.approx(np.mean(differences))
+    assert np.mean(differences) != pytest.approx(np.median(differences))
 
 
 def test_what_was_not_run_is_absent() -> None:
@@ -179,23 +193,28 @@ def test_efficiency_rows_hold_the_papers_cells_of_the_same_fractions() -> None:
 
 
 def test_retrieval_rows_hold_the_papers_cells_of_the_same_k() -> None:
-    cells = build([run("rsna", "convirt", 10)], retrieval=RETRIEVAL)["retrieval"]
-    rows = retrieval_rows(cells)
+    summary = build([run("rsna", "convirt", 10)], retrieval=RETRIEVAL)
+    rows = retrieval_rows(summary)
     values = {(r["source"], r["direction"], r["init"], r["k"]): r["value"] for r in rows}
     assert values["here", "text_image", "convirt", 5] == 0.6
     assert values["paper", "text_image", "convirt", 5] == 0.6
     assert values["paper", "image_image", "imagenet", 10] == 0.144
     assert ("paper", "image_image", "convirt", 50) not in values
     assert len(values) == 12
+    summary["data"]["papers_search"] = 0.0
+    rows = retrieval_rows(summary)
+    assert {row["source"] for row in rows} == {"here"} and len(rows) == 6
 
 
 def test_the_recall_of_an_approximate_ranking_stands_beside_its_precision() -> None:
     directions = {"image_image": {"p_at_5": 0.4, "chance": 0.1, "recall_at_5": 0.98, "queries": 80}}
-    cells = build([run("rsna", "convirt", 10)], retrieval={"convirt": directions})["retrieval"]
+    summary = build([run("rsna", "convirt", 10)], retrieval={"convirt": directions})
+    cells = summary["retrieval"]
     assert cells["convirt"]["image_image"] == {"p_at_5": 0.4, "chance": 0.1, "recall_at_5": 0.98}
     assert recall_key(cells) == "recall_at_5"
-    assert retrieval_rows(cells)[0]["recall"] == 0.98
-    assert {row["k"] for row in retrieval_rows(cells) if row["source"] == "here"} == {5}
+    rows = retrieval_rows(summary)
+    assert rows[0]["recall"] == 0.98
+    assert {row["k"] for row in rows if row["source"] == "here"} == {5}
     exact = build([run("rsna", "convirt", 10)], retrieval=RETRIEVAL)["retrieval"]
     assert recall_key(exact) is None
 
