@@ -53,7 +53,7 @@ def main(
         source, datasets = stage.params.datasets.sources[name], stage.params.datasets
         listed = split_lists.read(source.split_file) if source.split_file else None
         split = Split(stage.params.seed, source.val, source.test, listed)
-        tables = registry.read(source.reader, _root(source.root), split, dict(source.options))
+        tables = registry.read(source.reader, _root(source.root), split, dict(source.options), name)
         packing.check_dropped(tables, datasets.max_dropped)
         made = stage.provenance()
         versions = {package: made["versions"][package] for package in DECODERS}
@@ -114,6 +114,8 @@ def _tell(stage: Stage, name: str, funnel: Funnel, belongs: Belongs) -> None:
         count = counts[what]
         lost = ", ".join(f"{n} {reason}" for reason, n in count["dropped"].items())
         stage.say(f"{what}: {count['in']} in, {count['kept']} kept" + f"; {lost}" * bool(lost))
+    if any(counts[what]["dropped"] for what in ("studies", "images")):
+        stage.note(f"which were left out, and why: data/stores/{name}/dropped.parquet")
     for note in funnel.note_lines():
         stage.note(note)
 

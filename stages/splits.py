@@ -42,7 +42,7 @@ def main(
             hint = "nothing is drawn for this set, so it needs no list"
             raise InputError(params, f"{key}.val or {key}.test above 0", "0 for both", hint)
         root = options.path(source.root, f"the download of {name}")
-        tables = registry.read(source.reader, root, split, dict(source.options))
+        tables = registry.read(source.reader, root, split, dict(source.options), name)
         drawn = split_lists.draw(tables, split, name)
         path = out / f"{name}.csv"
         for part, count in drawn.head["splits"].items():

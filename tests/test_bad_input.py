@@ -70,7 +70,7 @@ def test_a_list_is_missing(tmp_path: Path, name: str) -> None:
 def test_a_misspelt_list_is_suggested(tmp_path: Path) -> None:
     raw.ten_pairs(tmp_path)
     (tmp_path / "pairs.csv").rename(tmp_path / "pair.csv")
-    assert refused("pairs", tmp_path).hint == "did you mean pair.csv?"
+    assert refused("pairs", tmp_path).hint.startswith("did you mean pair.csv?; or")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,20 @@ def test_columns_that_are_not_read_are_noted(tmp_path: Path) -> None:
     assert notes == ["columns that are not read: `age`, `fold`"]
     raw.write(tmp_path / "labels.csv", "image,patient,y,view\na.png,p,1,PA\n")
     assert not registry.read("labels", tmp_path, Split(0), {}).funnel.notes
+
+
+def test_messages_name_the_source_and_its_options(tmp_path: Path) -> None:
+    raw.write(tmp_path / "labels.csv", "image,patient,finding,text\na.png,p,A,Words here.\n")
+    with pytest.raises(InputError, match=r"options: columns, or column and classes"):
+        registry.read("labels", tmp_path, Split(0), {})
+    options = {"column": "diagnosis", "classes": ["A"]}
+    with pytest.raises(InputError, match=r"(?s)`diagnosis`, which datasets.sources.mine.*finding"):
+        registry.read("labels", tmp_path, Split(0), options, "mine")
+    with pytest.raises(InputError, match=r"datasets.sources.mine.options.file"):
+        registry.read("pairs", tmp_path, Split(0), {}, "mine")
+    raw.write(tmp_path / "pairs.csv", "image,text,patient\na.png,Two words,p\n")
+    with pytest.raises(InputError, match=r"look at the texts: one is used from 3 words"):
+        registry.read("pairs", tmp_path, Split(0), {}, "mine")
 
 
 @pytest.mark.parametrize("between", [";", "\t"])
@@ -352,7 +366,7 @@ def test_own_retrieval_lists_are_checked(tmp_path: Path) -> None:
     raw.write(tmp_path / "queries.csv", "label,text\nB,words\n")
     assert "`B`" in refused("retrieval", tmp_path).found
     raw.write(tmp_path / "queries.csv", "label,image\nA,a.png\n")
-    assert "duplicate" in refused("retrieval", tmp_path).found
+    assert "`a.png` in both" in refused("retrieval", tmp_path).found
 
 
 def test_mura_contradictions(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ TWELVE = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 def reason(path: Path) -> str:
     with pytest.raises(BadImageError) as caught:
         decode(path, 32)
-    return str(caught.value)
+    assert str(caught.value) == f"{path}: {caught.value.reason}"
+    return caught.value.reason
 
 
 def deep_png(path: Path, samples: np.ndarray) -> Path:

@@ -38,6 +38,8 @@ note("begin")
 while Path(f"hold-{name}").exists():
     time.sleep(0.01)
 time.sleep(0.05)
+if name == "train-a":
+    print("note: a word to the wise", file=sys.stderr)
 if Path(f"fail-{name}").exists():
     print("out of luck")
     sys.exit(3)
@@ -203,6 +205,7 @@ def test_all_runs_once_in_order_and_side_by_side(project: Project) -> None:
         assert all(ended.index(f"train-{one}") < ended.index(f"probe-{one}-{n}") for n in (1, 10))
     assert "8 stages to look at, 2 at a time" in said
     assert "8 ran, 0 from the cache, 0 up to date, 0 failed" in said
+    assert said.count("train@a: a word to the wise") == said.count("a word to the wise") == 1
     assert project.up_to_date()
     # nothing is outdated: says so, and nothing runs
     project.forget()

@@ -27,6 +27,7 @@ MIN_TOKENS = 3  # "... or less than 3 tokens" are dropped: paper, section 4.1 an
 # or one of the two reasons why there is no text.
 Reports = Mapping[str, str]
 NO_TEXT = frozenset({NO_REPORT, NO_SECTION})
+NO_USABLE_TEXT = (EMPTY_REPORT, SHORT_REPORT)
 
 
 def assemble(
@@ -74,8 +75,11 @@ def assemble(
     if reports is not None:
         images, texts = _usable_reports(images, reports, funnel)
     if images.empty:
+        hint = "check the root"
         reasons = {**funnel.images.to_dict()["dropped"]} or "an empty list"
-        raise InputError(source, "at least one usable image", str(reasons), "check the root")
+        if reports is not None and set(funnel.images.dropped) & set(NO_USABLE_TEXT):
+            hint = f"look at the texts: one is used from {MIN_TOKENS} words and numbers on"
+        raise InputError(source, "at least one usable image", str(reasons), hint)
 
     if split.listed is not None:
         images = split_lists.apply(images, split, split.listed, source, funnel)

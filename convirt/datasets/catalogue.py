@@ -104,28 +104,31 @@ def _packed(*folders: str) -> tuple[str, ...]:
     return ("", *(f"{zipped}{name}" for name in folders for zipped in ("", f"{name}.zip/")))
 
 
-_YOUR_STEPS = ("write the list as docs/your-data.md shows, into {root}",)
+_YOUR_STEPS = (
+    "write the list as docs/your-data.md shows, into {root}; "
+    "or name the one that is there in options.file",
+)
 
 FACTS: Mapping[str, Facts] = {
     "mimic-cxr": Facts(
         title="MIMIC-CXR-JPG and the reports of MIMIC-CXR",
         kind="pairs",
         access=CREDENTIALED,
-        page="https://physionet.org/content/mimic-cxr-jpg/2.1.0/",
+        page="https://physionet.org/content/mimic-cxr-jpg/2.0.0/",
         size="567 GB as one zip file",
         images=377_110,
         holds="mimic-cxr-2.0.0-metadata.csv[.gz], files/p10/..., mimic-cxr-reports.zip",
         steps=(
-            "get access: https://physionet.org/content/mimic-cxr-jpg/2.1.0/ (an account, CITI"
+            "get access: https://physionet.org/content/mimic-cxr-jpg/2.0.0/ (an account, CITI"
             " training, the data use agreement)",
             "wget -r -N -c -np -nH --cut-dirs=3 -P {root} --user YOU --ask-password"
-            " https://physionet.org/files/mimic-cxr-jpg/2.1.0/",
+            " https://physionet.org/files/mimic-cxr-jpg/2.0.0/",
             "wget -N -c -P {root} --user YOU --ask-password"
-            " https://physionet.org/files/mimic-cxr/2.1.0/mimic-cxr-reports.zip",
+            " https://physionet.org/files/mimic-cxr/2.0.0/mimic-cxr-reports.zip",
         ),
         reports=(
             "wget -N -c -P {root} --user YOU --ask-password"
-            " https://physionet.org/files/mimic-cxr/2.1.0/mimic-cxr-reports.zip",
+            " https://physionet.org/files/mimic-cxr/2.0.0/mimic-cxr-reports.zip",
             "or set options.reports of this source in params.yaml",
         ),
         lists=(

@@ -101,7 +101,9 @@ def _run_reader(
 ) -> Tables | None:
     """What the reader makes of the set; None, and a note, if it refuses."""
     try:
-        tables = registry.read(request.reader, root, request.split, dict(request.options))
+        tables = registry.read(
+            request.reader, root, request.split, dict(request.options), request.name
+        )
     except InputError as error:
         if lists and lists.lacking:
             steps = steps_into(lists.facts, root)

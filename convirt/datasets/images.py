@@ -42,7 +42,15 @@ CONSTANT, TOO_LARGE = "image of one value", "image too large"
 
 
 class BadImageError(Exception):
-    """An image that cannot be used; its text is one of the reasons above."""
+    """An image that cannot be used.
+
+    Attributes:
+        reason: One of those above.
+    """
+
+    def __init__(self, reason: str, path: Path | None = None) -> None:
+        self.reason = reason
+        super().__init__(reason if path is None else f"{path}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,15 @@ def decode(path: Path, side: int = 0) -> Picture:
 
     Raises:
         BadImageError: The file is missing, unreadable, truncated, of zero size, of one value, or a
-            decompression bomb.
+            decompression bomb; the message names it.
     """
+    try:
+        return _decode(path, side)
+    except BadImageError as error:
+        raise BadImageError(error.reason, path) from error
+
+
+def _decode(path: Path, side: int) -> Picture:
     try:
         handle = archives.open_binary(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:

@@ -249,8 +249,16 @@ def _composed(name: str) -> str:
 
 
 def list_file(root: Path, name: str) -> Path:
-    """A bring-your-own list: the root itself if it is a file, else `name` in it."""
-    return root / name if archives.is_dir(root) else root
+    """A bring-your-own list: the root itself if it is a file, else `name` in it.
+
+    Raises:
+        InputError: It is not there.
+    """
+    path = root / name if archives.is_dir(root) else root
+    if not archives.is_file(path):
+        hint = f"{_hint_nearby(path)}; or name the list in datasets.sources.<name>.options.file"
+        raise InputError(path, "a CSV file", "nothing there", hint)
+    return path
 
 
 def binary(values: pd.Series, column: str, source: Path, also: Mapping[str, float]) -> pd.Series:

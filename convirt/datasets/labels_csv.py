@@ -57,7 +57,15 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         )
     source = inputs.list_file(root, chosen.file)
     wanted = (chosen.column,) if chosen.column else chosen.columns
-    rows = inputs.read_csv(source, ["image", "patient", *wanted])
+    rows = inputs.read_csv(source, ["image", "patient"])
+    for name in wanted:
+        if name not in rows:
+            raise InputError(
+                source,
+                f"the column `{name}`, which datasets.sources.<name>.options asks for",
+                f"columns {', '.join(map(str, rows))}",
+                "correct options.column or options.columns, or the name of the column",
+            )
     images = inputs.listed_images(rows, source)
     labels = _labels(rows, chosen, source)
     taken = sorted(
@@ -82,4 +90,13 @@ def _labels(rows: pd.DataFrame, chosen: Options, source: Path) -> dict[str, pd.S
     if chosen.column:
         return inputs.one_hot(rows[chosen.column], chosen.classes, chosen.column, source)
     names = chosen.columns or [str(name) for name in rows if name not in IMAGE_COLUMNS]
-    return {name: inputs.binary(rows[name], name, source, {}) for name in names}
+    try:
+        return {name: inputs.binary(rows[name], name, source, {}) for name in names}
+    except InputError as error:
+        if chosen.columns:
+            raise
+        hint = (
+            f"{error.hint}; or, since every column counts as a label, name those that are in "
+            "datasets.sources.<name>.options: columns, or column and classes for names of classes"
+        )
+        raise InputError(error.path, error.expected, error.found, hint) from error

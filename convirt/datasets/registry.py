@@ -38,12 +38,29 @@ READERS: dict[str, Reader] = {
 }
 
 
-def read(name: str, root: Path, split: Split, options: dict[str, Any]) -> Tables:
+def read(
+    name: str, root: Path, split: Split, options: dict[str, Any], key: str = "<name>"
+) -> Tables:
     """Read the set at `root` with the reader `name`.
+
+    Args:
+        name: Of the reader.
+        root: Of the set.
+        split: Seed and sizes.
+        options: The reader's switches.
+        key: What the set is called in datasets.sources, for messages.
 
     Raises:
         InputError: No such reader, no such root, or what the reader refuses.
     """
+    try:
+        return _read(name, root, split, options)
+    except InputError as error:
+        parts = (error.path, error.expected, error.found, error.hint)
+        raise InputError(*(part.replace("<name>", key) for part in parts)) from error
+
+
+def _read(name: str, root: Path, split: Split, options: dict[str, Any]) -> Tables:
     if name not in READERS:
         near = difflib.get_close_matches(name, READERS, n=1)
         raise InputError(

@@ -55,9 +55,13 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     queries["label"], queries["role"] = pictures["label"], "query"
     texts = rows.loc[rows["text"] != "", ["text", "label"]].reset_index(drop=True)
 
+    if both := sorted(set(queries["image"]) & set(candidates["image"])):
+        found = f"`{both[0]}` in both ({len(both)} images)"
+        hint = "remove it from one of them"
+        raise InputError(query_file, "images that are not in candidates.csv", found, hint)
     images = pd.concat([queries, candidates], ignore_index=True)
     images["split"] = "test"
-    tables = assemble(images, Split(split.seed), source, queries=texts)
+    tables = assemble(images, Split(split.seed), root, queries=texts)
     alike.note_shared(queries, candidates, tables.funnel)
     return tables
 

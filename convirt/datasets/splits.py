@@ -88,7 +88,7 @@ def assign(table: pd.DataFrame, split: Split, source: Path) -> pd.Series:
             raise InputError(
                 source,
                 f"{name}: 0 in params.yaml, because this set brings its own {name} split",
-                f"{name}: {size}",
+                f"{name}: {size:g}",
                 f"set datasets.sources.<name>.{name} to 0",
             )
     one_split_a_patient(table["patient"], given, source)
@@ -154,7 +154,7 @@ def _check_size(name: str, size: float) -> None:
         raise InputError(
             "params.yaml",
             f"a share below 1 or a whole count for `{name}`",
-            str(size),
+            f"{size:g}",
             f"correct datasets.sources.<name>.{name}",
         )
 

@@ -116,7 +116,7 @@ def pack(paths: Sequence[str], first: int, size: int, out: Path, start: int) -> 
         try:
             picture = decode(Path(path), size)
         except BadImageError as bad:
-            results.append(Packed(reason=str(bad)))
+            results.append(Packed(reason=bad.reason))
             continue
         row[:], box = fit(picture.pixels, size)
         results.append(Packed("", picture.converted, box))
