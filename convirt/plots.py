@@ -1,4 +1,4 @@
-"""Every figure: loss curves, label efficiency, retrieval, contact sheets.
+"""The report's figures: loss curves, label efficiency, retrieval; and contact sheets.
 
 Functions take plain rows and return a matplotlib `Figure`; `save` turns it into PNG bytes that are
 the same each time (Agg, fixed dots per inch, fonts that matplotlib brings along, no metadata). The

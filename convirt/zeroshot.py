@@ -51,7 +51,7 @@ class ZeroShot(nn.Module):
         kind: str,
         tau: float,
     ) -> None:
-        """Put the prompts of `labels` into words' weights; `pair` is switched to evaluation mode.
+        """Turn the prompts of `labels` into weights; `pair` is switched to evaluation mode.
 
         Args:
             pair: On the device.

@@ -1,1 +1,1 @@
-"""One command-line program for each box of `dvc.yaml`: `python -m stages.<name> --help`."""
+"""Command-line programs, the stages of `dvc.yaml` first: `python -m stages.<name> --help`."""

@@ -157,7 +157,8 @@ def _saliency(drawn: Drawn, stage: Stage, store: Store, data: str, made_up: bool
     asked = PROBED in matrix.task and FRACTION in matrix.fraction and "linear" in matrix.protocol
     chosen = saliency.samples(store.records, paper.FIGURE_4)
     if not (systems and asked and chosen):
-        drawn.absent.append("Figure 4 (chexpert, 1%, linear in matrix, with imagenet and convirt)")
+        any_of = ", ".join(paper.FIGURE_4_SYSTEMS)
+        drawn.absent.append(f"Figure 4 (chexpert, 1%, linear in matrix, with one of {any_of})")
         return
     images = torch.from_numpy(np.stack([store.images[row] for row in chosen.values()]))
     maps, shown = {}, {}

@@ -104,7 +104,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def stamp(path: Path) -> tuple[int, ...]:
-    """Numbers that differ when the content does; reads no content. None for what is not there."""
+    """Numbers that differ when the content does; reads no content. () for what is not there."""
     place = _split(path)
     try:
         if place is None:
