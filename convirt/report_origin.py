@@ -30,7 +30,12 @@ def data(
         for key, funnel in funnels.items()
     ]
     text = "Kept of found; “converted” images were kept, after a change of their pixel format."
-    notes = [f"- {key}: {note}" for key, own in funnels.items() for note in own.get("notes", [])]
+    notes = [
+        f"- {key}: {note}"
+        for key, own in funnels.items()
+        for note in own.get("notes", [])
+        if key not in made_up
+    ]
     more = ["To be looked at:", "\n".join(notes)] if notes else []
     return ["## Data", text, table(head, rows), *more] if rows else []
 

@@ -10,6 +10,7 @@ import typer
 
 from convirt import files
 from convirt.errors import InputError
+from stages._results import is_made_up
 from stages._stage import PARAMS, Stage
 
 if TYPE_CHECKING:
@@ -114,10 +115,17 @@ def _tell(stage: Stage, name: str, funnel: Funnel, belongs: Belongs) -> None:
         count = counts[what]
         lost = ", ".join(f"{n} {reason}" for reason, n in count["dropped"].items())
         stage.say(f"{what}: {count['in']} in, {count['kept']} kept" + f"; {lost}" * bool(lost))
-    if any(counts[what]["dropped"] for what in ("studies", "images")):
-        stage.note(f"which were left out, and why: data/stores/{name}/dropped.parquet")
+    # of a made-up set nobody has to look after: what is odd about it is meant so
+    tell = stage.say if is_made_up(stage.root, stage.params.datasets.sources[name]) else stage.note
+    dropped = [
+        f"{count} {what} ({reason})"
+        for what in ("studies", "images")
+        for reason, count in counts[what]["dropped"].items()
+    ]
+    if dropped:
+        tell(f"left out: {', '.join(dropped)}; named in data/stores/{name}/dropped.parquet")
     for note in funnel.note_lines():
-        stage.note(note)
+        tell(note)
 
 
 def _root(text: str) -> Path:

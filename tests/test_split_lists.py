@@ -362,3 +362,19 @@ def test_preprocessing_tells_its_notes(run: Callable[..., Any], tmp_path: Path) 
     assert "note: The challenge's patientId is one a film" in done.output
     funnel = json.loads((tmp_path / "metrics/funnel/bone.json").read_text())
     assert "patientId is one a film" in funnel["notes"][0]
+
+
+def test_what_was_left_out_is_told_with_where_it_is_named(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "raw/f/3.png").write_bytes(b"")
+    told = (
+        "left out: 1 studies (no usable image), 1 images (image of zero size); named in data/stores"
+    )
+    for check in ("check_dropped", "_check_parts"):  # a tenth is more than may be lost
+        monkeypatch.setattr(f"convirt.packing.{check}", lambda *_: None)
+    assert f"note: {told}" in run(app=preprocess.app, val=2).output
+    (tmp_path / "data/demo").mkdir(parents=True)
+    (tmp_path / "raw").rename(tmp_path / "data/demo/raw")
+    shown = run(app=preprocess.app, val=2, root="data/demo/raw").output
+    assert told in shown and "note: left out" not in shown
