@@ -160,7 +160,7 @@ def _claim(results: Results) -> list[str]:
     if all(len(run["repeats"]) == 1 for run in results.runs):
         blocks.append(
             "Each number is one run: the intervals cover the test patients, and neither another "
-            "seed nor another pretraining, by which results here differ by several points."
+            "seed nor another pretraining."
         )
     return blocks + _sentences(results, pairs)
 
