@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -278,6 +279,19 @@ def test_kernel_of_one_pixel_does_not_blur() -> None:
     assert torch.equal(augment.blur(x, torch.tensor([1.0, 2.0]), 1), x)
 
 
+def test_blur_comes_after_the_jitter() -> None:
+    images, boxes = films(4), np.tile([0, 0, S, S], (4, 1))
+    draws = augment.draw(np.random.default_rng(0), boxes, S, PAPER)
+    first = torch.zeros(4, dtype=torch.bool)
+    draws = replace(draws, brightness=torch.full((4,), 1.4), contrast_first=first)
+    found = augment.apply(images, draws, 16, 5)
+    x = augment.warp(images, draws.theta, 16)
+    for i in range(4):
+        contrast, sigma = float(draws.contrast[i]), float(draws.sigma[i])
+        light = tv.adjust_contrast(tv.adjust_brightness(x[i], 1.4), contrast)
+        close(found[i].numpy(), tv.gaussian_blur(light, [5, 5], [sigma] * 2).numpy())
+
+
 def test_samples_do_not_see_each_other() -> None:
     images = films(5)
     boxes = np.tile([0, 0, S, S], (5, 1))
@@ -318,6 +332,16 @@ def test_draws_are_a_function_of_the_key() -> None:
             assert not np.array_equal(one[name], other[name]), name
 
 
+def assert_uniform(spans: dict[str, tuple[np.ndarray, float, float]]) -> None:
+    """Each lies everywhere between its ends alike."""
+    for name, (found, low, high) in spans.items():
+        near = 0.03 * (high - low)
+        assert low - 1e-6 <= found.min() < low + 0.01 * (high - low), name
+        assert high - 0.01 * (high - low) < found.max() <= high + 1e-6, name
+        assert found.mean() == pytest.approx((low + high) / 2, abs=near), name
+        assert found.std() == pytest.approx((high - low) / math.sqrt(12), abs=near), name
+
+
 def test_ranges_are_respected_and_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = recorded(monkeypatch)
     draws = values_of(augment.draw(np.random.default_rng(0), BOXES, S, PAPER))
@@ -331,10 +355,7 @@ def test_ranges_are_respected_and_filled(monkeypatch: pytest.MonkeyPatch) -> Non
         "contrast": (draws["contrast"], 0.6, 1.4),
         "sigma": (draws["sigma"], 0.1, 3.0),
     }
-    for name, (found, low, high) in spans.items():
-        assert low - 1e-6 <= found.min() < low + 0.01 * (high - low), name
-        assert high - 0.01 * (high - low) < found.max() <= high + 1e-6, name
-        assert found.mean() == pytest.approx((low + high) / 2, abs=0.03 * (high - low)), name
+    assert_uniform(spans)
     assert set(d["flip"]) == {-1.0, 1.0}
     assert np.mean(d["flip"] < 0) == pytest.approx(0.5, abs=0.03)
     assert draws["contrast_first"].mean() == pytest.approx(0.5, abs=0.03)
@@ -356,6 +377,23 @@ def test_crop_keeps_its_share_and_stays_in_the_box(monkeypatch: pytest.MonkeyPat
     aspect = (d["crop_w"] / d["crop_h"])[~clipped]
     assert 3 / 4 - 1e-9 <= aspect.min() < 0.8
     assert 1.25 < aspect.max() <= 4 / 3 + 1e-9
+
+
+def test_crop_is_drawn_uniformly_and_each_number_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crops so small that none is clipped."""
+    calls = recorded(monkeypatch)
+    boxes, spec = np.tile([3, 1, 17, 23], (MANY, 1)), replace(PAPER, crop=(0.2, 0.5))
+    augment.draw(np.random.default_rng(0), boxes, S, spec)
+    d = calls[0]
+    spans = {
+        "share": (d["crop_w"] * d["crop_h"] / (17 * 23), 0.2, 0.5),
+        "aspect": (np.log(d["crop_w"] / d["crop_h"]), math.log(3 / 4), math.log(4 / 3)),
+        "right": ((d["cx"] - d["crop_w"] / 2 - 1) / (23 - d["crop_w"]), 0.0, 1.0),
+        "down": ((d["cy"] - d["crop_h"] / 2 - 3) / (17 - d["crop_h"]), 0.0, 1.0),
+    }
+    assert_uniform(spans)
+    for one, other in combinations(spans, 2):
+        assert abs(np.corrcoef(spans[one][0], spans[other][0])[0, 1]) < 0.06, (one, other)
 
 
 def test_matrix_without_affine_part_reads_inside_the_film() -> None:

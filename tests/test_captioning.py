@@ -255,6 +255,26 @@ def test_lstm_is_that_of_the_paper() -> None:
             torch.testing.assert_close(logits[n, t], made.output(deep), rtol=1e-4, atol=1e-5)
 
 
+class FirstGone(nn.Module):
+    """A dropout that drops all of what it is given first, and nothing else."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return 0 * x if self.calls == 1 else x
+
+
+def test_lstm_puts_out_no_token_that_was_dropped_when_read() -> None:
+    regions, tokens, mask = some()
+    found = []
+    for told in (tokens, tokens.flip(1)):
+        made = decoder("caption_lstm")
+        made.dropout = FirstGone()
+        found.append(made(regions, told, mask)[0])
+    assert torch.equal(*found)
+
+
 def test_unevenness_is_that_of_xu_up_to_a_constant() -> None:
     """Their sum_i (1 - sum_t alpha_ti)^2 has another value and the same gradient."""
     generator = torch.Generator().manual_seed(1)

@@ -60,6 +60,10 @@ CHEST = {
     "Heart size is normal.": "-Cardiomegaly",
     "The heart is not enlarged.": "-Cardiomegaly",
     "Heart and mediastinal contours are normal.": "-Cardiomegaly -Enlarged Cardiomediastinum",
+    "Heart size and pulmonary vasculature are within normal limits.": "-Cardiomegaly -Edema",
+    "Pulmonary vascularity is normal.": "-Edema",
+    "Costophrenic angles are sharp.": "-Pleural Effusion",
+    "Pneumothorax was ruled out.": "-Pneumothorax",
     "Clear lungs.": "-Lung Opacity",
     # doubt
     "Pneumonia cannot be excluded.": "?Pneumonia",
@@ -81,7 +85,9 @@ CHEST = {
     "?pneumonia": "?Pneumonia",
     "Pneumonia is unlikely.": "?Pneumonia",
     "Linear opacity likely represents atelectasis.": "+Lung Opacity +Atelectasis",
+    "Evaluate for pneumonia.": "?Pneumonia",
     "Heart size is at the upper limits of normal.": "?Cardiomegaly",
+    "Borderline heart size.": "?Cardiomegaly",
     "Blunting of the left costophrenic angle.": "?Pleural Effusion",
     "No blunting of the costophrenic angle.": "-Pleural Effusion",
     # one or the other
@@ -110,7 +116,11 @@ CHEST = {
     # mentions of something else
     "Pericardial effusion is seen.": "",
     "Fracture of a sternal wire.": "+Support Devices",
+    "Mass effect on the trachea.": "",
+    "Subcutaneous edema is seen.": "",
+    "Soft tissue edema of the neck.": "",
     "History of pneumonia.": "",
+    "No history of pneumonia.": "",
 }
 LIMBS = {
     "No fracture or dislocation.": "-Fracture -Dislocation",
@@ -122,6 +132,7 @@ LIMBS = {
     "A small area of bone destruction.": "+Bone Lesion",
     "Mild demineralization of the bones.": "+Osteopenia",
     "No joint effusion, alignment is normal.": "-Joint Effusion -Dislocation",
+    "A soft tissue lesion is noted.": "",
     "Soft tissue swelling, no fracture.": "+Soft Tissue Swelling -Fracture",
     "A plate and screws fix a healed fracture.": "+Hardware +Fracture",
     "The growth plates are normal.": "",

@@ -19,6 +19,7 @@ from test_transfer_stages import change, outputs, repo, run  # noqa: F401, repo 
 
 from convirt import feature_cache, files, image_encoder, transfer
 from convirt.params import ParamsError, parse
+from stages import _protocols as protocols
 from stages._stage import Stage
 
 RUN = ["rsna", "imagenet", "50", "linear"]
@@ -202,6 +203,28 @@ def test_a_run_on_kept_features_does_not_import_timm(work: Path) -> None:
     done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "own"), [("finetune", (7, 0.0625, 8)), ("linear", (0, 0.0, 9))]
+)
+def test_a_recipe_has_the_numbers_of_its_protocol_and_task(
+    protocol: str, own: tuple[int, float, int], default_params: dict[str, Any]
+) -> None:
+    numbers = {"batch_size": 3, "weight_decay": 0.25, "dropout": 0.125}
+    numbers |= {"patience": 4, "factor": 0.375, "stop": 6}
+    default_params["seed"] = 40
+    default_params["finetune"] |= numbers
+    default_params["finetune"]["finetune"] |= {"head_steps": 7, "head_lr": 0.0625, "max_epochs": 8}
+    default_params["finetune"]["linear"]["max_epochs"] = 9
+    default_params["tasks"]["rsna"]["lr"] = 0.03125
+    params = parse(default_params)
+    task = params.tasks["rsna"]
+    found = protocols.recipe(params, task, protocol, 2)
+    assert {name: getattr(found, name) for name in numbers} == numbers
+    assert (found.head_steps, found.head_lr, found.max_epochs) == own
+    assert (found.lr, found.seed, found.protocol) == (0.03125, 42, protocol)
+    assert (found.kind, found.metric) == (task.kind, task.metric)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_scores_are_averaged_before_the_metric() -> None:
     frame = table(y, p, ["a", "a", "b", "c"], unit="patient")
     assert metrics.estimate(frame, "auroc", 10, 0).value == 0.5
     assert metrics.estimate(frame.assign(unit=frame["image"]), "auroc", 10, 0).value == 0.5
-    units = metrics.group(["u", "t", "u"], ["q", "r", "q"], np.array([[0.0], [0.0], [1.0]]))
+    units = metrics.group(["u", "t", "u"], ["q", "r", "q"], np.array([[1.0], [0.0], [0.0]]))
     assert units.y.tolist() == [[0.0], [1.0]]  # units are sorted: t, u
     assert units.average(np.array([[1.0], [5.0], [2.0]])).tolist() == [[5.0], [1.5]]
     assert units.patient.tolist() == [1, 0]
@@ -300,11 +300,13 @@ def test_paired_runs_on_other_images_are_refused() -> None:
         metrics.paired_difference(a, a.rename(columns={"y_a": "y_b"}), "auroc", 10, 0)
 
 
-def test_a_resample_without_a_class_is_drawn_anew() -> None:
-    y, p = np.zeros((12, 1)), np.arange(12.0)[:, None]
-    y[5] = 1  # about 1 resample in 3 lacks it
+@pytest.mark.parametrize(("rare", "value"), [(1.0, 5 / 11), (0.0, 6 / 11)])
+def test_a_resample_without_a_class_is_drawn_anew(rare: float, value: float) -> None:
+    y, p = np.full((12, 1), 1 - rare), np.arange(12.0)[:, None]
+    y[5] = rare  # about 1 resample in 3 lacks it
     result = metrics.estimate(table(y, p, [f"p{k}" for k in range(12)]), "auroc", 500, 0)
-    assert 0 <= result.low <= result.value == 5 / 11 <= result.high <= 1
+    assert result.value == pytest.approx(value)
+    assert 0 <= result.low <= result.value <= result.high <= 1
 
 
 def test_a_class_too_rare_to_resample_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,16 @@ from typing import Any
 
 import objective_runs
 import pytest
+import tiny_models
 import torch
-from objective_runs import Case
+from objective_runs import NO_TEXT, Case
 from tiny_models import CONFIG
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from convirt import objectives
 from convirt.errors import InputError
+from convirt.objectives.base import ProjectionConfig
 from convirt.objectives.moco_v2 import queue_loss
 from convirt.objectives.simclr import nt_xent
 
@@ -193,6 +196,16 @@ def test_loss_is_taken_in_full_precision(case: Case) -> None:
     objective_runs.assert_loss_in_full_precision(case)
 
 
+@pytest.mark.parametrize(("hidden", "width"), [(0, 8), (5, 5)])
+def test_hidden_layer_of_the_head_is_as_wide_as_h_or_as_told(
+    case: Case, hidden: int, width: int
+) -> None:
+    parts = tiny_models.parts(NO_TEXT, tiny_models.corpus(), options=dict(case.options))
+    projection = ProjectionConfig(dim=6, hidden=hidden)
+    head: Any = objectives.find(case.name)(replace(parts, projection=projection)).head
+    assert (head.hidden.out_features, head.output.out_features) == (width, 6)
+
+
 def test_options_are_strict(case: Case) -> None:
     with pytest.raises(InputError, match="unheard"):
         made(case.name, unheard=1).build()
@@ -305,6 +318,17 @@ def test_moco_queue_is_a_ring_of_keys() -> None:
         assert int(objective.enqueued) == 4 * number + 4
     assert torch.allclose(objective.queue, torch.cat([keys[2], keys[1]]), atol=1e-6)
     loss.backward()  # the queue was overwritten since: the backward pass has a copy
+
+
+def test_moco_keys_are_those_of_the_encoder_that_has_followed() -> None:
+    objective, (inputs,) = made("moco_v2", momentum=0.0).inputs(1)
+    objective.image_encoder, objective.key_encoder = Still(), Still()
+    with torch.no_grad():
+        objective.image_encoder.weight.fill_(3.0)
+    objective.train()
+    objective(inputs)
+    k = normalize(objective.head(objective.image_encoder(inputs.views[1])), dim=-1)
+    assert torch.allclose(objective.queue[:4], k, atol=1e-6)
 
 
 def test_moco_queue_that_the_batch_does_not_divide() -> None:

@@ -298,6 +298,10 @@ def test_loss_is_taken_in_full_precision(case: Case) -> None:
     objective_runs.assert_loss_in_full_precision(case)
 
 
+def test_the_loss_of_convirt_is_taken_in_full_precision(bert: Path) -> None:
+    objective_runs.assert_loss_in_full_precision(Case("convirt", {}, bert))
+
+
 def test_options_are_strict(case: Case) -> None:
     with pytest.raises(InputError, match="unheard"):
         Case(case.name, {**case.options, "unheard": 1}, case.bert).build()
@@ -353,6 +357,21 @@ def test_binary_leaves_out_what_is_no_fake(bert: Path) -> None:
     true = objective.judge(v, u)
     assert float(loss.detach()) == pytest.approx(slow_binary(true, true, [False] * 4), abs=1e-5)
     assert float(logs["accuracy"]) == float((true > 0).float().mean())
+
+
+@pytest.mark.parametrize(
+    ("rows", "accuracy"), [([2, 2, 2, 2], 0.0), ([2, 2, 2, 1], 2 / 6), ([0, 1, 2, 3], 0.5)]
+)
+def test_binary_accuracy_counts_fakes_alone_beside_the_true(
+    rows: list[int], accuracy: float, bert: Path
+) -> None:
+    """A network that denies everything is right about the fakes."""
+    objective, (inputs,) = made("binary", bert).inputs(1)
+    objective.eval()
+    with torch.no_grad():
+        objective.classifier.output.bias.fill_(-100.0)
+    told = Inputs(inputs.views, replace(inputs.batch, sentences=np.array(rows)))
+    assert float(objective(told)[1]["accuracy"]) == pytest.approx(accuracy)
 
 
 def test_binary_learns_from_fakes_on_both_sides(bert: Path) -> None:

@@ -90,6 +90,18 @@ def test_choice_within_a_study_is_uniform() -> None:
     assert counts[[5, 7]] == pytest.approx([0.5] * 2, abs=0.03)
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_image_and_sentence_of_a_study_are_drawn_apart(fixed: bool) -> None:
+    """Else some would never meet."""
+    names = np.repeat([f"s{i:04d}" for i in range(1000)], 2)
+    records = pd.DataFrame({"study": names, "split": "train"})
+    pairs = Pairs(records, pd.DataFrame({"study": names, "row": np.arange(2000)}), "train")
+    batch = pairs.fixed(0, 1000)[0] if fixed else pairs.draw(0, 0, 1000)
+    met = np.bincount(2 * (batch.images % 2) + batch.sentences % 2, minlength=4)
+    assert met.sum() == 1000
+    assert (np.abs(met - 250) < 70).all()  # 5 deviations
+
+
 def test_streams_of_randomness_are_apart() -> None:
     def first(*key: int) -> float:
         return float(generator(*key).random())

@@ -52,6 +52,12 @@ def test_overshoots_by_the_smallest_patient() -> None:
     assert (split == "val").sum() == 12
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_smallest_patient_left_completes_a_count(seed: int) -> None:
+    split = assign(table([5, 1, 3, 4]), Split(seed, 2), SOURCE)
+    assert (split == "val").sum() == 1 + 3
+
+
 def test_rows_in_another_order_give_the_same_split() -> None:
     rows = table([1, 2, 3, 1, 2, 3, 1, 1, 1])
     shuffled = rows.sample(frac=1, random_state=3)
@@ -63,6 +69,12 @@ def test_the_seed_matters() -> None:
     rows = table([1] * 50)
     draws = {tuple(assign(rows, Split(seed, 10), SOURCE)) for seed in range(5)}
     assert len(draws) == 5
+
+
+def test_who_is_tested_does_not_depend_on_how_many_validate() -> None:
+    few, many = (assign(table([1] * 100), Split(3, val, 0.1), SOURCE) for val in (0.1, 0.3))
+    assert (few == "test").sum() == 10
+    assert (few == "test").equals(many == "test")
 
 
 def test_given_splits_stay_and_val_is_drawn_from_train() -> None:

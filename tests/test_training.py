@@ -15,7 +15,7 @@ import pytest
 import tiny_models
 import torch
 from tiny_models import CONFIG, PAPER, KilledError, assert_same_run, killed_at
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from convirt import augment, checkpoint, devices, training
@@ -34,6 +34,7 @@ from convirt.training import (
     doubts,
     learning_rate,
     note_validation,
+    optimiser_of,
     pretrain,
     resumed_step,
     total_steps,
@@ -152,6 +153,19 @@ def test_first_step_is_adam_on_the_loss_of_the_drawn_batch(bert: Path) -> None:
             assert torch.allclose(one, two, atol=2e-4), name
 
 
+def test_sgd_has_momentum_and_weight_decay() -> None:
+    p = nn.Parameter(torch.tensor([1.0, -2.0]))
+    config = replace(CONFIG, optimiser="sgd", lr=0.1, weight_decay=0.5)
+    optimiser = optimiser_of([p], config)
+    wanted, velocity = p.detach().clone(), torch.zeros(2)
+    for gradient in ([1.0, 2.0], [-1.0, 0.5]):
+        p.grad = torch.tensor(gradient)
+        optimiser.step()
+        velocity = 0.9 * velocity + p.grad + 0.5 * wanted
+        wanted = wanted - 0.1 * velocity
+        torch.testing.assert_close(p.detach(), wanted)
+
+
 def test_loss_falls_on_a_corpus_that_can_be_learnt(bert: Path) -> None:
     """Bright films are said to be large, dark ones small, and so on for four kinds."""
     kinds = ["no acute finding .", "large left opacity", "small right effusion", "the heart is ."]
@@ -183,6 +197,7 @@ def test_loss_falls_on_a_corpus_that_can_be_learnt(bert: Path) -> None:
         ({}, 10_000, 16),  # 4 evaluations of 4 steps
         ({"max_passes": 2}, 21, 8),  # 2 x 21 / 4 = 10.5 steps hold 2 evaluations
         ({"max_passes": 2}, 24, 12),  # exactly 12 steps
+        ({"max_passes": 3}, 22, 16),  # 16.5 steps; in each pass a part of a batch is left
         ({"max_passes": 1}, 4, 4),  # one evaluation at least
         ({"max_passes": 1, "batch_size": 1000}, 4, 4),
         ({"eval_every": 5000, "evaluations": 200, "max_passes": 10**6}, 217_000, 10**6),
@@ -339,6 +354,20 @@ def test_several_views_are_drawn_apart_and_stay_the_same_in_validation(
     for once, again in zip(double.validation(), double.validation(), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(once.views, again.views, strict=True))
         assert not torch.equal(once.views[0], once.views[1])
+
+
+def test_every_batch_has_draws_of_its_own(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one film: each view of it in training and validation is another."""
+    data = tiny_models.corpus()
+    data = replace(data, images=np.repeat(data.images[:1], len(data.images), axis=0))
+    model = fresh(bert, data)
+    monkeypatch.setattr(type(model), "views", 2)
+    feed = Feed(data, PAPER, CONFIG, model, torch.device("cpu"))
+    steps = (inputs for _, inputs, _ in feed.steps(0, 2))
+    views = [view for inputs in (*steps, *feed.validation()) for view in inputs.views]
+    assert len(views) == 2 * (2 + 2)
+    films = {film.numpy().tobytes() for film in torch.cat(views)}
+    assert len(films) == len(views) * CONFIG.batch_size
 
 
 @pytest.mark.parametrize("name", ["convirt", "simclr"])
@@ -587,6 +616,18 @@ def test_randomness_outside_does_not_matter(bert: Path) -> None:
         np.random.seed(random.randrange(1000))
 
     assert_same_run(run(bert), run(bert, report=disturb))
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+def test_every_step_of_every_seed_draws_anew(
+    chunk: int, bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(devices, "seed", lambda _, seed: seeds.append(seed))
+    for seed in (5, 6):
+        run(bert, replace(CONFIG, seed=seed, chunk=chunk))
+    # of two chunks one each, and one to compare
+    assert len(set(seeds)) == 2 * 16 * (3 if chunk else 1)
 
 
 # ------------------------------------------------------------------------------ the rest

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from convirt import checkpoint, labelled, transfer
 from convirt import recipe as recipe_parts
 from convirt.errors import InputError, StoppedError
-from convirt.labelled import Images, check_task, features, label_subset
+from convirt.labelled import Features, Images, check_task, features, label_subset
 from convirt.metrics import group
 from convirt.recipe import Recipe, Score
 from convirt.transfer import Classifier
@@ -135,6 +135,19 @@ def test_each_class_keeps_one_image() -> None:
     assert sorted(balanced["a"].iloc[label_subset(balanced, ["a"], 1, 0)]) == [0.0, 1.0]
 
 
+def test_an_absent_label_keeps_one_image_as_well() -> None:
+    frame = pd.DataFrame({"image": [f"i{i}" for i in range(300)], "a": 1.0})
+    frame.loc[17, "a"] = 0.0
+    for seed in range(5):
+        assert 17 in label_subset(frame, ["a"], 1, seed)
+
+
+@pytest.mark.parametrize(("n", "count"), [(270, 3), (230, 2), (40, 2)])
+def test_a_fraction_is_rounded_to_whole_images(n: int, count: int) -> None:
+    frame = pd.DataFrame({"image": [f"i{i}" for i in range(n)], "a": np.arange(n) % 2.0})
+    assert len(label_subset(frame, ["a"], 1, 0)) == count
+
+
 def test_fractions_depend_on_the_seed_and_not_on_the_order_of_rows() -> None:
     frame = records(500)
     first = label_subset(frame, LABELS, 10, 0)
@@ -152,6 +165,15 @@ def test_every_image_has_the_same_chance() -> None:
     for seed in range(400):
         drawn[label_subset(frame, ["a"], 20, seed)] += 1 / 400
     assert drawn.min() > 0.1 and drawn.max() < 0.3
+
+
+def test_a_rare_stratum_is_drawn_by_its_share() -> None:
+    """Two of 100 images at 10%: one is among them in a fifth of the draws."""
+    frame = pd.DataFrame({"image": [f"i{i}" for i in range(100)], "a": np.arange(100) % 2.0})
+    frame["b"] = frame["a"]
+    frame.loc[[10, 20], "b"] = 1.0
+    drawn = [{10, 20} & set(label_subset(frame, ["a", "b"], 10, seed)) for seed in range(400)]
+    assert np.mean([len(rare) for rare in drawn]) == pytest.approx(0.2, abs=0.08)
 
 
 # ------------------------------------------------------------------------------ bad tasks
@@ -237,6 +259,17 @@ def test_losses_and_probabilities_in_closed_form() -> None:
     confident = torch.tensor([[20.0], [21.0]])  # both are 1 in single precision
     p = recipe_parts.probabilities(confident, "binary")
     assert p[0, 0] < p[1, 0] < 1
+
+
+def test_probabilities_are_averaged_over_a_unit_and_losses_taken_of_images() -> None:
+    """a: 0.0001 and 0.73, b: 0.27 twice; by mean logits b would be ahead."""
+    logits = torch.tensor([[-9.0], [1.0], [-1.0], [-1.0]])
+    y = torch.tensor([[1.0], [1.0], [0.0], [0.0]])
+    units = group(list("aabb"), list("aabb"), y.double().numpy())
+    found = transfer.score(nn.Identity(), Features(logits, np.arange(4), y, units), RECIPE)
+    assert found.value == 1.0
+    loss = nn.functional.binary_cross_entropy_with_logits(logits, y)
+    assert found.minus_loss == pytest.approx(-float(loss))
 
 
 # ------------------------------------------------------------------------------ what is trained
@@ -330,6 +363,28 @@ def test_the_head_phase_equals_training_through_the_frozen_encoder() -> None:
         optimizer.step()
     for a, b in zip(fast.head.parameters(), slow.head.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(("protocol", "passes"), [("finetune", 2 + 4), ("linear", 4)])
+def test_each_pass_has_an_order_and_each_step_a_key_of_its_own(
+    protocol: str, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(RECIPE, protocol=protocol, head_steps=6, stop=99)
+    model, (train, val) = ready(recipe, split(40, 0), split(20, 1))
+    drawn: list[np.ndarray] = []
+    keys: set[int] = set()
+
+    def note(_: object, __: object, index: np.ndarray, *rest: Any) -> Tensor:
+        drawn.append(index)
+        keys.add(rest[-1])
+        return torch.zeros(())
+
+    monkeypatch.setattr(transfer, "step", note)
+    transfer.transfer(model, train, val, recipe)
+    assert len(drawn) == len(keys) == 3 * passes
+    orders = {tuple(np.concatenate(drawn[i : i + 3])) for i in range(0, len(drawn), 3)}
+    assert len(orders) == passes
+    assert {tuple(sorted(order)) for order in orders} == {tuple(range(40))}
 
 
 # ------------------------------------------------------------------------------ whole runs
