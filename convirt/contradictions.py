@@ -116,15 +116,17 @@ def reserved(p: Params) -> Iterator[Problem]:
 def compared(p: Params) -> Iterator[Problem]:
     """The variants of Table 4: their encoders have to be those that are scored."""
     own = p.ablation
-    if not own.variants:
-        return
+    if not own.variants or own.corpus not in p.corpora:
+        return  # of the latter `params` tells
     users = {"retrieval.corpus": p.retrieval.corpus}
     if own.task in p.tasks:
         users[f"tasks.{own.task}.corpus"] = p.tasks[own.task].corpus
     for key, corpus in users.items():
         if corpus != own.corpus:
             expected = f"{corpus}, as {key} says of what scores the variants"
-            yield Problem("ablation.corpus", expected, own.corpus, f"set one of them, or {key}")
+            yield Problem(
+                "ablation.corpus", expected, own.corpus, f"set it to {corpus}, or change {key}"
+            )
 
 
 def tabled(p: Params) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from typing import Any
 from convirt import paper, report_origin
 from convirt.markdown import data_name, interval, name, percent, points, points_interval, table
 from convirt.summary import (
+    DIRECTIONS,
     ENOUGH,
     FEW,
     Comparison,
@@ -136,8 +137,9 @@ def _heads_alone(runs: Sequence[Run]) -> list[str]:
         if run["protocol"] == "finetune" and 0 in run.get("best_epoch", ())
     ]
     text = (
-        f"In {len(found)} of these {len(runs)} places a run validated best before its encoder was "
-        f"trained, after the steps of the head alone (epoch 0): {', '.join(found)}."
+        f"{len(found)} of these {len(runs)} cells have a run that validated best before its "
+        "encoder was trained, after the steps of the head alone (epoch 0): "
+        f"{', '.join(found)}."
     )
     return [text] if found else []
 
@@ -157,10 +159,12 @@ def _claim(results: Results) -> list[str]:
         "ImageNet weights with all of them. Each difference is paired: both runs are scored on the "
         "same resamples of the same test patients.",
     ]
-    if all(len(run["repeats"]) == 1 for run in results.runs):
+    protocols = dict.fromkeys(run["protocol"] for run in results.runs if len(run["repeats"]) == 1)
+    if protocols:
+        names = " and ".join(_protocol(protocol).lower() for protocol in protocols)
         blocks.append(
-            "Each number is one run: the intervals cover the test patients, and neither another "
-            "seed nor another pretraining."
+            f"Each number of {names} is one run: the intervals cover the test patients, and "
+            "neither another seed nor another pretraining."
         )
     return blocks + _sentences(results, pairs)
 
@@ -177,11 +181,12 @@ def _sentences(results: Results, pairs: Sequence[Comparison]) -> list[str]:
             lines.append(
                 f"- **{pair.task}** ({data_name([pair.task], results.made_up)}): ConVIRT with "
                 f"{FEW}% of the labels minus ImageNet with {pair.fraction}% is "
-                f"{points_interval(cell)} points; interval above 0: **{_sure(cell)}**."
+                f"{points_interval(cell)} points; {_sure(cell)}."
                 + ("" if published is None else f" Paper, on its data: {points(published)}.")
             )
         mean = _get(results.summary, (*mine[0].path[:-1], "mean"))["difference"]
-        lines.append(f"- Mean over {len(mine)} tasks: {points(mean)} points.")
+        if len(mine) > 1:
+            lines.append(f"- Mean over {len(mine)} tasks: {points(mean)} points.")
         blocks += [f"{_protocol(protocol)}:", "\n".join(lines)]
     return blocks
 
@@ -189,8 +194,8 @@ def _sentences(results: Results, pairs: Sequence[Comparison]) -> list[str]:
 def _sure(cell: Cells) -> str:
     """Whether an interval lies above 0, where there are enough patients for one."""
     if "low" not in cell:
-        return f"none, of fewer than {ENOUGH} test patients"
-    return "yes" if cell["low"] > 0 else "no"
+        return f"no interval: fewer than {ENOUGH} test patients"
+    return f"interval above 0: **{'yes' if cell['low'] > 0 else 'no'}**"
 
 
 def _equal_fraction(results: Results) -> list[str]:
@@ -208,7 +213,7 @@ def _equal_fraction(results: Results) -> list[str]:
                 _protocol(pair.protocol),
                 pair.task,
                 points_interval(cell),
-                _sure(cell),
+                "–" if "low" not in cell else "yes" if cell["low"] > 0 else "no",
                 "–" if published is None else points(published),
             ]
         )
@@ -245,13 +250,15 @@ def _retrieval(results: Results) -> list[str]:
         "Precision is that of an **approximate** search (`retrieval.index`); recall is the share "
         "of the exact nearest that it found."
     )
-    highest = [
-        f"{key.removeprefix('highest_at_')} of {name(direction)}: {percent(value)}"
-        for direction, cell in next(iter(results.retrieval.values())).items()
-        if isinstance(cell, Mapping)
+    limit = {  # the same for all systems that have the direction
+        (direction, key.removeprefix("highest_at_")): value
+        for system in results.retrieval.values()
+        for direction, cell in system.items()
+        if direction in DIRECTIONS
         for key, value in cell.items()
         if key.startswith("highest_at_")
-    ]
+    }
+    highest = [f"{k} of {name(direction)}: {percent(x)}" for (direction, k), x in limit.items()]
     limits = (
         "Some classes have fewer candidates than k, so that no ranking has a precision above these "
         f"(k of direction: percent): {'; '.join(highest)}."

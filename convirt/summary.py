@@ -232,7 +232,9 @@ def retrieval_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     "paper"), direction, init, k, value, chance; of our rows recall, where it is approximate.
     """
     rows: list[dict[str, Any]] = []
-    cells, theirs = summary.get("retrieval", {}), summary["data"]["papers_search"] > 0
+    # a summary that an earlier version wrote does not say what was searched: the paper's set
+    theirs = summary["data"].get("papers_search", 1.0) > 0
+    cells = summary.get("retrieval", {})
     recall = recall_key(cells)
     for direction in DIRECTIONS:
         for init in sorted(cells, key=lambda system: (system != OURS, system)):

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from convirt.params import Params
 
 PARAMS: Path = typer.Option("params.yaml", help="The parameter file, or a profile.")
-FULL: bool = typer.Option(False, "--full", help="Run every reader, look for every file (minutes).")
+FULL: bool = typer.Option(
+    False, "--full", help="Run every reader, look for every file, compare all pictures (minutes)."
+)
 DEMO = Path("data/demo")
 STORES = Path("data/stores")
+STORE_FILES = ("store.json", "records.parquet", "images.npy")
 QUICK = 1_000_000_000  # bytes of pictures that are read without being asked to: seconds
 COLOURS = {"ok": "green", "later": "cyan", "check": "yellow", "stop": "bold red"}
 
@@ -105,7 +108,7 @@ def _seen(params: Params, full: bool) -> Diagnosis | None:
     names = list(params.datasets.sources)
     tested = [n for n in names if any(use.kind != "pairs" for use in uses(params, n))]
     corpora, tested = (
-        [name for name in some if (STORES / name / "store.json").is_file()]
+        [name for name in some if all((STORES / name / file).is_file() for file in STORE_FILES)]
         for some in (params.corpora, tested)
     )
     if not (corpora and tested):
@@ -122,7 +125,7 @@ def _seen(params: Params, full: bool) -> Diagnosis | None:
             step = f"give their studies the split `test` in {one.corpus} (docs/your-data.md)"
             found.add("check", f"{text} of {one.corpus}, such as {one.images[0]}", step)
     if not found.notes:
-        found.add("ok", "no test image is among those that are pretrained on")
+        found.add("ok", "no test image is equal, pixel by pixel, to one that is pretrained on")
     return found
 
 

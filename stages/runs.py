@@ -14,6 +14,7 @@ kill costs what a kill of `dvc repro` costs: stages that ended are recorded and 
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 from types import FrameType
@@ -143,7 +144,8 @@ def slots(jobs: int, gpus: str) -> list[str]:
 
 def notes(log: Path) -> list[str]:
     """What a stage that ran has noted, by its log."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    text = log.read_text(encoding="utf-8", errors="replace")
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()  # colours, where they are forced
     return [line.removeprefix(NOTE) for line in lines if line.startswith(NOTE)]
 
 

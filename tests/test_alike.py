@@ -90,7 +90,7 @@ def test_a_picture_with_two_labels(tmp_path: Path) -> None:
         raw.save(tmp_path / f"{name}.png", seed)
     funnel = packing.build(registry.read("labels", tmp_path, Split(0), {}), tmp_path / "out", 16)
     assert funnel.notes == [f"1 {alike.PICTURES_LABELS}"]
-    assert funnel.note_lines()[0].endswith("; for example `a.png` (1 0) and `c.png` (1 1)")
+    assert funnel.note_lines()[0].endswith("; for example `a.png` and `c.png`")
 
 
 def test_a_picture_that_is_query_and_candidate(tmp_path: Path) -> None:

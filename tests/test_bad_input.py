@@ -124,6 +124,28 @@ def test_a_column_that_is_nearly_known(
     assert error.path == str(tmp_path / f"{file}.csv")
 
 
+def test_a_label_may_be_called_nearly_so(tmp_path: Path) -> None:
+    raw.write(tmp_path / "labels.csv", "image,patient,splint,splits\na.png,p,1,0\nb.png,q,0,1\n")
+    options: dict[str, Any] = {"columns": ["splint", "splits"]}
+    tables = registry.read("labels", tmp_path, Split(0), options)
+    assert tables.labels == ("splint", "splits")
+    options = {"columns": ["splint"]}
+    assert refused("labels", tmp_path, **options).found == "`splits`"
+
+
+def test_csv_of_other_habits_is_read(tmp_path: Path) -> None:
+    """A blank first line, a cell of a million letters, a comma at each end."""
+    long = "word " * 200_000
+    rows = ["   ", "image,text,patient,", f'a.png,"One, {long}",p,', "b.png,Two words there.,q,"]
+    raw.write(tmp_path / "pairs.csv", "\n".join(rows))
+    tables = registry.read("pairs", tmp_path, Split(0), {})
+    assert tables.reports is not None and tables.reports["text"].str.len().max() > 900_000
+    raw.write(tmp_path / "candidates.csv", "image,label,age\na.png,x,40\n")
+    raw.write(tmp_path / "queries.csv", "image,label,foo\nb.png,x,1\n")
+    notes = registry.read("retrieval", tmp_path, Split(0), {}).funnel.notes
+    assert notes == ["columns that are not read: `age`", "columns that are not read: `foo`"]
+
+
 def test_columns_that_are_not_read_are_noted(tmp_path: Path) -> None:
     raw.write(tmp_path / "labels.csv", "image,patient,y,age,fold\na.png,p,1,40,2\nb.png,q,0,50,1\n")
     found = registry.read("labels", tmp_path, Split(0), {"columns": ["y"]})

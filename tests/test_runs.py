@@ -39,7 +39,7 @@ while Path(f"hold-{name}").exists():
     time.sleep(0.01)
 time.sleep(0.05)
 if name == "train-a":
-    print("note: a word to the wise", file=sys.stderr)
+    print("\\x1b[33mnote: a word to the wise\\x1b[0m", file=sys.stderr)
 if Path(f"fail-{name}").exists():
     print("out of luck")
     sys.exit(3)

@@ -201,6 +201,8 @@ def test_retrieval_rows_hold_the_papers_cells_of_the_same_k() -> None:
     assert values["paper", "image_image", "imagenet", 10] == 0.144
     assert ("paper", "image_image", "convirt", 50) not in values
     assert len(values) == 12
+    summary["data"] = {"made_up": 1.0}  # of an earlier version
+    assert retrieval_rows(summary) == rows
     summary["data"]["papers_search"] = 0.0
     rows = retrieval_rows(summary)
     assert {row["source"] for row in rows} == {"here"} and len(rows) == 6

@@ -68,14 +68,14 @@ def note_pictures(
     if "role" in records:
         parts[PICTURES_FOUND] = records["role"]
     if labels:
-        cells = records[list(labels)].astype(int).astype(str)
-        parts[PICTURES_LABELS] = cells.agg(" ".join, axis=1)
+        # one number for each combination of labels: 0.04 s where texts of CheXpert's took 16
+        parts[PICTURES_LABELS] = records.groupby(list(labels), dropna=False).ngroup()
     parts = {what: part for what, part in parts.items() if part.nunique() > 1}
     if not parts:
         return
     equal = digests(rows)
     for what, part in parts.items():
-        pairs = _pairs(equal, records["image"], part)
+        pairs = _pairs(equal, records["image"], part, told=what != PICTURES_LABELS)
         funnel.note(what, len(pairs), ", ".join(pairs[:SHOWN]))
 
 
@@ -109,10 +109,15 @@ def _plain(patient: str) -> str:
     return (number[1] + number[2] if number else patient).casefold()
 
 
-def _pairs(keys: Iterable[object], ids: pd.Series, splits: pd.Series) -> list[str]:
-    """For each key that occurs in different splits, the first id of the first two of them."""
-    found: dict[object, dict[str, str]] = {}
-    for key, name, split in zip(keys, ids, splits, strict=True):
-        found.setdefault(key, {}).setdefault(split, name)
+def _pairs(
+    keys: Iterable[object], ids: pd.Series, parts: pd.Series, told: bool = True
+) -> list[str]:
+    """For each key that occurs in different parts, the first id of the first two of them.
+
+    Which parts these are is `told` behind the ids.
+    """
+    found: dict[object, dict[object, str]] = {}
+    for key, name, part in zip(keys, ids, parts, strict=True):
+        found.setdefault(key, {}).setdefault(part, name)
     apart = (list(places.items())[:2] for places in found.values() if len(places) > 1)
-    return [" and ".join(f"`{name}` ({split})" for split, name in two) for two in apart]
+    return [" and ".join(f"`{name}`" + f" ({part})" * told for part, name in two) for two in apart]

@@ -53,7 +53,7 @@ def read_csv(
     }
     try:
         data = gzip.decompress(data) if path.suffix == ".gz" else data
-        _whole_rows(data.decode("utf-8-sig"), path)
+        _whole_rows(data, path, len(names or ()))
         with warnings.catch_warnings():
             # A row with too many cells (an unquoted comma) would otherwise only lose its end.
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -93,17 +93,19 @@ def read_csv(
     return table
 
 
-def _whole_rows(text: str, path: Path) -> None:
+def _whole_rows(data: bytes, path: Path, width: int) -> None:
     """Refuse a quote that is not closed, with which pandas makes one row of several.
 
-    A row with more cells than the first is refused as well, since pandas names no line.
+    A row with more cells than `width`, or else than the first row, is refused as well, since pandas
+    names no line.
     """
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    width, line = 0, 1
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
+    rows, line = csv.reader(text, strict=True), 1
+    limit = csv.field_size_limit(max(len(data), 1))  # a cell may be as long as the file
     try:
         for row in rows:
-            width = width or len(row)
-            if len(row) > width and any(cell.strip() for cell in row[width:]):
+            width = width or (len(row) if "".join(row).strip() else 0)
+            if width and len(row) > width and any(cell.strip() for cell in row[width:]):
                 found = f"{len(row)} in the row of line {line}"
                 hint = "put a text with commas between quotes"
                 raise InputError(path, f"{width} cells in each row, as in the first", found, hint)
@@ -111,35 +113,39 @@ def _whole_rows(text: str, path: Path) -> None:
     except csv.Error as error:
         raise InputError(
             path,
-            "cells whose quotes are closed",
+            "cells whose quotes are closed, with a comma behind them",
             f"{error}, in the row that begins in line {line}",
             'close the quote; a quote inside a text is written twice: ""',
         ) from None
+    finally:
+        csv.field_size_limit(limit)
 
 
-def unlike(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
-    """Refuse a column that is not there by its name but nearly, such as `Split` for `split`.
+def unlike(
+    table: pd.DataFrame, columns: Sequence[str], path: Path, wanted: Sequence[str] = ()
+) -> None:
+    """Refuse a column that is not there by its name but nearly: `Split`, `splits`, `split_id`.
 
     Args:
         table: Of the file.
         columns: Columns that the file may have, or may do without.
         path: The file.
+        wanted: Columns that are asked for by the names they have.
 
     Raises:
         InputError: There is one: it would be passed over silently.
     """
-    others = {
-        re.sub(r"_?id$", "", str(name).casefold()): str(name)
-        for name in table
-        if name not in columns
-    }
+    others = {_bare(str(name)): str(name) for name in table if name not in (*columns, *wanted)}
     for column in columns:
-        if column in table:
-            continue
-        if near := difflib.get_close_matches(column, others, n=1, cutoff=0.85):
-            name = others[near[0]]
+        if column not in table and (name := others.get(_bare(column))):
             hint = f"rename it to `{column}`, or to something that is less like it"
             raise InputError(path, f"the column `{column}`, or none like it", f"`{name}`", hint)
+
+
+def _bare(name: str) -> str:
+    """A column's name without case, separators, "id" and the "s" of a plural."""
+    letters = re.sub(r"[\W_]", "", name.casefold()).removesuffix("id")
+    return {"txt": "text", "studie": "study"}.get(bare := letters.removesuffix("s"), bare)
 
 
 def unread(table: pd.DataFrame, columns: Sequence[str], funnel: Funnel) -> None:
@@ -214,7 +220,7 @@ def _resolve(folder: Path) -> Path:
     return folder.resolve()
 
 
-def listed_images(rows: pd.DataFrame, source: Path) -> pd.DataFrame:
+def listed_images(rows: pd.DataFrame, source: Path, wanted: Sequence[str] = ()) -> pd.DataFrame:
     """The images of a bring-your-own list, whose paths are relative to the list's folder.
 
     Studies and patients are compared as they look: a letter typed with its accent, or as two
@@ -224,6 +230,7 @@ def listed_images(rows: pd.DataFrame, source: Path) -> pd.DataFrame:
         rows: Column image; patient, study, split and view where the list has them. Without a
             study each image is one; without a patient each study is one.
         source: The list.
+        wanted: Columns of another meaning, whatever they are called.
 
     Returns:
         image, path, study, patient, split and view, aligned with `rows`.
@@ -231,7 +238,7 @@ def listed_images(rows: pd.DataFrame, source: Path) -> pd.DataFrame:
     Raises:
         InputError: A path leaves the list's folder, or a column is nearly one of these.
     """
-    unlike(rows, OWN, source)
+    unlike(rows, OWN, source, wanted)
     # One spelling a path: "./a//b.png" and "a/b.png" are the same image.
     names = [PurePosixPath(name.strip()).as_posix() for name in rows["image"]]
     images = pd.DataFrame({"image": names}, index=rows.index, dtype=str)

@@ -66,7 +66,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
                 f"columns {', '.join(map(str, rows))}",
                 "correct options.column or options.columns, or the name of the column",
             )
-    images = inputs.listed_images(rows, source)
+    images = inputs.listed_images(rows, source, wanted)
     labels = _labels(rows, chosen, source)
     taken = sorted(
         set(labels) & {*IMAGE_COLUMNS, *RETRIEVAL_COLUMNS, "top", "left", "height", "width"}

@@ -38,7 +38,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     parse(Options, options, "retrieval")
     source = root / "candidates.csv"
     rows = inputs.read_csv(source, ["image", "label"])
-    candidates = inputs.listed_images(rows, source)
+    candidates, others = inputs.listed_images(rows, source), [rows]
     candidates["label"], candidates["role"] = rows["label"].str.strip(), "candidate"
     classes = sorted(set(candidates["label"]))
 
@@ -47,6 +47,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     inputs.unlike(rows, ("image", "text", *inputs.OWN), query_file)
     for column in ("image", "text"):
         rows[column] = rows[column].str.strip() if column in rows else ""
+    others.append(rows)
     _one_kind_a_row(rows, query_file)
     inputs.one_hot(rows["label"], classes, "label", query_file)
     rows["label"] = rows["label"].str.strip()
@@ -63,6 +64,8 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     images["split"] = "test"
     tables = assemble(images, Split(split.seed), root, queries=texts)
     alike.note_shared(queries, candidates, tables.funnel)
+    for rows in others:
+        inputs.unread(rows, ("image", "text", "label", *inputs.OWN), tables.funnel)
     return tables
 
 
