@@ -20,7 +20,7 @@ MODULE_NAME = r"^[a-z][a-z0-9_]*$"
 LAUNCHER = r"^(python|torchrun( [A-Za-z0-9._:/=-]+)*)$"
 PATTERNS = {  # of texts, in words
     NAME: "a name of letters, digits, - and _, the first a letter or a digit",
-    MODULE_NAME: "a name of small letters, digits and _, the first a letter (a file has that name)",
+    MODULE_NAME: "a name of small letters, digits and _, the first a letter",
     LAUNCHER: "python, or torchrun with options, one space before each",
 }
 

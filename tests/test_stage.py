@@ -196,11 +196,10 @@ def test_real_stage_process_refuses_after_an_edit(tmp_path: Path) -> None:
         if __name__ == "__main__":
             typer.run(main)
     """
-    for package in ("convirt", "stages"):
+    for package in ("convirt", "convirt/objectives", "stages"):
         (tmp_path / package).mkdir()
-        for path in [*(ROOT / package).glob("_*.py"), *(ROOT / "convirt").glob("*.py")]:
-            if path.parent.name == package:
-                (tmp_path / package / path.name).write_bytes(path.read_bytes())
+        for path in (ROOT / package).glob("_*.py" if package == "stages" else "*.py"):
+            (tmp_path / package / path.name).write_bytes(path.read_bytes())
     (tmp_path / "stages/toy.py").write_text(textwrap.dedent(source))
     text = (ROOT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text.replace("lr: 0.0005", "lr: 1e-05"))

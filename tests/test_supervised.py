@@ -144,7 +144,7 @@ def test_its_name_is_a_system(default_params: Data) -> None:
     [
         ({"convirt": CHEXPERT}, {}, "a name of its own"),
         ({"imagenet": CHEXPERT}, {}, "a name of its own"),
-        ({"of-mine": CHEXPERT}, {}, "a name of letters"),
+        ({"of-mine": CHEXPERT}, {}, "a name of small letters"),
         ({NAME: "chexpert-convirt"}, {}, "<task>-<init>-<percent>-<protocol>"),
         ({NAME: "chexpert-convirt-0-finetune"}, {}, "<task>-<init>-<percent>-<protocol>"),
         ({NAME: "chexpert-convirt-010-finetune"}, {}, "<task>-<init>-<percent>-<protocol>"),
