@@ -10,7 +10,7 @@ from rich.table import Table
 
 from convirt import paper
 from convirt.contradictions import RESERVED
-from convirt.markdown import interval, name, percent, points, points_interval
+from convirt.markdown import above_zero, interval, name, percent, points, points_interval
 from convirt.summary import ALL, FEW, OURS, recall_key, retrieval_rows
 
 Cells = Mapping[str, Any]
@@ -92,9 +92,7 @@ def _difference(cell: Cells | None) -> list[str]:
     """The difference with its interval where it has one, and whether that lies above 0."""
     if cell is None:
         return ["–", "–"]
-    if "low" not in cell:
-        return [points(cell["difference"]), ""]
-    return [points_interval(cell), "yes" if cell["low"] > 0 else "no"]
+    return [points_interval(cell), above_zero(cell)]
 
 
 def _retrieval(summary: Cells, data: str) -> Table:

@@ -53,6 +53,13 @@ def points_interval(cell: Mapping[str, float]) -> str:
     return f"{points(cell['difference'])} [{points(cell['low'])}, {points(cell['high'])}]"
 
 
+def above_zero(cell: Mapping[str, float]) -> str:
+    """Whether the interval of a difference lies above 0: yes or no, or "" where it has none."""
+    if "low" not in cell:
+        return ""
+    return "yes" if cell["low"] > 0 else "no"
+
+
 def data_name(sets: Iterable[str], made_up: frozenset[str]) -> str:
     """What figures and column heads call the data measured on here."""
     sets = set(sets)

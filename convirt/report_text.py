@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from convirt import paper, report_origin
-from convirt.markdown import data_name, interval, name, percent, points, points_interval, table
+from convirt.markdown import (
+    above_zero,
+    data_name,
+    interval,
+    name,
+    percent,
+    points,
+    points_interval,
+    table,
+)
 from convirt.summary import (
     DIRECTIONS,
     ENOUGH,
@@ -193,9 +202,9 @@ def _sentences(results: Results, pairs: Sequence[Comparison]) -> list[str]:
 
 def _sure(cell: Cells) -> str:
     """Whether an interval lies above 0, where there are enough patients for one."""
-    if "low" not in cell:
-        return f"no interval: fewer than {ENOUGH} test patients"
-    return f"interval above 0: **{'yes' if cell['low'] > 0 else 'no'}**"
+    if answer := above_zero(cell):
+        return f"interval above 0: **{answer}**"
+    return f"no interval: fewer than {ENOUGH} test patients"
 
 
 def _equal_fraction(results: Results) -> list[str]:
@@ -213,7 +222,7 @@ def _equal_fraction(results: Results) -> list[str]:
                 _protocol(pair.protocol),
                 pair.task,
                 points_interval(cell),
-                "–" if "low" not in cell else "yes" if cell["low"] > 0 else "no",
+                above_zero(cell) or "–",
                 "–" if published is None else points(published),
             ]
         )

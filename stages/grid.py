@@ -68,8 +68,9 @@ def check(cell: str = CELL, jobs: int = JOBS) -> None:
         copy = beside(Path.cwd(), Path(".tables-check"))
         source = cells[0]["source"]
         (copy / source).unlink(missing_ok=True)  # so that DVC makes it again
-        _reproduce(copy, [stage_of(copy, source)], jobs)
-        result = read_json(copy, source, stage_of(copy, source))
+        stage = stage_of(copy, source)
+        _reproduce(copy, [stage], jobs)
+        result = read_json(copy, source, stage)
     same = True
     for known in cells:
         column = ", ".join(f"{key} {value}" for key, value in known["column"].items())
