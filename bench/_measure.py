@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from convirt import checkpoint, devices, files, plots, provenance
+from convirt import checkpoint, devices, files, provenance
+from convirt.results import plots
 
 RESULTS = Path(__file__).parent / "results"
 Run = Callable[[], Any]

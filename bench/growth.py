@@ -29,9 +29,10 @@ import typer
 from torch.utils.data import DataLoader, Dataset
 
 from bench import _measure, _world
-from convirt import augment, plots
+from convirt import augment
 from convirt.pairs import AUGMENT, Pairs, generator
 from convirt.resident import take
+from convirt.results import plots
 
 MOST: int = typer.Option(1_000_000, min=1_000, help="Films of the largest store.")
 BATCHES: int = typer.Option(200, min=10, help="Measured batches, over which rates are taken.")

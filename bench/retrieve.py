@@ -32,7 +32,8 @@ import numpy as np
 import typer
 
 from bench import _measure
-from convirt import approximate, plots, retrieval
+from convirt import approximate, retrieval
+from convirt.results import plots
 
 MOST: int = typer.Option(1_000_000, min=1000, help="Of the candidates.")
 MOST_HNSW: int = typer.Option(100_000, min=1000, help="Of the candidates of the HNSW index.")

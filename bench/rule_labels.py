@@ -17,7 +17,7 @@ import typer
 from convirt import labeler
 from convirt.datasets import phantom, sentences
 from convirt.label_rules import CHEXPERT, LIMB, Vocabulary
-from convirt.markdown import table
+from convirt.results.markdown import table
 
 _OPACITIES = {"Atelectasis", "Consolidation", "Edema", "Pneumonia", "COVID-19"}
 _LIMB_NAMES = {

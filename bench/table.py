@@ -9,7 +9,8 @@ from typing import Any
 import typer
 
 from bench._measure import RESULTS
-from convirt import files, markdown
+from convirt import files
+from convirt.results import markdown
 from stages.readme import between
 
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convirt import paper
 from convirt.errors import InputError
-from convirt.markdown import data_name
-from convirt.summary import run_key
+from convirt.results import paper
+from convirt.results.markdown import data_name
+from convirt.results.summary import run_key
 from stages._results import there
 from stages._table_inputs import setting_columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from convirt.html import Picture
+    from convirt.results.html import Picture
+    from convirt.results.table_layout import Grid
     from convirt.store import Store
-    from convirt.table_layout import Grid
     from stages._stage import Stage
     from stages._table_cells import Measured
 
@@ -47,7 +47,7 @@ class Drawn:
 
     def add(self, key: str, title: str, figure: Figure, caption: str, alt: str) -> None:
         """Take a figure that shows no image of a patient."""
-        from convirt.html import Picture, size_of
+        from convirt.results.html import Picture, size_of
 
         png = self.public[key] = _png(figure)
         self.pictures.append(Picture(key, title, caption, alt, png, size_of(png)))
@@ -80,7 +80,7 @@ def draw(stage: Stage, measured: Measured, made_up: frozenset[str]) -> Drawn:
 
 
 def _tables(drawn: Drawn, stage: Stage, measured: Measured, made_up: frozenset[str]) -> None:
-    from convirt import table_layout, table_plots
+    from convirt.results import table_layout, table_plots
 
     p, cells = stage.params, measured.cells
     tasks = data_name(p.matrix.task, made_up)
@@ -111,7 +111,8 @@ def _embeddings(drawn: Drawn, stage: Stage, store: Store, data: str) -> None:
     """Figure 3."""
     import numpy as np
 
-    from convirt import checkpoint, embedding_map, figure_plots
+    from convirt import checkpoint, embedding_map
+    from convirt.results import figure_plots
 
     p = stage.params
     systems = [s for s in MAP_SYSTEMS if s in p.retrieval.systems]
@@ -149,8 +150,9 @@ def _saliency(drawn: Drawn, stage: Stage, store: Store, data: str, made_up: bool
     import numpy as np
     import torch
 
-    from convirt import figure_plots, image_encoder, saliency
-    from convirt.html import Picture
+    from convirt import image_encoder, saliency
+    from convirt.results import figure_plots
+    from convirt.results.html import Picture
 
     matrix = stage.params.matrix
     systems = [s for s in paper.FIGURE_4_SYSTEMS if s in matrix.init]
@@ -191,7 +193,7 @@ def _saliency(drawn: Drawn, stage: Stage, store: Store, data: str, made_up: bool
 
 def _trajectory(drawn: Drawn, measured: Measured, data: str) -> None:
     """Figure 5."""
-    from convirt import figure_plots
+    from convirt.results import figure_plots
 
     if not measured.states:
         drawn.absent.append("Figure 5 (ablation.trajectory and train.keep_every)")
@@ -214,7 +216,7 @@ def _trajectory(drawn: Drawn, measured: Measured, data: str) -> None:
 
 
 def _curves(drawn: Drawn, measured: Measured, data: str) -> None:
-    from convirt import figure_plots
+    from convirt.results import figure_plots
 
     if not measured.curves:
         drawn.absent.append("Curves (objectives)")
@@ -230,7 +232,7 @@ def _curves(drawn: Drawn, measured: Measured, data: str) -> None:
 
 
 def _png(figure: Figure) -> bytes:
-    from convirt import plots
+    from convirt.results import plots
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "figure.png"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convirt.errors import InputError
-from convirt.summary import DIRECTIONS, FEW, comparisons, key_of, matrix_keys, run_key
+from convirt.results.summary import DIRECTIONS, FEW, comparisons, key_of, matrix_keys, run_key
 from stages import _table_inputs as inputs
 from stages._results import require_keys, there
 from stages._table_inputs import Found
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from convirt.compare import Interval, Queries
-    from convirt.figure_plots import Curve
     from convirt.params import Params
-    from convirt.tables import Cell, Column
+    from convirt.results.figure_plots import Curve
+    from convirt.results.tables import Cell, Column
     from stages._stage import Stage
 
 
@@ -54,7 +54,7 @@ def gather(stage: Stage) -> Measured:
     Raises:
         InputError: A result that the parameters ask for is missing or of another version.
     """
-    from convirt import tables
+    from convirt.results import tables
 
     p = stage.params
     m, own = p.matrix, p.ablation
@@ -94,7 +94,7 @@ def _paired(
     stage: Stage, runs: Sequence[Found], probes: Mapping[str, Found]
 ) -> tuple[dict[str, Interval], dict[str, dict[str, Interval]], dict[str, Interval]]:
     """ConVIRT minus each run, by source; the claim by protocol and task; default minus variants."""
-    from convirt.tables import REFERENCE
+    from convirt.results.tables import REFERENCE
 
     by_key = {key_of(run): run for run in runs}
     jobs: list[tuple[str, Found, Found]] = []
@@ -156,7 +156,7 @@ def _difference(stage: Stage, ours: Found, theirs: Found) -> Interval:
 def _retrieval_cells(
     stage: Stage, searches: Mapping[str, Found], found: Mapping[tuple[str, str], Queries]
 ) -> list[Cell]:
-    from convirt.tables import REFERENCE, retrieval_cell
+    from convirt.results.tables import REFERENCE, retrieval_cell
 
     cells = []
     for system, search in searches.items():
@@ -216,7 +216,7 @@ def _setting_cells(
     found: Mapping[tuple[str, str], Queries],
 ) -> list[Cell]:
     """Table 4: the default, where it was measured, and every variant."""
-    from convirt.tables import DEFAULT, retrieval_cell, setting_cell, transfer_cells
+    from convirt.results.tables import DEFAULT, retrieval_cell, setting_cell, transfer_cells
 
     own = stage.params.ablation
     if not own.variants:

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from convirt.errors import InputError
-from convirt.summary import key_of
+from convirt.results.summary import key_of
 from stages._results import read_json, require_keys, there
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from convirt.compare import Queries
-    from convirt.figure_plots import Curve
     from convirt.params import Ablation, Params
+    from convirt.results.figure_plots import Curve
     from stages._stage import Stage
 
 Found = dict[str, Any]
@@ -51,7 +51,7 @@ def queries(stage: Stage, searches: Mapping[str, Found]) -> dict[tuple[str, str]
     import pandas as pd
 
     from convirt.compare import queries
-    from convirt.summary import DIRECTIONS
+    from convirt.results.summary import DIRECTIONS
 
     found = {}
     for system, search in searches.items():
@@ -69,7 +69,7 @@ def curves(stage: Stage) -> dict[str, list[Curve]]:
     """The histories of all pretraining runs."""
     import pandas as pd
 
-    from convirt.figure_plots import Curve
+    from convirt.results.figure_plots import Curve
 
     p = stage.params
     wanted = [(o, c, f"pretrain@{o}-{c}") for o in p.objectives for c in p.corpora]
@@ -109,9 +109,9 @@ def correlations(states: Mapping[str, pd.DataFrame], own: Ablation) -> list[dict
 
     The paper's stand beside those that are about the same scores.
     """
-    from convirt import paper
     from convirt.compare import correlation
-    from convirt.tables import REFERENCE
+    from convirt.results import paper
+    from convirt.results.tables import REFERENCE
 
     alike = (own.task, own.fraction, own.k) == paper.FIGURE_5
     rows = []
@@ -128,7 +128,7 @@ def correlations(states: Mapping[str, pd.DataFrame], own: Ablation) -> list[dict
 
 def setting_columns(p: Params) -> dict[str, tuple[str, str]]:
     """Names of the columns of Table 4, each with its two heads."""
-    from convirt.table_layout import TASKS
+    from convirt.results.table_layout import TASKS
 
     own = p.ablation
     how = "linear" if own.protocol == "linear" else "fine-tuned"

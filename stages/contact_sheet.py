@@ -36,7 +36,7 @@ def main(out: Path = OUT, params: Path = PARAMS) -> None:
     column a body part).
     """
     with Stage(__file__, reads=READS, params=params) as stage:
-        from convirt import plots
+        from convirt.results import plots
 
         demo = stage.params.demo
         for name, draw in (("chest", chest_tiles), ("limbs", limb_tiles)):

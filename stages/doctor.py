@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from convirt.diagnosis import Diagnosis
+from convirt.doctor.diagnosis import Diagnosis
 from convirt.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from convirt.datasets.request import Request, Use
+    from convirt.doctor.request import Request, Use
     from convirt.params import Params
 
 PARAMS: Path = typer.Option("params.yaml", help="The parameter file, or a profile.")
@@ -81,8 +81,8 @@ def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]
         full: Look for every file.
         profile: Variables in `depends` are still to be filled by `make use`.
     """
-    from convirt import preflight
-    from convirt.datasets.doctor import diagnose
+    from convirt.doctor import preflight
+    from convirt.doctor.dataset import diagnose
 
     counts = []
     for request in requests(params):
@@ -103,7 +103,7 @@ def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]
 
 def _seen(params: Params, full: bool) -> Diagnosis | None:
     """Whether packed test images are among those that are pretrained on; None before that."""
-    from convirt.datasets.overlap import overlaps
+    from convirt.doctor.overlap import overlaps
 
     names = list(params.datasets.sources)
     tested = [n for n in names if any(use.kind != "pairs" for use in uses(params, n))]
@@ -132,8 +132,8 @@ def _seen(params: Params, full: bool) -> Diagnosis | None:
 def requests(params: Params) -> Iterator[Request]:
     """What the parameters say of each set."""
     from convirt.datasets import split_lists
-    from convirt.datasets.request import Request
     from convirt.datasets.splits import Split
+    from convirt.doctor.request import Request
 
     def maker(text: str) -> str | None:
         return made_by(text, params.demo.sets)
@@ -174,7 +174,7 @@ def set_of(text: str) -> str:
 
 def uses(params: Params, name: str) -> Iterator[Use]:
     """What names a set: corpora, tasks of any kind of transfer, the retrieval."""
-    from convirt.datasets.request import Use
+    from convirt.doctor.request import Use
 
     own = params.ablation
     varied = [own.task] if own.variants or own.trajectory else []
@@ -191,7 +191,7 @@ def uses(params: Params, name: str) -> Iterator[Use]:
 def _depends(found: Diagnosis, request: Request, params: Params, profile: bool) -> None:
     """Whether the path is there that DVC hashes; it takes variables literally."""
     from convirt.datasets.options import expanded
-    from convirt.datasets.presence import exists
+    from convirt.doctor.presence import exists
 
     text = params.datasets.sources[request.name].depends
     key = f"datasets.sources.{request.name}.depends"

@@ -171,7 +171,7 @@ def cells_of(root: Path, name: str) -> list[dict[str, Any]]:
 def stage_of(root: Path, source: str) -> str:
     """The DVC stage that writes `source`, under the parameters of `root`."""
     from convirt.params import load
-    from convirt.summary import run_key
+    from convirt.results.summary import run_key
 
     _, kind, name = source.removesuffix(".json").split("/")
     plain, varied = STAGES.get(kind, (kind, kind))

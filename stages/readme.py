@@ -8,8 +8,9 @@ from typing import Any
 
 import typer
 
-from convirt import files, markdown
-from convirt.summary import recall_key
+from convirt import files
+from convirt.results import markdown
+from convirt.results.summary import recall_key
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 CELLS = [("imagenet", 10), ("imagenet", 100), ("convirt", 10), ("convirt", 100)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from convirt.params import Params
-    from convirt.report_text import Results
+    from convirt.results.report_text import Results
 
 READS = [
     "seed",
@@ -76,7 +76,7 @@ def _show() -> int:
 def _print(summary: Mapping[str, Any]) -> None:
     from rich.console import Console
 
-    from convirt.console import tables
+    from convirt.results.console import tables
 
     # as wide as the tables need where the output is no terminal, so that logs hold whole lines
     console = Console(highlight=False)
@@ -90,8 +90,8 @@ def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
     """Read every result that the parameters ask for, and sum it up."""
     import pandas as pd
 
-    from convirt.report_text import Results
-    from convirt.summary import comparisons, matrix_keys, summarise
+    from convirt.results.report_text import Results
+    from convirt.results.summary import comparisons, matrix_keys, summarise
 
     m = p.matrix
     keys = matrix_keys(m.task, m.init, m.fraction, m.protocol)
@@ -144,7 +144,7 @@ def _repeats(runs: Sequence[Mapping[str, Any]]) -> str:
 
 def _settings(p: Params, repeats: str) -> list[tuple[str, str, str]]:
     """The settings that a reader has to know, here and in the paper."""
-    from convirt.paper import SETTINGS
+    from convirt.results.paper import SETTINGS
 
     image, text = p.model.image, p.model.text
     here = (
@@ -167,7 +167,7 @@ def _weights(source: str) -> str:
 
 def _read_run(root: Path, key: str) -> dict[str, Any]:
     """The JSON of one run of the matrix, which has to be about that run."""
-    from convirt.summary import key_of
+    from convirt.results.summary import key_of
 
     name = f"metrics/finetune/{key}.json"
     run = read_json(root, name, f"finetune@{key}")
@@ -180,11 +180,11 @@ def _read_run(root: Path, key: str) -> dict[str, Any]:
 
 def _write(results: Results, curves: Mapping[str, pd.DataFrame], metrics: Path) -> None:
     """Write summary, page and figures, each of them whole or not at all."""
-    from convirt import plots
     from convirt.files import fresh_directory, write_json, write_text
-    from convirt.markdown import data_name
-    from convirt.report_text import render
-    from convirt.summary import efficiency_rows, retrieval_rows
+    from convirt.results import plots
+    from convirt.results.markdown import data_name
+    from convirt.results.report_text import render
+    from convirt.results.summary import efficiency_rows, retrieval_rows
 
     efficiency = efficiency_rows(results.runs)
     retrieval = retrieval_rows(results.summary)

@@ -13,8 +13,8 @@ from stages._results import is_made_up
 from stages._stage import PARAMS, Stage
 
 if TYPE_CHECKING:
-    from convirt.html import Page
     from convirt.params import Params
+    from convirt.results.html import Page
     from stages._pictures import Drawn
     from stages._table_cells import Measured
 
@@ -66,7 +66,8 @@ def main(params: Path = PARAMS) -> None:
     images of given data).
     """
     with Stage(__file__, reads=READS, params=params) as stage:
-        from convirt import html, provenance
+        from convirt import provenance
+        from convirt.results import html
 
         p, root = stage.params, stage.root
         provenance.make_deterministic(p.compute.threads, p.seed)
@@ -90,7 +91,7 @@ def main(params: Path = PARAMS) -> None:
 def _write(folder: Path, measured: Measured, drawn: Drawn) -> None:
     import pandas as pd
 
-    from convirt.tables import FILES, as_json, csv_rows
+    from convirt.results.tables import FILES, as_json, csv_rows
 
     for table, columns in FILES.items():
         rows = pd.DataFrame(csv_rows(table, measured.cells), columns=list(columns))
@@ -103,9 +104,9 @@ def _write(folder: Path, measured: Measured, drawn: Drawn) -> None:
 
 
 def _page(p: Params, measured: Measured, drawn: Drawn, made_up: frozenset[str]) -> Page:
-    from convirt import html, verdict
-    from convirt.markdown import data_name
-    from convirt.tables import DEFAULT
+    from convirt.results import html, verdict
+    from convirt.results.markdown import data_name
+    from convirt.results.tables import DEFAULT
 
     cells = measured.cells
     claims = [

@@ -16,7 +16,7 @@ import torch
 
 from convirt import checkpoint, files, metrics
 from convirt.image_encoder import create_image_encoder, save_image_encoder
-from convirt.summary import matrix_keys
+from convirt.results.summary import matrix_keys
 
 SYSTEMS = ["random", "imagenet", "caption_transformer", "caption_lstm", "binary", "convirt"]
 SYSTEMS += ["convirt_supervised", "simclr", "moco_v2", "report_labels", "siglip", "convirt_soft"]

@@ -20,7 +20,7 @@ import tiny_models
 from conftest import ROOT, TINY_PIPELINE, set_key
 from ruamel.yaml import YAML
 
-from convirt.summary import ENOUGH
+from convirt.results.summary import ENOUGH
 
 TASKS, INITS, FRACTIONS = ["rsna", "mura"], ["imagenet", "convirt"], [10, 100]
 SETS: dict[str, dict[str, int]] = {

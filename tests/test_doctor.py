@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from convirt import packing, preflight
-from convirt.datasets import archives, catalogue, doctor, listings, registry
-from convirt.datasets.doctor import diagnose
-from convirt.datasets.overlap import Overlap, overlaps
-from convirt.datasets.presence import Files, spread
-from convirt.datasets.request import Request, Use
+from convirt import packing
+from convirt.datasets import archives, registry
 from convirt.datasets.splits import Split
-from convirt.diagnosis import Diagnosis
+from convirt.doctor import catalogue, dataset, listings, preflight
+from convirt.doctor.dataset import diagnose
+from convirt.doctor.diagnosis import Diagnosis
+from convirt.doctor.overlap import Overlap, overlaps
+from convirt.doctor.presence import Files, spread
+from convirt.doctor.request import Request, Use
 from convirt.params import parse, read_yaml
 from stages.doctor import app, made_by, requests, set_of
 
@@ -109,7 +110,7 @@ def drop_films(root: Path) -> None:
 
 def test_every_reader_is_in_the_catalogue() -> None:
     missing = set(registry.READERS) - set(catalogue.FACTS)
-    assert not missing, "tell convirt/datasets/catalogue.py where they come from"
+    assert not missing, "tell convirt/doctor/catalogue.py where they come from"
     assert len(registry.READERS) >= 9 and set(MAKERS) <= set(registry.READERS)
 
 
@@ -123,12 +124,12 @@ def test_a_whole_set_is_fine(tmp_path: Path, name: str, full: bool) -> None:
     assert found.images > 2
 
 
-@pytest.mark.parametrize("limit", [0, doctor.READ_WHOLE])
+@pytest.mark.parametrize("limit", [0, dataset.READ_WHOLE])
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_list_is_missing(
     tmp_path: Path, name: str, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "READ_WHOLE", limit)
+    monkeypatch.setattr(dataset, "READ_WHOLE", limit)
     make, file = MAKERS[name]
     root = make(tmp_path)
     (root / file).unlink()
@@ -139,12 +140,12 @@ def test_a_list_is_missing(
         assert catalogue.FACTS[name].steps[0] in said(found, "stop").replace(str(root), "{root}")
 
 
-@pytest.mark.parametrize("limit", [0, doctor.READ_WHOLE])
+@pytest.mark.parametrize("limit", [0, dataset.READ_WHOLE])
 @pytest.mark.parametrize("name", MAKERS)
 def test_images_are_missing(
     tmp_path: Path, name: str, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "READ_WHOLE", limit)
+    monkeypatch.setattr(dataset, "READ_WHOLE", limit)
     root = MAKERS[name][0](tmp_path)
     drop_films(root)
     found = look(name, root, max_dropped=0.06)
@@ -166,8 +167,8 @@ def test_some_images_are_missing_and_may_be(tmp_path: Path) -> None:
 def test_reports_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = raw.mimic(tmp_path)
     (root / "mimic-cxr-reports.zip").unlink()
-    for limit in (0, doctor.READ_WHOLE):
-        monkeypatch.setattr(doctor, "READ_WHOLE", limit)
+    for limit in (0, dataset.READ_WHOLE):
+        monkeypatch.setattr(dataset, "READ_WHOLE", limit)
         text = said(look("mimic-cxr", root), "stop")
         assert "reports: looked for all 5, 5 missing" in text
         assert f"wget -N -c -P {root} --user YOU" in text and "mimic-cxr-reports.zip" in text
@@ -370,7 +371,7 @@ def test_every_home_of_the_catalogue_is_one_of_the_reader(tmp_path: Path, name: 
 
 
 def test_dicom_is_found_where_the_lists_do_not_tell(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(doctor, "READ_WHOLE", 0)
+    monkeypatch.setattr(dataset, "READ_WHOLE", 0)
     root = raw.mimic(tmp_path, suffix=".dcm", zipped=False)
     assert look("mimic-cxr", root, made_up=True).level == "ok"
 
@@ -379,7 +380,7 @@ def test_another_layout_than_the_known_one_is_left_to_the_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = raw.rsna(tmp_path)
-    monkeypatch.setattr(doctor, "READ_WHOLE", 0)
+    monkeypatch.setattr(dataset, "READ_WHOLE", 0)
     assert "read: " not in said(look("rsna", root, made_up=True))
     monkeypatch.setitem(listings.NAMED, "rsna", lambda home, rows, options: [
         Files("images", home / "elsewhere", ["a"])
@@ -439,7 +440,7 @@ def test_full_finds_the_one_that_a_sample_passes_over(
 ) -> None:
     root = raw.ten_pairs(tmp_path)
     (root / "f/3.png").unlink()
-    monkeypatch.setattr(doctor, "SAMPLE", 2)
+    monkeypatch.setattr(dataset, "SAMPLE", 2)
     assert look("pairs", root).level == "ok"
     found = look("pairs", root, full=True)
     assert "looked for all 10, 1 missing" in said(found, "stop")
@@ -470,7 +471,7 @@ def test_any_cells_give_a_diagnosis(
     text = "\n".join([",".join(columns), *lines])
     raw.write(file, text, packed=file.suffix == ".gz")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(doctor, "READ_WHOLE", data.draw(st.sampled_from([0, 100])))
+        patch.setattr(dataset, "READ_WHOLE", data.draw(st.sampled_from([0, 100])))
         found = look(name, root, full=data.draw(st.booleans()))
     assert found.level in ("ok", "check", "stop") and found.notes
 

@@ -15,7 +15,7 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 from convirt.errors import InputError
-from convirt.summary import DIRECTIONS
+from convirt.results.summary import DIRECTIONS
 from stages import grid
 
 

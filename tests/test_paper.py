@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from convirt import paper
+from convirt.results import paper
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from convirt import plots
+from convirt.results import plots
 
 
 def curves() -> dict[str, pd.DataFrame]:

@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from convirt import files, paper
+from convirt import files
 from convirt.params import read_yaml
-from convirt.report_text import Results, render
-from convirt.summary import matrix_keys
+from convirt.results import paper
+from convirt.results.report_text import Results, render
+from convirt.results.summary import matrix_keys
 from stages import readme
 from stages.report import app
 

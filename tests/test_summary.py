@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from convirt.errors import InputError
-from convirt.markdown import percent, points
 from convirt.metrics import paired_difference
-from convirt.summary import (
+from convirt.results.markdown import percent, points
+from convirt.results.summary import (
     comparisons,
     efficiency_rows,
     key_of,

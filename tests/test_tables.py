@@ -23,11 +23,12 @@ from hypothesis import strategies as st
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from convirt import compare, embedding_map, html, paper, saliency, table_layout, verdict
+from convirt import compare, embedding_map, saliency
 from convirt.compare import Interval
 from convirt.errors import InputError
 from convirt.params import read_yaml
-from convirt.tables import (
+from convirt.results import html, paper, table_layout, verdict
+from convirt.results.tables import (
     AGREES,
     CONTRADICTS,
     OPEN,

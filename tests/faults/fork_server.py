@@ -37,7 +37,7 @@ SMALLER: dict[str, Any] = {
     "convirt.image_encoder:BLOCK": 8,
     "convirt.feature_cache:KEEP_EVERY": 0.0,
     "convirt.pieces:BLOCK": 4,
-    "convirt.plots:DPI": 40,
+    "convirt.results.plots:DPI": 40,
     "convirt.transfer:KEEP_EVERY": 0.0,
 }
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convirt import paper
 from convirt.contradictions import RESERVED
 from convirt.errors import InputError
+from convirt.results import paper
 
 if TYPE_CHECKING:
     import pandas as pd

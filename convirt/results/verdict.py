@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from convirt import paper
 from convirt.compare import Interval
-from convirt.markdown import interval, percent, points
-from convirt.table_layout import TASKS, label
-from convirt.tables import AGREES, CONTRADICTS, OPEN, REFERENCE, Cell, Column, Order
+from convirt.results import paper
+from convirt.results.markdown import interval, percent, points
+from convirt.results.table_layout import TASKS, label
+from convirt.results.tables import AGREES, CONTRADICTS, OPEN, REFERENCE, Cell, Column, Order
 
 YES, PARTLY, NO, LEVEL = "yes", "partly", "no", "not told apart"
 UNKNOWN = "not measured"

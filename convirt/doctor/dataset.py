@@ -10,14 +10,15 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from convirt.datasets import presence, registry
-from convirt.datasets.catalogue import YOURS, Facts
-from convirt.datasets.listings import NAMED, Lists
-from convirt.datasets.places import find_path, options_of, refuse, steps_into
-from convirt.datasets.presence import Files
-from convirt.datasets.request import Request
+from convirt.datasets import registry
 from convirt.datasets.tables import SPLITS, Tables
-from convirt.diagnosis import Diagnosis
+from convirt.doctor import presence
+from convirt.doctor.catalogue import YOURS, Facts
+from convirt.doctor.diagnosis import Diagnosis
+from convirt.doctor.listings import NAMED, Lists
+from convirt.doctor.places import find_path, options_of, refuse, steps_into
+from convirt.doctor.presence import Files
+from convirt.doctor.request import Request
 from convirt.errors import InputError
 
 SAMPLE = 200  # files looked for, of each sort

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from convirt.files import atomic
-from convirt.markdown import name, percent
+from convirt.results.markdown import name, percent
 
 if TYPE_CHECKING:
     import pandas as pd

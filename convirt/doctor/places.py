@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from convirt.datasets import catalogue, presence
 from convirt.datasets import options as reader_options
-from convirt.datasets.catalogue import YOURS, Facts
-from convirt.datasets.request import Request
-from convirt.diagnosis import Diagnosis
+from convirt.doctor import catalogue, presence
+from convirt.doctor.catalogue import YOURS, Facts
+from convirt.doctor.diagnosis import Diagnosis
+from convirt.doctor.request import Request
 from convirt.errors import InputError
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from convirt import paper
 from convirt.compare import Interval
+from convirt.results import paper
 
 Run = Mapping[str, Any]  # a result's JSON
 Column = tuple[str | int, ...]

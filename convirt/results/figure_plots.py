@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from convirt import paper
-from convirt.markdown import name
-from convirt.plots import (
+from convirt.results import paper
+from convirt.results.markdown import name
+from convirt.results.plots import (
     BLUE,
     GREEN,
     GREY,
@@ -24,7 +24,7 @@ from convirt.plots import (
     legend,
     styled,
 )
-from convirt.table_layout import ORDER, label
+from convirt.results.table_layout import ORDER, label
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from convirt.diagnosis import Diagnosis
+from convirt.doctor.diagnosis import Diagnosis
 from convirt.errors import InputError
 
 GB = 1e9

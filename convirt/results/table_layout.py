@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from convirt import paper
-from convirt.markdown import name
-from convirt.tables import DEFAULT, REFERENCE, Cell, Column
+from convirt.results import paper
+from convirt.results.markdown import name
+from convirt.results.tables import DEFAULT, REFERENCE, Cell, Column
 
 TASKS = {"rsna": "RSNA", "chexpert": "CheXpert", "covidx": "COVIDx", "mura": "MURA"}
 METRICS = {"auroc": "AUROC", "accuracy": "accuracy"}

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from convirt import paper, report_origin
-from convirt.markdown import (
+from convirt.results import paper, report_origin
+from convirt.results.markdown import (
     above_zero,
     data_name,
     interval,
@@ -21,7 +21,7 @@ from convirt.markdown import (
     points_interval,
     table,
 )
-from convirt.summary import (
+from convirt.results.summary import (
     DIRECTIONS,
     ENOUGH,
     FEW,
@@ -41,7 +41,7 @@ class Results:
     """What the page is written from.
 
     Attributes:
-        summary: See `convirt.summary.summarise`.
+        summary: See `convirt.results.summary.summarise`.
         runs: The JSON of each run of the matrix, in the matrix's order.
         retrieval: The JSON of each searched system.
         retrieval_set: The data set that was searched.

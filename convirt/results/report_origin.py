@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from convirt.markdown import data_name, table
+from convirt.results.markdown import data_name, table
 
 Cells = Mapping[str, Any]
 SORTS = ("studies", "images", "sentences")

@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from convirt.datasets import archives, inputs, mimic_cxr, mimic_reports
-from convirt.datasets.catalogue import Facts, ListFile
 from convirt.datasets.options import expanded
-from convirt.datasets.presence import Files, likeliest, there
+from convirt.doctor.catalogue import Facts, ListFile
+from convirt.doctor.presence import Files, likeliest, there
 from convirt.errors import InputError
 
 Rows = Mapping[str, pd.DataFrame]  # first name of a list -> its rows

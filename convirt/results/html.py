@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from convirt.markdown import percent, points
-from convirt.page_style import STYLE
-from convirt.table_layout import Entry, Grid, best
-from convirt.tables import AGREES, CONTRADICTS, Cell, Order
-from convirt.verdict import Claim
+from convirt.results.markdown import percent, points
+from convirt.results.page_style import STYLE
+from convirt.results.table_layout import Entry, Grid, best
+from convirt.results.tables import AGREES, CONTRADICTS, Cell, Order
+from convirt.results.verdict import Claim
 
 GLYPHS = {AGREES: ("●", "confirms the paper’s order"), CONTRADICTS: ("▼", "contradicts it")}
 HOW = (

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from convirt.datasets import catalogue, registry
-from convirt.datasets.catalogue import Facts
+from convirt.datasets import registry
 from convirt.datasets.splits import Split
+from convirt.doctor import catalogue
+from convirt.doctor.catalogue import Facts
 from convirt.errors import InputError
 
 

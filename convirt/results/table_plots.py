@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.figure import Figure
 
-from convirt.markdown import percent
-from convirt.plots import BLUE, GREY, VERMILION, styled
-from convirt.table_layout import Entry, Grid, best
-from convirt.tables import AGREES, CONTRADICTS
+from convirt.results.markdown import percent
+from convirt.results.plots import BLUE, GREY, VERMILION, styled
+from convirt.results.table_layout import Entry, Grid, best
+from convirt.results.tables import AGREES, CONTRADICTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

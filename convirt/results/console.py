@@ -8,10 +8,10 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from convirt import paper
 from convirt.contradictions import RESERVED
-from convirt.markdown import above_zero, interval, name, percent, points, points_interval
-from convirt.summary import ALL, FEW, OURS, recall_key, retrieval_rows
+from convirt.results import paper
+from convirt.results.markdown import above_zero, interval, name, percent, points, points_interval
+from convirt.results.summary import ALL, FEW, OURS, recall_key, retrieval_rows
 
 Cells = Mapping[str, Any]
 ORDER = ("random", "imagenet")  # baselines first; the rest by name, ConVIRT last
