@@ -120,7 +120,11 @@ def _seen(params: Params, full: bool) -> Diagnosis | None:
         found.add("ok", text)
         return found
     for one in overlaps(STORES, corpora, tested):
-        if one.images:
+        if one.images is None:
+            text = f"{one.tested} and {one.corpus} were packed at different sizes: not compared"
+            step = f"dvc repro preprocess@{one.tested} preprocess@{one.corpus}, then ask again"
+            found.add("check", text, step)
+        elif one.images:
             text = f"{len(one.images)} of the {one.of} test images of {one.tested} are train images"
             step = f"give their studies the split `test` in {one.corpus} (docs/your-data.md)"
             found.add("check", f"{text} of {one.corpus}, such as {one.images[0]}", step)

@@ -690,6 +690,13 @@ def test_test_images_that_are_pretrained_on(
     monkeypatch.setattr("stages.doctor.QUICK", 0)
     assert told not in run(params)[1] and "were not compared: --full" in run(params)[1]
     assert told in run(params, "--full")[1]
+    packing.build(
+        registry.read("pairs", here / "pairs", Split(0), {}), here / "data/stores/pairs", 8
+    )
+    found = list(overlaps(here / "data/stores", ["pairs"], ["labels", "pairs"]))
+    assert found == [Overlap("labels", "pairs", None, 3), Overlap("pairs", "pairs", (), 3)]
+    output = run(params, "--full")[1]
+    assert told not in output and "labels and pairs were packed at different sizes" in output
 
 
 def test_the_disk_holds_what_the_demo_will_draw(here: Path) -> None:

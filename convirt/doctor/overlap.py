@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from convirt.datasets import alike
@@ -21,13 +22,14 @@ class Overlap(NamedTuple):
     Attributes:
         tested: Name of the store with the test images, candidates and queries included.
         corpus: Name of the store that is pretrained on.
-        images: Those in both, by their names in `tested`.
+        images: Those in both, by their names in `tested`; None where the two stores were packed at
+            different sizes, so that no picture of one can equal one of the other.
         of: How many test images there are.
     """
 
     tested: str
     corpus: str
-    images: tuple[str, ...]
+    images: tuple[str, ...] | None
     of: int
 
 
@@ -46,7 +48,9 @@ def overlaps(stores: Path, corpora: Iterable[str], tested: Iterable[str]) -> Ite
     for name in tested:
         digests = _digests(stores / name, "test")
         for corpus, known in seen.items():
-            found = tuple(image for image, digest in digests.items() if digest in known)
+            found = None
+            if _size(stores / name) == _size(stores / corpus):
+                found = tuple(image for image, digest in digests.items() if digest in known)
             yield Overlap(name, corpus, found, len(digests))
 
 
@@ -56,3 +60,9 @@ def _digests(store: Path, split: str) -> dict[str, bytes]:
     chosen = (records["split"] == split).to_numpy().nonzero()[0]
     names = records["image"].to_numpy(str)[chosen].tolist()
     return dict(zip(names, alike.digests(store / "images.npy", chosen), strict=True))
+
+
+def _size(store: Path) -> tuple[int, ...]:
+    """Height and width of the pictures of a store."""
+    pictures: np.ndarray = np.load(store / "images.npy", mmap_mode="r", allow_pickle=False)
+    return pictures.shape[1:]
