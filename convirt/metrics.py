@@ -144,6 +144,8 @@ class Estimate:
         low: Lower end of the interval over patients and repeats: the one that tables show.
         high: Its upper end.
         patients: How many were tested.
+        fewest: Those of the class that has the fewest of them, if the metric needs both classes of
+            a label; else all. Of fewer than ten an interval is too narrow.
         repeats: The value of each repeat.
         over_patients: The interval over patients alone, the repeats as they are.
         over_repeats: The spread of the repeats, the patients as they are; None of a single one.
@@ -153,6 +155,7 @@ class Estimate:
     low: float
     high: float
     patients: int
+    fewest: int
     repeats: tuple[float, ...]
     over_patients: tuple[float, float]
     over_repeats: Spread | None
@@ -167,8 +170,11 @@ def as_json(result: Estimate, resamples: int) -> dict[str, Any]:
         "value": result.value,
         "low": result.low,
         "high": result.high,
-        "how": f"{way} and of the {count} repeats" if spread else f"{way}, one repeat",
+        "how": f"{way}, with Student's t of the {count} repeats"
+        if spread
+        else f"{way}, one repeat",
         "patients_test": result.patients,
+        "patients_fewest": result.fewest,
         "repeats": list(result.repeats),
         "over_patients": {
             "low": result.over_patients[0],
@@ -188,12 +194,11 @@ def estimate(predictions: pd.DataFrame, metric: str, resamples: int, seed: int) 
     """The metric of one run, mean over its R repeats, with bootstrap intervals.
 
     Patients, not images, are drawn with replacement, because the images of a patient are not
-    independent; a resample takes the same patients in every repeat. Of the repeats (other labels,
-    head and order) R - 1 are drawn with replacement: R of R would understate the variance of their
-    mean by (R - 1) / R, much for 5 (Rao and Wu 1988). The mean of their metrics is the resample's
-    value, and the 2.5 and 97.5 percentiles of those are the interval: what the mean over R repeats
-    might have been with other patients and other draws. With one repeat it is that of the patients
-    alone. A resample in which a label has one class only has no AUROC and is drawn anew.
+    independent; a resample takes the same patients in every repeat. To the mean of their metrics
+    comes what other repeats (other labels, head and order) might have added, `repeat_noise`, and
+    the 2.5 and 97.5 percentiles of the sums are the interval: what the mean over R repeats might
+    have been with other patients and other draws, within 0 and 1. With one repeat it is that of the
+    patients alone. A resample in which a label has one class only has no AUROC and is drawn anew.
 
     Args:
         predictions: See the top of this file.
@@ -210,9 +215,9 @@ def paired_difference(
     """The metric of run `a` minus that of run `b` on the same test images.
 
     Each resample takes the same patients for both, so what makes a patient easy or hard for both
-    cancels. Where both have equally many repeats, it takes the same ones too: repeat i has the same
-    seed in both. Rows may be in any order; else as `estimate`. `repeats` holds one difference a
-    repeat where both runs have equally many, else the mean difference alone.
+    cancels. Where both have equally many repeats, the noise of repeats is that of their differences
+    too: repeat i has the same seed in both. Rows may be in any order; else as `estimate`. `repeats`
+    holds one difference a repeat where both runs have equally many, else the mean difference alone.
 
     Raises:
         ValueError: The two runs were tested on other images, units, patients or labels.
@@ -247,22 +252,28 @@ def _bootstrap(runs: list[pd.DataFrame], metric: str, resamples: int, seed: int)
     whole = each(None)
     blocks = [each(w) for w in bootstrap.resample(units, metric == "auroc", resamples, seed)]
     values = [np.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True)]
-    weights = bootstrap.repeat_weights([len(run) for run in scores], resamples, seed)
     fixed = contrast([value.mean(axis=0) for value in values])
-    drawn = contrast(
-        [(value * weight).sum(axis=0) for value, weight in zip(values, weights, strict=True)]
-    )
     value = contrast([value.mean(axis=0) for value in whole])
-    repeats = value
-    if len({len(run) for run in whole}) == 1:
-        repeats = contrast([run[:, 0] for run in whole])
+    by_run = [run[:, 0] for run in whole]
+    paired = len({len(run) for run in by_run}) == 1
+    repeats = contrast(by_run) if paired else value
+    noise = bootstrap.repeat_noise([repeats] if paired else by_run, resamples, seed)
+    drawn = np.clip(fixed + noise, 1 - len(runs), 1)  # a difference may be as low as -1
     return Estimate(
         float(value[0]),
         *bootstrap.interval(drawn),
         units.patients,
+        _fewest(units) if metric == "auroc" else units.patients,
         tuple(map(float, repeats)),
         bootstrap.interval(fixed),
         bootstrap.spread(repeats) if len(repeats) > 1 else None,
+    )
+
+
+def _fewest(units: Units) -> int:
+    """Patients of the class of a label that has the fewest."""
+    return min(
+        len(np.unique(units.patient[column == value])) for column in units.y.T for value in (0, 1)
     )
 
 

@@ -34,6 +34,7 @@ class Protocol(StrEnum):
     linear = "linear"
 
 
+APART = 1000  # seeds of the repeats of two neighbouring seeds lie so far apart: at most so many
 WEIGHTS = {Protocol.finetune: "model.safetensors", Protocol.linear: "head.safetensors"}
 
 
@@ -62,7 +63,7 @@ def own(p: Params, protocol: str) -> FullProtocol | LinearProtocol:
 
 
 def recipe(p: Params, spec: Task, protocol: str, repeat: int) -> Recipe:
-    """The numbers of params.yaml; a repeat is a run with the seed raised by one."""
+    """The numbers of params.yaml; each repeat of each seed is a run with a seed of its own."""
     from convirt.recipe import Recipe
 
     f = p.finetune
@@ -81,7 +82,7 @@ def recipe(p: Params, spec: Task, protocol: str, repeat: int) -> Recipe:
         factor=f.factor,
         stop=f.stop,
         max_epochs=own(p, protocol).max_epochs,
-        seed=p.seed + repeat,
+        seed=p.seed * APART + repeat,
         device=p.compute.device,
         bfloat16=p.compute.precision == "bfloat16",
         **phase,

@@ -114,6 +114,9 @@ def main(
                     "unit": spec.unit,
                     **metrics.as_json(result, p.finetune.bootstrap),
                     **_counts(records, repeats),
+                    "max_epochs": protocols.own(p, protocol).max_epochs,
+                    # the run that the encoder was fine-tuned in, whose labels it has seen
+                    "encoder_finetuned": image_encoder.read_config(encoder).get("finetuned"),
                     "provenance": stage.provenance(inputs),
                 },
             )
@@ -182,11 +185,15 @@ def _repeat(
         bar.update(repeat=index, loss=epoch.train_loss, val=epoch.val.value)
         stage.poll()
 
-    facts = {"n_train": len(train.rows)}
+    studies = setting.records["study"].iloc[train.rows].nunique()
+    facts = {"n_train": len(train.rows), "n_train_studies": studies}
     facts |= setting.train(model, train, val, recipe, report, scratch)
     logits = transfer.predict(model, test)
     weights = setting.weights(model) if index == 0 else {}
     checkpoint.save_state(scratch / "done", {"logits": logits, **weights}, facts)
+    for path in scratch.glob("*.safetensors"):  # of the epochs, twice the weights and their moments
+        path.unlink()
+    bar.update(recipe.max_epochs - int(facts.get("epochs", 0)))  # those that it did not need
     return Repeat(logits, weights, facts)
 
 
@@ -201,10 +208,9 @@ def _predictions(records: pd.DataFrame, spec: Task, logits: list[Tensor]) -> pd.
 
 
 def _counts(records: pd.DataFrame, repeats: list[Repeat]) -> dict[str, Any]:
-    """How many images there were, and how each repeat went."""
-    went = {name for repeat in repeats for name in repeat.facts} - {"n_train"}
+    """How many images there were, and of each repeat what it trained on and how it went."""
+    went = {name for repeat in repeats for name in repeat.facts}
     return {
-        "n_train": repeats[0].facts["n_train"],
         "n_val": int((records["split"] == "val").sum()),
         "n_test": int((records["split"] == "test").sum()),
         **{name: [repeat.facts[name] for repeat in repeats] for name in sorted(went)},

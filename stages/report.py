@@ -30,7 +30,8 @@ READS = [
     "train",
 ]
 RUN_KEYS = {"task", "init", "fraction", "protocol", "metric", "value", "low", "high"}
-RUN_KEYS |= {"n_train", "n_test", "patients_test", "repeats", "corpus"}
+RUN_KEYS |= {"n_train", "n_train_studies", "n_val", "n_test", "patients_test", "patients_fewest"}
+RUN_KEYS |= {"repeats", "corpus", "max_epochs", "encoder_finetuned"}
 PAPERS_SEARCH = "chexpert-8x200"  # the reader of what the paper searched
 LOSS_COLUMNS = ["step", "train_loss", "val_loss", "chance"]
 

@@ -98,7 +98,7 @@ def _rough(y: np.ndarray, tables: list[pd.DataFrame], metric: str) -> metrics.Es
     values = tuple(float(metrics.METRICS[metric](y, p, None)[0]) for p in scores)
     mean = float(np.mean(values))
     low, high = mean - 0.04, min(1.0, mean + 0.03)
-    return metrics.Estimate(mean, low, high, len(y), values, (low, high), None)
+    return metrics.Estimate(mean, low, high, len(y), len(y), values, (low, high), None)
 
 
 def search(root: Path, system: str, skill: float, text: float | None) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm, t
+from scipy.stats import norm, sem, t
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from convirt import bootstrap, metrics
@@ -163,31 +164,33 @@ def repeated(count: int, n: int = 60, seed: int = 20) -> pd.DataFrame:
     return pd.concat([table(y, p + noise[r] + r * y, patient, repeat=r) for r in range(count)])
 
 
-def slow_draws(frame: pd.DataFrame, resamples: int, seed: int, run: int = 0) -> np.ndarray:
-    """Resample patients, copy their rows in each repeat, and take R - 1 of the R repeats."""
+def slow_draws(frame: pd.DataFrame, resamples: int, seed: int) -> np.ndarray:
+    """Resample patients, copy their rows in each repeat: (resamples, R)."""
     tables = [rows for _, rows in frame.groupby("repeat")]
     names = sorted(set(frame["patient"]))
-    rng, other = np.random.default_rng(seed), np.random.default_rng([seed, 1, run])
-    patients = rng.integers(0, len(names), (resamples, len(names)))
-    count = max(1, len(tables) - 1)
-    chosen = other.integers(0, len(tables), (resamples, count))
     values = []
-    for drawn, repeats in zip(patients, chosen, strict=True):
-        scores = []
-        for number in repeats if len(tables) > 1 else [0]:
-            rows = tables[number]
-            copies = [rows[rows["patient"] == names[k]] for k in drawn]
-            copied = pd.concat(copies)
-            scores.append(roc_auc_score(copied["y_a"], copied["p_a"]))
-        values.append(np.mean(scores))
+    for drawn in np.random.default_rng(seed).integers(0, len(names), (resamples, len(names))):
+        copies = [pd.concat([rows[rows["patient"] == names[k]] for k in drawn]) for rows in tables]
+        values.append([roc_auc_score(copied["y_a"], copied["p_a"]) for copied in copies])
     return np.array(values)
+
+
+def slow_noise(repeats: Sequence[float], resamples: int, seed: int, run: int = 0) -> np.ndarray:
+    """Quantiles of Student's t, shuffled, times the standard error of the mean."""
+    if len(repeats) == 1:
+        return np.zeros(resamples)
+    spots = (np.arange(resamples) + 0.5) / resamples
+    order = np.random.default_rng([seed, 1, run]).permutation(resamples)
+    noise: np.ndarray = t.ppf(spots, len(repeats) - 1)[order] * sem(repeats)
+    return noise
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_the_interval_over_patients_and_repeats_equals_the_slow_one(count: int) -> None:
     frame = repeated(count, n=24)
     result = metrics.estimate(frame, "auroc", 40, seed=7)
-    expected = np.percentile(slow_draws(frame, 40, 7), [2.5, 97.5])
+    draws = slow_draws(frame, 40, 7).mean(axis=1) + slow_noise(result.repeats, 40, 7)
+    expected = np.percentile(np.clip(draws, 0, 1), [2.5, 97.5])
     assert (result.low, result.high) == pytest.approx(tuple(expected), abs=1e-12)
 
 
@@ -213,14 +216,49 @@ def test_repeats_that_differ_widen_the_interval_and_equal_ones_do_not() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 20])
-def test_drawn_repeats_have_the_variance_of_their_mean(count: int) -> None:
+def test_noise_of_repeats_has_the_interval_of_students_t(count: int) -> None:
     values = np.random.default_rng(0).normal(size=count)
-    (weights,) = bootstrap.repeat_weights([count], 200_000, 0)
-    assert weights.shape == (count, 200_000)
-    assert np.allclose(weights.sum(axis=0), 1)
-    drawn = values @ weights
-    assert drawn.mean() == pytest.approx(values.mean(), abs=0.01)
-    assert drawn.var() == pytest.approx(values.var(ddof=1) / count, rel=0.02)
+    noise = bootstrap.repeat_noise([values], 20_000, 0)
+    assert noise.mean() == pytest.approx(0, abs=1e-6)
+    expected = t.interval(0.95, count - 1, 0, sem(values))
+    assert np.percentile(noise, [2.5, 97.5]) == pytest.approx(expected, rel=0.01)
+    assert not np.array_equal(noise, np.sort(noise))
+    two = bootstrap.repeat_noise([values, values], 20_000, 0)  # of two runs that are not paired
+    if count == 20:  # t of so many degrees of freedom has a variance to speak of
+        assert two.var() == pytest.approx(2 * noise.var(), rel=0.05)
+    assert not bootstrap.repeat_noise([values[:1], values[:1]], 10, 0).any()
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_coverage_where_repeats_are_most_of_the_noise(count: int) -> None:
+    # many patients, few repeats: drawing repeats with replacement would hold 49 and 88%
+    rng = np.random.default_rng(5)
+    truth, inside = 0.8, 0
+    for seed in range(400):
+        values = rng.normal(truth, 0.02, count)
+        low, high = bootstrap.interval(values.mean() + bootstrap.repeat_noise([values], 200, seed))
+        inside += low <= truth <= high
+    assert 0.93 <= inside / 400 <= 0.97
+
+
+def test_intervals_stay_where_metrics_are() -> None:
+    y, p, patient = made_up(60, 1, 3)
+    apart = pd.concat([table(y, s * y + p * (s == 0), patient, repeat=s) for s in (0, 1)])
+    whole = metrics.estimate(apart, "auroc", 100, 0)
+    assert 0 <= whole.low < whole.value < whole.high == 1
+    lead = metrics.paired_difference(apart, apart.assign(p_a=-apart["p_a"]), "auroc", 100, 0)
+    assert -1 <= lead.low < 0 < lead.value < lead.high == 1
+
+
+def test_patients_of_the_class_that_has_the_fewest() -> None:
+    y = np.zeros((8, 2))
+    y[:3, 0], y[:6, 1] = 1, 1  # patients 0 and 1 are positive; of the other label 3 and 1
+    frame = table(y, np.arange(16.0).reshape(8, 2), list("00112233"))
+    assert metrics.estimate(frame, "auroc", 2, 0).fewest == 1
+    one = frame.drop(columns=["y_b", "p_b"])
+    assert metrics.estimate(one, "auroc", 2, 0).fewest == 2
+    assert metrics.estimate(one, "accuracy", 2, 0).fewest == 4
+    assert metrics.as_json(metrics.estimate(one, "auroc", 2, 0), 2)["patients_fewest"] == 2
 
 
 def test_coverage_over_patients_and_repeats() -> None:
@@ -239,7 +277,7 @@ def test_coverage_over_patients_and_repeats() -> None:
         result = metrics.estimate(pd.concat(tables), "auroc", 200, seed)
         inside += result.low <= truth <= result.high
         narrow += result.over_patients[0] <= truth <= result.over_patients[1]
-    assert inside >= 52  # of 60: near 95%
+    assert inside >= 55  # of 60: near 95%
     assert narrow < inside
 
 
@@ -257,10 +295,13 @@ def test_paired_repeats_equal_the_slow_ones(mine: int, theirs: int) -> None:
     a, b = repeated(mine, n=24), repeated(theirs, n=24)
     b["p_a"] += np.random.default_rng(9).normal(size=len(b))
     result = metrics.paired_difference(a, b, "auroc", 40, seed=3)
-    # equally many: the same ones of both; else each run has draws of its own
-    other = 0 if mine == theirs else 1
-    draws = slow_draws(a, 40, 3) - slow_draws(b, 40, 3, other)
-    expected = np.percentile(draws, [2.5, 97.5])
+    # equally many are paired; else each run has a noise of its own
+    one, two = (metrics.estimate(x, "auroc", 2, 0).repeats for x in (a, b))
+    noise = slow_noise(result.repeats, 40, 3)
+    if mine != theirs:
+        noise = slow_noise(one, 40, 3) + slow_noise(two, 40, 3, 1)
+    draws = slow_draws(a, 40, 3).mean(axis=1) - slow_draws(b, 40, 3).mean(axis=1) + noise
+    expected = np.percentile(np.clip(draws, -1, 1), [2.5, 97.5])
     assert (result.low, result.high) == pytest.approx(tuple(expected), abs=1e-12)
     assert len(result.repeats) == (mine if mine == theirs else 1)
     assert (result.over_repeats is None) == (mine != theirs)
@@ -269,7 +310,7 @@ def test_paired_repeats_equal_the_slow_ones(mine: int, theirs: int) -> None:
 def test_an_estimate_tells_how_its_intervals_were_made() -> None:
     said = metrics.as_json(metrics.estimate(repeated(3), "auroc", 20, 0), 20)
     assert json.loads(json.dumps(said)) == said
-    assert "20 resamples of the test patients and of the 3 repeats" in said["how"]
+    assert "20 resamples of the test patients, with Student's t of the 3 repeats" in said["how"]
     assert "2 degrees of freedom" in said["over_repeats"]["how"]
     one = metrics.as_json(metrics.estimate(repeated(1), "auroc", 20, 0), 20)
     assert one["over_repeats"] is None and one["how"].endswith("one repeat")

@@ -31,6 +31,15 @@ def provenance(name: str) -> dict[str, Any]:
     return {"code": f"{name}-code-0123456789", "params": f"{name}-params", "versions": VERSIONS}
 
 
+COUNTS = {
+    "n_val": 15,
+    "n_train_studies": [30],
+    "patients_fewest": 20,
+    "max_epochs": 12,
+    "encoder_finetuned": None,
+}
+
+
 def fabricate_run(root: Path, key: str) -> None:
     task, init, fraction, protocol = key.split("-")
     rng = np.random.default_rng(7)
@@ -48,7 +57,8 @@ def fabricate_run(root: Path, key: str) -> None:
     cell = {"task": task, "init": init, "fraction": int(fraction), "protocol": protocol}
     cell |= {"metric": TASKS[task], "value": 0.7, "low": 0.61, "high": 0.789, "n_test": count}
     cell |= {"patients_test": 59, "best_epoch": [0 if int(fraction) == 10 else 3]}
-    cell |= {"n_train": 40, "repeats": [0.7], "corpus": "bone" if task == "mura" else "chest"}
+    cell |= {"n_train": [40], "repeats": [0.7], "corpus": "bone" if task == "mura" else "chest"}
+    cell |= COUNTS | {"n_train_studies": [3 if int(fraction) == 10 else 30]}
     files.write_json(
         root / f"metrics/finetune/{key}.json", cell | {"provenance": provenance("finetune")}
     )
@@ -218,7 +228,11 @@ def test_a_missing_result_names_the_command(
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("{", "Expecting property name"), ("[]", "list"), ('{"task": "rsna"}', "no corpus, fraction")],
+    [
+        ("{", "Expecting property name"),
+        ("[]", "list"),
+        ('{"task": "rsna"}', "no corpus, encoder_finetuned"),
+    ],
 )
 def test_a_broken_result_is_refused(report: Report, tmp_path: Path, text: str, found: str) -> None:
     (tmp_path / "metrics/finetune/rsna-convirt-10-finetune.json").write_text(text)
@@ -284,8 +298,8 @@ def test_each_protocol_stands_beside_the_papers_of_it(report: Report, tmp_path: 
 @pytest.mark.parametrize(("low", "sure"), [(0.001, "yes"), (-0.001, "no")])
 def test_a_difference_is_sure_where_its_interval_is_above_0(low: float, sure: str) -> None:
     run: dict[str, Any] = {"task": "rsna", "protocol": "finetune", "metric": "auroc"}
-    run |= {"corpus": "chest", "n_train": 40, "n_test": 60, "value": 0.7, "low": 0.6, "high": 0.8}
-    run |= {"patients_test": 59, "repeats": [0.7]}
+    run |= {"corpus": "chest", "n_train": [40], "n_test": 60, "value": 0.7, "low": 0.6, "high": 0.8}
+    run |= {"patients_test": 59, "repeats": [0.7]} | COUNTS
     starts = [("convirt", 10), ("imagenet", 10), ("imagenet", 100)]
     runs = [run | {"init": init, "fraction": fraction} for init, fraction in starts]
     cells = {"rsna": {"difference": 0.02, "low": low, "high": 0.04}, "mean": {"difference": 0.02}}
@@ -332,7 +346,30 @@ def test_few_patients_have_no_interval(report: Report, tmp_path: Path) -> None:
     result = report()
     assert result.exit_code == 0, result.output
     assert set(summary(tmp_path)["claim"]["rsna"]) == {"difference"}
-    assert page(tmp_path).count("points; no interval: fewer than 10 test patients.") == 4
+    assert page(tmp_path).count("points; no interval: fewer than 10 test patients of a class.") == 4
+
+
+def test_what_a_reader_of_the_cells_has_to_know(report: Report, tmp_path: Path) -> None:
+    changes = {"matrix.task": ["rsna"]}
+    assert report(**changes).exit_code == 0
+    text = page(tmp_path)
+    assert "on all validation images, whatever its share: 15 of rsna." in text
+    for absent in ("last epoch", "are drawn, not studies", "intervals there are too narrow"):
+        assert absent not in text
+    for path in (tmp_path / "metrics/finetune").glob("rsna-*.json"):
+        run = json.loads(path.read_text())
+        if run["fraction"] == 10:
+            run |= {"n_train": [40, 42, 41], "n_train_studies": [8, 9, 8], "best_epoch": [3, 12]}
+            if run["init"] == "convirt":
+                run |= {"encoder_finetuned": {"task": "rsna", "fraction": 100}}
+        files.write_json(path, run | {"patients_fewest": 9})
+    assert report(**changes).exit_code == 0
+    text = page(tmp_path)
+    assert "| 10% | 40 to 42 | 60 |" in text
+    assert "10% of rsna come from 30.0% of its studies." in text
+    assert "2 of these 4 cells have a run that validated best in the last epoch" in text
+    assert "test patients of a class (9 in rsna): intervals there are too narrow." in text
+    assert "of the labels than is said: rsna ConVIRT (chest pairs) 10%." in text
 
 
 def test_what_was_noted_of_the_data_is_on_the_page(report: Report, tmp_path: Path) -> None:

@@ -367,24 +367,53 @@ def cell(system: str, value: float, lead: tuple[float, float] | None = None, **m
     )
 
 
+MURA: dict[str, Any] = {"column": ("linear", "mura", 1)}
+
+
 @pytest.mark.parametrize(
     ("others", "answer", "text"),
     [
-        ([cell("imagenet", 0.7, (0.05, 0.2))], verdict.YES, "First in 1 and tied by interval in 0"),
+        ([cell("imagenet", 0.7, (0.05, 0.2))], verdict.YES, "first by interval in 1"),
+        ([cell("imagenet", 0.7, (-0.05, 0.2))], verdict.LEVEL, "in 1 an interval leaves open"),
+        ([cell("imagenet", 0.7)], verdict.LEVEL, "in 1 an interval leaves open"),
+        ([cell("binary", 0.85, (-0.1, 0.01))], verdict.LEVEL, "in 1 an interval leaves open"),
+        ([cell("binary", 0.9, (-0.2, -0.05))], verdict.NO, "behind in 1"),
         (
-            [cell("binary", 0.85, (-0.1, 0.01))],
-            verdict.PARTLY,
-            "First in 0 and tied by interval in 1",
+            [cell("binary", 0.9, (-0.2, -0.05)), cell("imagenet", 0.7, (0.05, 0.2))],
+            verdict.NO,
+            "behind in 1",
         ),
-        ([cell("binary", 0.9, (-0.2, -0.05))], verdict.NO, "First in 0 and tied by interval in 0"),
+        (
+            [
+                *(cell("binary", 0.9, (-0.2, -0.05)), cell("imagenet", 0.7, (0.05, 0.2), **MURA)),
+                cell("convirt", 0.8, **MURA),
+            ],
+            verdict.PARTLY,
+            "Of the 2 linear cells it is first by interval in 1 and behind in 1; in 0",
+        ),
         ([cell("siglip", 0.9, (-0.2, -0.05))], verdict.UNKNOWN, "another system"),
         ([], verdict.UNKNOWN, "another system"),
     ],
 )
-def test_first_or_tied(others: list[Cell], answer: str, text: str) -> None:
+def test_first_among_the_papers_systems(others: list[Cell], answer: str, text: str) -> None:
     found = verdict.first([cell("convirt", 0.8), *others], "linear")
     assert found.answer == answer
     assert text in found.text
+
+
+@pytest.mark.parametrize(
+    ("lead", "answer", "text"),
+    [
+        ((0.05, 0.2), verdict.YES, "first by interval"),
+        ((-0.1, 0.2), verdict.LEVEL, "not told apart from the best"),
+        ((-0.3, -0.1), verdict.NO, "not first"),
+    ],
+)
+def test_first_in_finding_images(lead: tuple[float, float], answer: str, text: str) -> None:
+    column = ("image_image", 10)
+    pair = [cell("convirt", 0.5, column=column), cell("binary", 0.4, lead, column=column)]
+    found = verdict.images(pair)
+    assert found.answer == answer and text in found.text
 
 
 def test_covidx_with_1_percent_is_not_among_the_11() -> None:
@@ -417,6 +446,14 @@ def test_text_retrieval_has_to_beat_chance() -> None:
         found = verdict.retrieval([cell("convirt", 0.5, column=column), better], 0.125)
         assert found.answer == answer  # of systems that the paper does not have nothing is asked
         assert ("Ahead of it" in found.text) == (answer == verdict.PARTLY)
+
+
+@pytest.mark.parametrize("open_", [0, 1, 3])
+def test_behind_somewhere_and_ahead_nowhere_is_no(open_: int) -> None:
+    spots = ["rsna", "mura", "covidx", "chexpert"]
+    level = {task: Interval(0.0, -0.1, 0.1) for task in spots[:open_]}
+    behind = {task: Interval(-0.1, -0.2, -0.05) for task in spots[open_:]}
+    assert verdict.efficiency(level | behind, "finetune").answer == verdict.NO
 
 
 def test_level_somewhere_and_ahead_elsewhere_is_partly() -> None:

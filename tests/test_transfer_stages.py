@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from convirt import files, image_encoder, metrics, pair_encoder, search, text_encoder, transfer
 from convirt.pair_encoder import PairEncoder
+from stages import _protocols as protocols
 from stages import finetune, retrieve
 from stages._stage import Stage
 
@@ -50,7 +51,7 @@ def write_task(root: Path, name: str, labels: list[str]) -> Path:
     split = ["train"] * 20 + ["val"] * 12 + ["test"] * 16
     classes = np.arange(48) // 2 % max(2, len(labels))
     records = pd.DataFrame({"image": [f"{k:02d}.png" for k in range(48)], "split": split})
-    records["patient"] = [f"p{k // 2}" for k in range(48)]
+    records["patient"] = records["study"] = [f"p{k // 2}" for k in range(48)]
     for i, label in enumerate(labels):
         records[label] = (classes == (i if len(labels) > 1 else 1)).astype(float)
     return write_store(root, name, records, films(classes, 0))
@@ -117,7 +118,8 @@ def test_finetune_writes_predictions_weights_and_numbers(repo: Path) -> None:
     assert numbers["value"] == metrics.estimate(table, "auroc", 50, 0).value
     assert numbers["low"] <= numbers["value"] <= numbers["high"]
     counts = {name: numbers[name] for name in ("n_train", "n_val", "n_test", "patients_test")}
-    assert counts == {"n_train": 10, "n_val": 12, "n_test": 16, "patients_test": 8}
+    assert counts == {"n_train": [10], "n_val": 12, "n_test": 16, "patients_test": 8}
+    assert numbers["max_epochs"] >= numbers["epochs"][0] and numbers["encoder_finetuned"] is None
     assert len(numbers["repeats"]) == len(numbers["best_epoch"]) == len(numbers["epochs"]) == 1
     assert numbers["corpus"] is None and numbers["fraction"] == 50
     assert numbers["provenance"]["inputs"]["store"] == "rsna"
@@ -172,12 +174,17 @@ def test_same_bytes_twice_and_after_a_kill(
             patch.setattr(Stage, "poll", kill)
             assert run(*RUN).exit_code == 143
         assert list((repo / ".scratch").rglob("state.safetensors"))
+        kept = [len(list((repo / ".scratch").rglob(f"repeat-{i}/*.safetensors"))) for i in (0, 1)]
+        assert (kept[0] > 0, kept[1] > 0) == (
+            when == 2,
+            when == 5,
+        )  # a repeat that is done needs none
         assert run(*RUN).exit_code == 0
         assert outputs(repo) == first
 
 
 def test_repeats_are_independent_and_averaged(
-    repo: Path, write_params: Callable[..., Path]
+    repo: Path, write_params: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(repo, "finetune.finetune.repeats", 3, write_params)
     assert run(*RUN).exit_code == 0
@@ -187,7 +194,9 @@ def test_repeats_are_independent_and_averaged(
     table = pd.read_parquet(repo / "models/finetune" / KEY / "predictions.parquet")
     wide = table.pivot(index="image", columns="repeat", values="p_pneumonia")
     assert (wide[0] != wide[1]).any() and (wide[1] != wide[2]).any()
-    # repeat 1 is what a run with the seed raised by one is
+    # a run of another seed has repeats of its own, whose first is what seed * APART says
+    assert protocols.APART >= 1000
+    monkeypatch.setattr(protocols, "APART", 1)
     change(repo, "finetune.finetune.repeats", 1, write_params)
     change(repo, "seed", 1, write_params)
     assert run(*RUN).exit_code == 0

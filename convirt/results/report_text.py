@@ -6,6 +6,7 @@ which data; nothing on the page depends on the clock or on the machine's folders
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from convirt.results.markdown import (
     table,
 )
 from convirt.results.summary import (
+    ALL,
     DIRECTIONS,
     ENOUGH,
     FEW,
@@ -125,32 +127,96 @@ def _transfer(results: Results) -> list[str]:
                     "made up" if drawn else f"`{results.readers.get(run['task'], '?')}`",
                     _start(run),
                     f"{run['fraction']}%",
-                    f"{run['n_train']:,}",
+                    _count(run["n_train"]),
                     f"{run['n_test']:,}",
                     f"{run['patients_test']:,}",
                     interval(run["value"], run["low"], run["high"]),
                     percent(published),
                 ]
             )
-        blocks += [f"### {_protocol(protocol)}", table(head, rows), *_heads_alone(runs)]
+        blocks += [f"### {_protocol(protocol)}", table(head, rows), *_notes(runs)]
     if results.runs:
         blocks.append("![Label efficiency](figures/efficiency.png)")
     return blocks
 
 
-def _heads_alone(runs: Sequence[Run]) -> list[str]:
-    """Which runs of fine-tuning kept the state before the encoder was trained."""
-    found = [
-        f"{run['task']} {_start(run)} {run['fraction']}%"
-        for run in runs
-        if run["protocol"] == "finetune" and 0 in run.get("best_epoch", ())
-    ]
-    text = (
-        f"{len(found)} of these {len(runs)} cells have a run that validated best before its "
-        "encoder was trained, after the steps of the head alone (epoch 0): "
-        f"{', '.join(found)}."
+def _count(numbers: Sequence[int]) -> str:
+    """A number that each repeat has, or the least and the greatest."""
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _notes(runs: Sequence[Run]) -> list[str]:
+    """What a reader of the table of one protocol has to know, where it is so."""
+    notes = (_chosen, _shares, _heads_alone, _cut_off, _few, _taught)
+    return [text for note in notes if (text := note(runs))]
+
+
+def _chosen(runs: Sequence[Run]) -> str:
+    counts = {run["task"]: f"{run['n_val']:,} of {run['task']}" for run in runs}
+    return (
+        "Shares of labels are of the train images alone. As in the paper each run chose its state "
+        f"on all validation images, whatever its share: {', '.join(counts.values())}."
     )
-    return [text] if found else []
+
+
+def _shares(runs: Sequence[Run]) -> str:
+    whole = {run["task"]: max(run["n_train_studies"]) for run in runs if run["fraction"] == ALL}
+    found = {}
+    for run in runs:
+        task, fraction, studies = run["task"], run["fraction"], max(run["n_train_studies"])
+        # by more than rounding and the one image that each class keeps
+        if studies > 1.25 * fraction / 100 * whole.get(task, math.inf):
+            share = percent(studies / whole[task])
+            found[task, fraction] = f"{fraction}% of {task} come from {share}% of its studies"
+    listed = "; ".join(found.values())
+    return listed and (
+        "Images are drawn, not studies. Where a study has several images and one label, a share "
+        f"of the images needs the labels of a greater share of the studies: {listed}."
+    )
+
+
+def _heads_alone(runs: Sequence[Run]) -> str:
+    found = [r for r in runs if r["protocol"] == "finetune" and 0 in r.get("best_epoch", ())]
+    return _told(
+        found,
+        f"{len(found)} of these {len(runs)} cells have a run that validated best before its "
+        "encoder was trained, after the steps of the head alone (epoch 0)",
+    )
+
+
+def _cut_off(runs: Sequence[Run]) -> str:
+    found = [r for r in runs if r["max_epochs"] in r.get("best_epoch", ())]
+    return _told(
+        found,
+        f"{len(found)} of these {len(runs)} cells have a run that validated best in the last epoch "
+        "that it was given, so that more epochs may make it better",
+    )
+
+
+def _few(runs: Sequence[Run]) -> str:
+    few = {run["task"]: run["patients_fewest"] for run in runs if run["patients_fewest"] < ENOUGH}
+    listed = ", ".join(f"{count} in {task}" for task, count in few.items())
+    return listed and (
+        f"Fewer than {ENOUGH} test patients of a class ({listed}): intervals there are too narrow."
+    )
+
+
+def _taught(runs: Sequence[Run]) -> str:
+    found = [
+        run
+        for run in runs
+        if (source := run["encoder_finetuned"])
+        and source["task"] == run["task"]
+        and source["fraction"] > run["fraction"]
+    ]
+    return _told(found, "The encoder of these was fine-tuned with more of the labels than is said")
+
+
+def _told(runs: Sequence[Run], what: str) -> str:
+    """A sentence about some cells of one protocol, or nothing about none."""
+    names = (f"{run['task']} {_start(run)} {run['fraction']}%" for run in runs)
+    return f"{what}: {', '.join(names)}." if runs else ""
 
 
 def _start(run: Run) -> str:
@@ -204,7 +270,7 @@ def _sure(cell: Cells) -> str:
     """Whether an interval lies above 0, where there are enough patients for one."""
     if answer := above_zero(cell):
         return f"interval above 0: **{answer}**"
-    return f"no interval: fewer than {ENOUGH} test patients"
+    return f"no interval: fewer than {ENOUGH} test patients of a class"
 
 
 def _equal_fraction(results: Results) -> list[str]:

@@ -24,7 +24,7 @@ Cells = dict[str, Any]  # nested, scalars at the leaves
 
 OURS, BASELINE = "convirt", "imagenet"
 FEW, ALL = 10, 100  # percent of the training labels
-ENOUGH = 10  # test patients from which on resampling them says something
+ENOUGH = 10  # test patients, of each class, from which on resampling them says something
 DIRECTIONS = ("image_image", "text_image")
 PRECISION = re.compile(r"p_at_(\d+)")
 RECALL = re.compile(r"recall_at_(\d+)")  # of an approximate ranking
@@ -139,7 +139,7 @@ def summarise(
         ``pretrain.<objective>.<corpus>.{val_loss,chance,below_chance,pairs}`` (also the criterion's
         ``start`` and ``best``), ``data.{made_up,papers_search}``. Metrics and
         differences are fractions, losses nats. A cell that was not run is absent, and so is the
-        interval of a difference over fewer than `ENOUGH` test patients.
+        interval of a difference over fewer than `ENOUGH` test patients of a class.
     """
     summary: Cells = {"data": {"made_up": made_up, "papers_search": float(papers_search)}}
     for run in runs:
@@ -181,7 +181,7 @@ def _put_claims(
                 f"dvc repro -f finetune@{pair.ours} finetune@{pair.baseline}",
             ) from error
         cell = {"difference": result.value}
-        if tables[0]["patient"].nunique() >= ENOUGH:
+        if result.fewest >= ENOUGH:
             cell |= {"low": result.low, "high": result.high}
         _put(summary, pair.path, cell)
         groups.setdefault(pair.path[:-1], []).append(result.value)

@@ -95,8 +95,15 @@ def transfer(cells: Iterable[Cell], protocol: str) -> Grid:
     what = "linear classification" if protocol == "linear" else "fine-tuning"
     title = f"{paper.PROTOCOLS[protocol]}: {what}, with 1%, 10% and all of the training labels"
     repeats = {c.repeats for c in cells if c.table == "table1" and c.column in columns}
-    notes = (_covered(repeats),) if repeats else ()
+    notes = ((_covered(repeats),) + (EARLY,) * (protocol == "linear")) if repeats else ()
     return _grid(f"table1-{protocol}", title, groups, shape, cells, notes)
+
+
+EARLY = (
+    "With few labels an epoch is a step or two. A probe that is trained by epochs, as the paper's "
+    "are, may then stop before it has learnt much, the sooner the weaker its encoder: "
+    "docs/linear.md compares with probes at their minimum, where ConVIRT's lead is smaller."
+)
 
 
 def _covered(repeats: set[int]) -> str:

@@ -13,6 +13,7 @@ from convirt.results.tables import AGREES, CONTRADICTS, OPEN, REFERENCE, Cell, C
 
 YES, PARTLY, NO, LEVEL = "yes", "partly", "no", "not told apart"
 UNKNOWN = "not measured"
+FIRST, TIED, BEHIND = "first", "tied", "behind"  # places of ConVIRT in a column
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Claim:
 def efficiency(differences: Mapping[str, Interval], protocol: str) -> Claim:
     """The abstract's claim: ConVIRT with 10% of the labels against ImageNet with all of them.
 
-    An interval that holds 0 is no evidence that the two are equal, so it makes no "yes".
+    An interval that holds 0 is no evidence that the two are equal, so it makes no "yes": "yes" is
+    ahead on every task, "partly" ahead on some, "no" ahead on none and behind on one or more.
 
     Args:
         differences: By task, ConVIRT@10% minus ImageNet@100% on the same test patients.
@@ -51,8 +53,7 @@ def efficiency(differences: Mapping[str, Interval], protocol: str) -> Claim:
     behind = [task for task, d in differences.items() if d.high < 0]
     count = len(differences)
     level = count - len(ahead) - len(behind)
-    whole = {len(ahead): YES, len(behind): NO, level: LEVEL}
-    answer = whole.get(count, PARTLY)
+    answer = YES if len(ahead) == count else PARTLY if ahead else NO if behind else LEVEL
     text = (
         f"With 10% of the labels ConVIRT is ahead of ImageNet with 100% on {len(ahead)} of {count} "
         f"tasks and behind on {len(behind)}; on {level} the interval of the difference holds 0."
@@ -72,10 +73,11 @@ def efficiency(differences: Mapping[str, Interval], protocol: str) -> Claim:
 
 
 def first(cells: Iterable[Cell], protocol: str) -> Claim:
-    """In how many of the paper's 11 columns ConVIRT is first or tied among the paper's systems.
+    """In how many of the paper's 11 columns ConVIRT is first among the paper's systems.
 
-    First: no other system of the paper has a higher value. Tied: one has, but the paired interval
-    of the difference to each such system holds 0. "Yes" is first everywhere.
+    First: the paired interval of its difference to every other system of the paper lies above 0.
+    Undecided: some interval holds 0, and none lies below. "Yes" is first everywhere, "no" first
+    nowhere and behind somewhere.
     """
     what = "linear" if protocol == "linear" else "fine-tuned"
     question = f"Is ConVIRT the best of the paper's systems? ({what})"
@@ -89,16 +91,19 @@ def first(cells: Iterable[Cell], protocol: str) -> Claim:
     ]
     if not places:
         return Claim(question, UNKNOWN, f"No {what} cell has ConVIRT and another system.")
-    best, tied = places.count("first"), places.count("tied")
+    best, behind = places.count(FIRST), places.count(BEHIND)
+    level = len(places) - best - behind
     systems = {cell.system for column in by_column.values() for cell in column}
-    answer = YES if best == len(places) else PARTLY if best + tied else NO
+    answer = YES if best == len(places) else PARTLY if best else NO if behind else LEVEL
     text = (
-        f"First in {best} and tied by interval in {tied} of the {len(places)} {what} cells, among "
-        f"{len(systems)} of the paper's {len(paper.INITS)} systems "
-        f"(the paper: first in {_first_in_paper(protocol)} of {len(paper.TABLE_1_COLUMNS)})."
+        f"Of the {len(places)} {what} cells it is first by interval in {best} and behind in "
+        f"{behind}; in {level} an interval leaves open who is first. Compared with "
+        f"{len(systems) - 1} of the paper's {len(paper.INITS) - 1} other systems "
+        f"(in the paper its number is the highest in {_first_in_paper(protocol)} of "
+        f"{len(paper.TABLE_1_COLUMNS)})."
     )
     orders = [cell.order for column in by_column.values() for cell in column if cell.order]
-    short = f"it is first or tied in {best + tied} of {len(places)} linear cells"
+    short = f"it is first in {best} of {len(places)} linear cells, behind in {behind}, else open"
     return Claim(question, answer, text, (_marks(orders),), short if what == "linear" else "")
 
 
@@ -137,27 +142,27 @@ def images(cells: Iterable[Cell], k: int = 10) -> Claim:
         text = f"Precision@{k} of ConVIRT or of what to compare it with was not measured."
         return Claim(question, UNKNOWN, text)
     place = _place([own, *others.values()])
-    word = {"first": "first", "tied": "tied for first by interval", "behind": "not first"}[place]
+    word = {FIRST: "first by interval", TIED: "not told apart from the best"}.get(
+        place, "not first"
+    )
     beside = f" (the paper: {percent(own.paper)})" if own.paper is not None else ""
     text = (
         f"Of the {k} images nearest to an image, {percent(own.value)}% are of its class{beside}: "
         f"{word} among {len(others) + 1} of the paper's systems."
     )
     lines = [_line(cell) for cell in found.values() if cell.system in paper.INITS]
-    answer = {"first": YES, "tied": PARTLY, "behind": NO}[place]
+    answer = {FIRST: YES, TIED: LEVEL}.get(place, NO)
     return Claim(question, answer, text, tuple(lines))
 
 
 def _place(column: Sequence[Cell]) -> str:
-    """ConVIRT's place in a column: "first", "tied", "behind", or "" where it is not there."""
-    own = next((cell for cell in column if cell.system == REFERENCE), None)
-    if own is None:
+    """ConVIRT's place in a column, by intervals alone; "" where it is not there."""
+    if all(cell.system != REFERENCE for cell in column):
         return ""
-    higher = [cell for cell in column if cell.value > own.value]
-    if not higher:
-        return "first"
-    open_ = [cell.order is None or cell.order.low <= 0 <= cell.order.high for cell in higher]
-    return "tied" if all(open_) else "behind"
+    others = [cell.order for cell in column if cell.system != REFERENCE]
+    if any(order is not None and order.high < 0 for order in others):
+        return BEHIND
+    return FIRST if all(order is not None and order.low > 0 for order in others) else TIED
 
 
 def _marks(orders: Iterable[Order]) -> str:
