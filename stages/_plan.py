@@ -118,21 +118,26 @@ def seconds_left(
 
     Returns:
         Seconds, as if the rest could be dealt out evenly; None if no stage has ended. A stage is
-        expected to take the mean of its kind (the name before "@"), or of all where none of its
-        kind has ended.
+        expected to take the mean of those whose name is most like its own: of finetune@a-convirt-10
+        those of finetune@ that have most of a, convirt and 10; of all where none of its kind ended.
     """
     if not taken:
         return None
-    kinds: dict[str, list[float]] = {}
-    for name, seconds in taken.items():
-        kinds.setdefault(kind(name), []).append(seconds)
-    usual = {name: statistics.mean(values) for name, values in kinds.items()}
-    otherwise = statistics.mean(taken.values())
-    rest = [usual.get(kind(name), otherwise) for name in waiting]
-    rest += [max(usual.get(kind(name), otherwise) - told, 0.0) for name, told in running.items()]
+    ended = [(*_parts(name), seconds) for name, seconds in taken.items()]
+
+    def usual(name: str) -> float:
+        kind, own = _parts(name)
+        alike: dict[int, list[float]] = {}
+        for other, parts, seconds in ended:
+            alike.setdefault(len(own & parts) if other == kind else -1, []).append(seconds)
+        return statistics.mean(alike[max(alike)])
+
+    rest = [usual(name) for name in waiting]
+    rest += [max(usual(name) - told, 0.0) for name, told in running.items()]
     return max(sum(rest) / jobs, max(rest, default=0.0))
 
 
-def kind(name: str) -> str:
-    """The stage that a member of a matrix belongs to: finetune of finetune@rsna-convirt-10."""
-    return name.partition("@")[0]
+def _parts(name: str) -> tuple[str, frozenset[str]]:
+    """The stage that a member of a matrix belongs to, and what the member is made up of."""
+    kind, _, member = name.partition("@")
+    return kind, frozenset(member.split("-"))

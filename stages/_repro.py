@@ -109,6 +109,9 @@ def serve() -> None:
     So a runner that is killed takes its stages along. DVC itself is let go on to its end: it
     rewrites dvc.lock in place, and killed at that moment it would leave half a file.
     """
+    # where all processes are told to end, the runner's end of stdin still is what ends this one;
+    # a handler, since stages would inherit that a signal is ignored
+    signal.signal(signal.SIGTERM, lambda *_: None)
     orders = os.fdopen(os.dup(0), encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # a stage inherits 0, 1 and 2 and nothing else: neither the pipes nor the runner's lock

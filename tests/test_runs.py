@@ -21,7 +21,7 @@ from stages._repro import examine
 
 # a stage's work: notes when it begins and ends, fails or waits if a file says so, writes its output
 WORK = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 
 name, *reads = sys.argv[1:]
@@ -34,6 +34,14 @@ def note(what):
         file.write(f"{what} {name} {time.monotonic()} {os.getpid()} gpu={gpu}\\n")
 
 
+def save(*_):
+    time.sleep(1.5)
+    Path(f"saved-{name}").touch()
+    sys.exit(75)
+
+
+if Path(f"slow-end-{name}").exists():
+    signal.signal(signal.SIGTERM, save)
 note("begin")
 while Path(f"hold-{name}").exists():
     time.sleep(0.01)
@@ -294,6 +302,24 @@ def test_killed_leaves_no_orphan_and_goes_on(project: Project, number: signal.Si
     assert sorted(project.ended()) == sorted(ALL)  # once each, over both runs
     assert "6 ran" in said
     assert project.up_to_date()
+
+
+def test_told_to_end_all_at_once_stages_are_waited_for(project: Project) -> None:
+    """As systemd and some batch systems do: SIGTERM for each process, and the stage has to save."""
+    project.touch("hold-prepare")
+    project.touch("slow-end-prepare")
+    process = project.start("--jobs", "1")
+    project.wait_for("prepare")
+    stage = int(next(pid for _, name, _, pid, _ in project.notes() if name == "prepare"))
+    above = stage
+    every = [stage]
+    while (above := parent_of(above)) != process.pid:
+        every.append(above)
+    for pid in (process.pid, *reversed(every)):
+        os.kill(pid, signal.SIGTERM)
+    assert process.wait(timeout=60) == 130
+    assert not alive(stage)
+    assert (project.folder / "saved-prepare").exists()
 
 
 def test_runs_of_a_killed_runner_are_waited_for(project: Project) -> None:

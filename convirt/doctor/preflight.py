@@ -75,6 +75,8 @@ def device(name: str) -> Diagnosis:
 def disk(folder: Path, counts: Sequence[int], size: int) -> Diagnosis:
     """Whether the stores that are still to be made fit on the disk of `folder`.
 
+    What comes of models (states, features, classifiers) depends on their size, and is not counted.
+
     Args:
         folder: Where the stores will lie; it need not exist yet.
         counts: How many images each of them will hold.
@@ -88,7 +90,7 @@ def disk(folder: Path, counts: Sequence[int], size: int) -> Diagnosis:
     free = shutil.disk_usage(place).free
     found = Diagnosis("disk", str(place))
     text = f"stores to be made: about {need / GB:,.1f} GB ({images:,} images of {size} x {size})"
-    text += f"; {free / GB:,.1f} GB free"
+    text += f"; {free / GB:,.1f} GB free, also for states, features and classifiers"
     smaller = "lower datasets.image_size, or work on a larger disk"
     if meanwhile > free:
         text += f"; {meanwhile / GB:,.1f} GB while the largest is written"
