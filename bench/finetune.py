@@ -40,7 +40,7 @@ DEVICE: str = typer.Option("cpu", help="cpu or cuda.")
 IMAGES: int = typer.Option(384, min=64, help="Training images, of an epoch.")
 ROUNDS: int = typer.Option(3, min=1, help="Rounds.")
 WORKERS: int = typer.Option(0, help="Of the plain way's DataLoader; 0: one a core.")
-BATCH, VAL = 64, 64
+BATCH = 64
 
 
 class Plain(Dataset[tuple[Tensor, Tensor]]):
@@ -124,11 +124,12 @@ def main(
 ) -> None:
     """Print and keep images a second of the three ways."""
     devices.require(device)
-    own = _world.MODELS[models]
-    stored = _world.films(images + VAL, own.stored)
+    own, workers = _world.MODELS[models], workers or devices.cores()
+    total = images + BATCH * workers  # a batch of validation for each, or the others would wait
+    stored = _world.films(total, own.stored)
     held = resident.placed(stored, "auto", device)
-    y = (torch.arange(images + VAL) % 2).float()[:, None]
-    rows = np.arange(images + VAL)
+    y = (torch.arange(total) % 2).float()[:, None]
+    rows = np.arange(total)
 
     def network() -> tuple[nn.Module, ImageConfig]:
         return create_image_encoder(own.architecture, own.weights, own.size, 0)
@@ -159,12 +160,12 @@ def main(
         paths = _world.write_jpegs(stored, Path(name))
         films = Plain(paths, y, own.size)
         options: dict[str, Any] = {
-            "num_workers": workers or devices.cores(),
+            "num_workers": workers,
             "persistent_workers": True,
             "pin_memory": device == "cuda",
         }
         some = torch.utils.data.Subset(films, range(images))
-        rest = torch.utils.data.Subset(films, range(images, images + VAL))
+        rest = torch.utils.data.Subset(films, range(images, total))
         loaders = (
             DataLoader(some, BATCH, shuffle=True, drop_last=True, **options),
             DataLoader(rest, BATCH, **options),

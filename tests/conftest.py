@@ -96,12 +96,13 @@ def mode_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def deterministic() -> Iterator[None]:
-    """One thread and deterministic algorithms, as stages set them."""
+    """One thread, deterministic algorithms and float32 that is float32, as stages set them."""
     import torch
 
+    from convirt.provenance import make_deterministic
+
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
+    make_deterministic(1, 0)
     yield
     torch.set_num_threads(before[0])
     torch.use_deterministic_algorithms(before[1])
