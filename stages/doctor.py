@@ -91,7 +91,8 @@ def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]
         yield found
         if not (STORES / request.name / "store.json").is_file():
             drawn = sum(params.demo.sets.get(set_of(request.root), {}).values())
-            counts.append(found.images or drawn)
+            official = request.facts.images if request.facts else 0
+            counts.append(found.images or drawn or official)
     if seen := _seen(params, full):
         yield seen
     model = params.model

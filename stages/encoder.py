@@ -9,7 +9,9 @@ import typer
 from convirt import files
 from stages._stage import PARAMS, Stage
 
-READS = ["seed", "model.image"]
+# one by one: DVC, when it looks for an earlier run in its cache, passes over keys called `size`
+# within a key, and would put out an encoder of another size
+READS = ["seed", "model.image.architecture", "model.image.size", "model.image.weights"]
 
 app = typer.Typer(add_completion=False)
 

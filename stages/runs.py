@@ -24,7 +24,7 @@ import typer
 
 from convirt import devices
 from convirt.errors import InputError
-from convirt.params import read_yaml
+from convirt.params import parse, read_yaml
 from stages import _repro
 from stages._board import Board
 from stages._crew import Crew, alone
@@ -155,7 +155,7 @@ def log(stage: str) -> Path:
 
 
 class Wanted(NamedTuple):
-    """What params.yaml says of it, unchecked: the stages themselves check it whole.
+    """What params.yaml says of it.
 
     Attributes:
         device: compute.device.
@@ -169,8 +169,15 @@ class Wanted(NamedTuple):
 
     @classmethod
     def read(cls, path: Path = Path("params.yaml")) -> Wanted:
-        """From a file; one that is missing wants nothing."""
+        """From a file; one that is missing wants nothing.
+
+        Raises:
+            InputError: It is not valid, before DVC looks for files that it should not have named.
+                One without `matrix` is no parameter file of this project and passes.
+        """
         data: dict[str, Any] = read_yaml(path) if path.is_file() else {}
+        if "matrix" in data:
+            parse(data, path)
         compute, train = data.get("compute") or {}, data.get("train") or {}
         threads = compute.get("threads")
         launcher = str(train.get("launcher", ""))

@@ -441,6 +441,8 @@ def test_full_finds_the_one_that_a_sample_passes_over(
     root = raw.ten_pairs(tmp_path)
     (root / "f/3.png").unlink()
     monkeypatch.setattr(dataset, "SAMPLE", 2)
+    assert "looked for all 10, 1 missing" in said(look("pairs", root), "stop")  # of so few
+    monkeypatch.setattr(dataset, "READ_WHOLE", 9)
     assert look("pairs", root).level == "ok"
     found = look("pairs", root, full=True)
     assert "looked for all 10, 1 missing" in said(found, "stop")
@@ -720,7 +722,8 @@ def test_the_page_tells_the_facts() -> None:
     page = (ROOT / "docs/datasets/README.md").read_text()
     lines = [line for line in page.splitlines() if line.startswith("| ")]
     for name, facts in catalogue.FACTS.items():
-        row = next(line for line in lines if f"`{name}`" in line)
+        row = next((line for line in lines if f"`{name}`" in line), "")
+        assert row, f"docs/datasets/README.md: a row for `{name}`"
         for fact in (facts.page, facts.access, facts.size):
             assert fact in row or facts.access == catalogue.YOURS, f"{name}: {fact}"
         for one in facts.lists:

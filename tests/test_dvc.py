@@ -90,6 +90,30 @@ def test_params_are_what_the_stage_declares(stage: str) -> None:
     assert tracked == {holes(key) for key in declared_reads(stage) if key not in FREE}
 
 
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_no_parameter_is_passed_over_by_the_cache_of_runs(stage: str) -> None:
+    """DVC leaves keys called `size` and `nfiles` out when it looks for an earlier run.
+
+    A stage with an output that is not cached is never taken from there.
+    """
+    outs = body(stage)["outs"]
+    if any(
+        isinstance(out, dict) and not next(iter(out.values())).get("cache", True) for out in outs
+    ):
+        return
+    for path in (ROOT / "params.yaml", *(ROOT / "profiles").glob("*.yaml")):
+        data = read_yaml(path)
+        for key in declared_reads(stage):
+            root = re.split(r"\.?\{", key)[0]  # of demo.sets.{name} all of demo.sets
+            assert not {"size", "nfiles"} & inner_keys(lookup(data, root)), f"{stage}: {key}"
+
+
+def inner_keys(value: Any) -> set[str]:
+    if not isinstance(value, dict):
+        return set()
+    return set(value) | {name for inner in value.values() for name in inner_keys(inner)}
+
+
 def test_every_output_is_written_by_one_stage() -> None:
     outs: list[str] = []
     for stage in STAGES:

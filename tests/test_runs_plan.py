@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +48,16 @@ def test_what_the_parameters_ask_for(tmp_path: Path) -> None:
     assert runs.Wanted.read(path) == ("cuda", 8, False)
     path.write_text("train: {launcher: torchrun --nproc-per-node 2}\n")
     assert runs.Wanted.read(path).shared
+
+
+def test_mistaken_parameters_are_told_before_anything_runs(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    text = (ROOT / "params.yaml").read_text()
+    path.write_text(text)
+    assert runs.Wanted.read(path) == ("cpu", 1, False)
+    path.write_text(text.replace("finetuned: {}", "finetuned: {mine: rsna-nobody-100-finetune}"))
+    with pytest.raises(InputError, match="rsna-nobody-100-finetune"):
+        runs.Wanted.read(path)
 
 
 def test_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

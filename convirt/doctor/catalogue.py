@@ -152,8 +152,8 @@ FACTS: Mapping[str, Facts] = {
         holds="ecgen-radiology/ (or NLMCXR_reports.tgz), NLMCXR_png/",
         steps=(
             "mkdir -p {root}/NLMCXR_png",
-            "curl -L https://openi.nlm.nih.gov/imgs/collections/NLMCXR_reports.tgz | tar -xz -C"
-            " {root}",
+            "curl -L https://openi.nlm.nih.gov/imgs/collections/NLMCXR_reports.tgz"
+            " -o {root}/NLMCXR_reports.tgz",
             "curl -L https://openi.nlm.nih.gov/imgs/collections/NLMCXR_png.tgz | tar -xz -C"
             " {root}/NLMCXR_png",
         ),

@@ -157,8 +157,9 @@ def _count(found: Diagnosis, text: str, count: int, official: int, facts: Facts)
 def _look_for(
     found: Diagnosis, files: Files, full: bool, max_dropped: float, steps: tuple[str, ...]
 ) -> None:
-    """Look for the files, by a sample unless `full`."""
+    """Look for the files, of many by a sample unless `full`."""
     total = len(files.names)
+    full = full or total <= READ_WHOLE
     looked = presence.spread(total, total if full else SAMPLE)
     missing = presence.absent_of_all(files) if full else presence.absent(files, looked)
     scope = f"all {total:,}" if len(looked) == total else f"a sample of {len(looked)} of {total:,}"

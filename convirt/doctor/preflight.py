@@ -49,7 +49,8 @@ def text_weights(weights: str) -> Diagnosis:
         found.add("ok", "a folder")
     else:
         command = (
-            f"python -c \"import transformers as t; t.AutoModel.from_pretrained('{weights}')\""
+            'python -c "import transformers as t; '
+            f"[c.from_pretrained('{weights}') for c in (t.AutoModel, t.AutoTokenizer)]\""
         )
         _hub(found, weights, command)
     return found

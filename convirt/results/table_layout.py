@@ -102,7 +102,7 @@ def transfer(cells: Iterable[Cell], protocol: str) -> Grid:
 EARLY = (
     "With few labels an epoch is a step or two. A probe that is trained by epochs, as the paper's "
     "are, may then stop before it has learnt much, the sooner the weaker its encoder: "
-    "docs/linear.md compares with probes at their minimum, where ConVIRT's lead is smaller."
+    "docs/linear.md compares with probes at their minimum."
 )
 
 
