@@ -37,7 +37,7 @@ from convirt.recipe import Recipe, batches
 
 MODELS: str = typer.Option("demo", help="demo or paper.")
 DEVICE: str = typer.Option("cpu", help="cpu or cuda.")
-IMAGES: int = typer.Option(384, min=64, help="Training images, of an epoch.")
+IMAGES: int = typer.Option(768, min=64, help="Training images, of an epoch.")
 ROUNDS: int = typer.Option(3, min=1, help="Rounds.")
 WORKERS: int = typer.Option(0, help="Of the plain way's DataLoader; 0: one a core.")
 BATCH = 64
