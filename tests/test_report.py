@@ -362,11 +362,17 @@ def test_what_a_reader_of_the_cells_has_to_know(report: Report, tmp_path: Path) 
             run |= {"n_train": [40, 42, 41], "n_train_studies": [8, 9, 8], "best_epoch": [3, 12]}
             if run["init"] == "convirt":
                 run |= {"encoder_finetuned": {"task": "rsna", "fraction": 100}}
+        else:
+            run |= {"n_train": [400]}
         files.write_json(path, run | {"patients_fewest": 9})
     assert report(**changes).exit_code == 0
     text = page(tmp_path)
     assert "| 10% | 40 to 42 | 60 |" in text
     assert "10% of rsna come from 30.0% of its studies." in text
+    for path in (tmp_path / "metrics/finetune").glob("rsna-*-10-*.json"):
+        files.write_json(path, json.loads(path.read_text()) | {"n_train": [120]})
+    assert report(**changes).exit_code == 0
+    assert "are drawn, not studies" not in page(tmp_path)  # more images than the share, as of 1%
     assert "2 of these 4 cells have a run that validated best in the last epoch" in text
     assert "test patients of a class (9 in rsna): intervals there are too narrow." in text
     assert "of the labels than is said: rsna ConVIRT (chest pairs) 10%." in text

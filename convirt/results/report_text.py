@@ -6,7 +6,6 @@ which data; nothing on the page depends on the clock or on the machine's folders
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -161,13 +160,16 @@ def _chosen(runs: Sequence[Run]) -> str:
 
 
 def _shares(runs: Sequence[Run]) -> str:
-    whole = {run["task"]: max(run["n_train_studies"]) for run in runs if run["fraction"] == ALL}
+    whole = {run["task"]: run for run in runs if run["fraction"] == ALL}
     found = {}
     for run in runs:
-        task, fraction, studies = run["task"], run["fraction"], max(run["n_train_studies"])
-        # by more than rounding and the one image that each class keeps
-        if studies > 1.25 * fraction / 100 * whole.get(task, math.inf):
-            share = percent(studies / whole[task])
+        task, fraction = run["task"], run["fraction"]
+        images, studies = (
+            max(run[count]) / max(whole.get(task, run)[count])
+            for count in ("n_train", "n_train_studies")
+        )
+        if studies > 1.25 * images:
+            share = percent(studies)
             found[task, fraction] = f"{fraction}% of {task} come from {share}% of its studies"
     listed = "; ".join(found.values())
     return listed and (
