@@ -127,6 +127,8 @@ def serve() -> None:
             print(json.dumps(answer), file=answers, flush=True)
         except BrokenPipeError:
             break
+    # DVC waits for a stage's shell alone, and one that was told to end leaves a stage that saves
+    _end_children()
     if os.getpgrp() == os.getpid():  # what the stages have left behind, and this very process
         os.killpg(0, signal.SIGKILL)
 
@@ -175,10 +177,10 @@ def _listen(
 
 
 def _end_children() -> None:
-    """SIGTERM for every process below this one, SIGKILL for those that stay."""
+    """SIGTERM for every process below this one or of its group, SIGKILL for those that stay."""
     import psutil
 
-    children = psutil.Process().children(recursive=True)
+    children = [*psutil.Process().children(recursive=True), *_orphans()]
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.terminate()
@@ -188,6 +190,20 @@ def _end_children() -> None:
     for child in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
+
+
+def _orphans() -> list[Any]:
+    """Processes of the group that this process leads, such as a stage whose shell has ended."""
+    import psutil
+
+    if os.getpgrp() != os.getpid():
+        return []
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if process.pid != os.getpid() and os.getpgid(process.pid) == os.getpid():
+                found.append(process)
+    return found
 
 
 def _works(child: Any) -> bool:

@@ -59,7 +59,7 @@ note("end")
 PIPELINE = """
 stages:
   prepare:
-    cmd: python work.py prepare
+    cmd: python work.py prepare && true
     deps: [source]
     outs: [out/prepare]
   train:
