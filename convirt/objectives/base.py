@@ -161,8 +161,8 @@ class Objective(nn.Module):
     def compile_encoders(self, config: TrainConfig) -> None:
         """Let torch compile what takes the time, for the device that it is on; once is enough.
 
-        What may differ in a shape is said beforehand: left to itself, torch goes by the shapes that
-        it has seen, and a resumed run would compute a step with other code.
+        Every shape has code of its own: left to itself, torch goes by the shapes that it has seen,
+        and a resumed run would compute a step with other code.
         """
         if not self._compiled:
             self.compile_with(self.compile_mode(config))
@@ -265,26 +265,18 @@ class PairObjective(Objective):
         import torch
 
         super().compile_with(mode)
+        # Each length of sentences has code of its own. Code for any length sums in the order that
+        # suits the first one it saw, so that a resumed run could have other bits.
+        torch._dynamo.config.recompile_limit = 64
+        torch._dynamo.config.fail_on_recompile_limit_hit = True  # it would go on uncompiled
         text: Any = self.model.text_encoder
-        upper, lower = (torch.compile(half, mode=mode) for half in (text.upper, text.lower))
-
-        # not `dynamic=True`, for which two sizes are one if they are equal at first
-        def of_hidden(hidden: Tensor, packing: Packing) -> Tensor:
-            torch._dynamo.maybe_mark_dynamic(hidden, 0)
-            torch._dynamo.maybe_mark_dynamic(packing.mask, 1)
-            h: Tensor = upper(hidden, packing)
-            return h
-
-        @torch.no_grad()  # in training as in validation, or each would have code of its own
-        def of_tokens(tokens: Tensor, packing: Packing) -> Tensor:
-            torch._dynamo.maybe_mark_dynamic(tokens, 1)
-            torch._dynamo.maybe_mark_dynamic(packing.mask, 1)
-            hidden: Tensor = lower(tokens, packing)
-            return hidden
-
-        text.upper = of_hidden
+        upper, lower = (
+            torch.compile(half, mode=mode, dynamic=False) for half in (text.upper, text.lower)
+        )
+        text.upper = upper
         if not self._text.keep:  # what is kept is computed once
-            text.lower = of_tokens
+            # in training as in validation, or each would have code of its own
+            text.lower = torch.no_grad()(lower)
 
     def save(self, folder: Path) -> None:
         """Write both encoders and the projections."""
