@@ -9,7 +9,7 @@ sentences are padded to multiples of 16 tokens, which makes two or three.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,8 @@ class Recorder:
         self.autocast, self.quiet = autocast, quiet
         self._known: dict[Any, Recording | None] = {}
         self._camera = Camera()
+        kind = type(objective)
+        self._in_halves = kind.forward is Objective.forward and kind.embed is Objective.embed
 
     def step(self, inputs: Inputs) -> Step:
         """Forward, backward and update; torch is seeded, the rate is set.
@@ -97,22 +99,30 @@ class Recorder:
 
     def _step(self, inputs: Inputs) -> Step:
         with self.autocast():
-            loss, logs = self.objective(inputs)
+            loss, logs = self._forward(inputs)
         loss.backward()
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return loss.detach(), {name: value.detach() for name, value in logs.items()}
 
+    def _forward(self, inputs: Inputs) -> Step:
+        """The objective's; what is embedded by networks of their own, side by side."""
+        if not self._in_halves:
+            loss, logs = self.objective(inputs)
+            return loss, logs
+        embeddings = self._camera.side_by_side(self.objective.halves(inputs))
+        return self.objective.compare(embeddings, inputs)
+
 
 class Camera:
-    """What is CUDA's part: a stream beside the usual one, and memory that all graphs share.
+    """What is CUDA's part: streams beside the usual one, and memory that all graphs share.
 
     They may share it, since they are replayed one after the other and only what they return has to
     last.
     """
 
     def __init__(self) -> None:
-        self.stream = torch.cuda.Stream()
+        self.stream, self.beside = torch.cuda.Stream(), torch.cuda.Stream()
         self.memory = torch.cuda.graph_pool_handle()
 
     @contextmanager
@@ -123,6 +133,20 @@ class Camera:
         with torch.cuda.stream(self.stream):
             yield
         usual.wait_stream(self.stream)
+
+    def side_by_side(self, halves: Sequence[Callable[[], Tensor]]) -> tuple[Tensor, ...]:
+        """The last half on a stream of its own: a branch of the graph, backward as well.
+
+        The kernels of a half are too small for the whole GPU, and leave room for the other's.
+        """
+        here = torch.cuda.current_stream()
+        self.beside.wait_stream(here)
+        made = [half() for half in halves[:-1]]
+        with torch.cuda.stream(self.beside):
+            last = halves[-1]()
+        here.wait_stream(self.beside)
+        last.record_stream(here)
+        return (*made, last)
 
     def take(self, step: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
         """Record a step without doing it: where it leaves what it returns, and how to do it."""

@@ -7,7 +7,7 @@ replayed, on what was copied to where the recorded step read it; `test_gpu.py` h
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,9 @@ class Again:
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         yield
+
+    def side_by_side(self, halves: Sequence[Callable[[], Tensor]]) -> tuple[Tensor, ...]:
+        return tuple(half() for half in halves)
 
     def take(self, step: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
         Again.takes += 1
