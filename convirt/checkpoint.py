@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -272,7 +273,7 @@ def locked(
 
     Args:
         folder: What is held.
-        waiting: If given and another process holds the folder, it is told that process's number
+        waiting: If given and another process holds the folder, it is told which, as "12 on host"
             ("unknown" where it is), and then the lock is waited for.
         check: Called again and again meanwhile; what it raises ends the wait.
 
@@ -284,7 +285,7 @@ def locked(
     descriptor = _acquire(folder, waiting, check)
     try:
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        os.pwrite(descriptor, f"{os.getpid()} on {platform.node()}".encode(), 0)
         yield
     finally:
         # said aloud, since forked workers may still hold the descriptor
@@ -305,14 +306,14 @@ def _acquire(folder: Path, waiting: Callable[[str], None] | None, check: Callabl
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pid = os.pread(descriptor, 32, 0).decode(errors="replace") or "unknown"
+            holder = os.pread(descriptor, 256, 0).decode(errors="replace") or "unknown"
             if waiting is None:
                 os.close(descriptor)
-                hint = f"wait for it, or end it: kill {pid}"
-                found = f"held by process {pid}: the same run twice"
+                hint = f"wait for it, or end it: kill {holder.partition(' ')[0]}"
+                found = f"held by process {holder}: the same run twice"
                 raise InputError(folder, "a free scratch folder", found, hint) from None
             try:
-                waiting(pid)
+                waiting(holder)
                 wait_for(descriptor, check)
             except BaseException:  # a signal, say
                 os.close(descriptor)

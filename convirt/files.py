@@ -91,6 +91,14 @@ def fresh_directory(path: Path) -> Iterator[Path]:
         yield temporary
 
 
+def link(source: Path, path: Path) -> None:
+    """Let `path` be `source` as well, without a copy where the disk allows it."""
+    try:
+        os.link(source, path)
+    except OSError:  # two disks, or one that knows no links
+        shutil.copyfile(source, path)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write sorted, indented JSON; NaN and infinity, for which JSON has no word, are refused."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)

@@ -59,7 +59,7 @@ def create_image_encoder(
         seed: Of the random initialisation.
 
     Raises:
-        InputError: Weights are missing or do not fit the architecture.
+        InputError: Weights are missing or do not fit the architecture, or it has another size.
     """
     import timm  # brings torchvision: seconds that a run on kept features does without
 
@@ -74,6 +74,13 @@ def create_image_encoder(
             f"{architecture!r}",
             "python -c \"import timm; print(timm.list_models('*resnet*'))\"",
         ) from error
+    head = model.default_cfg
+    side = head["input_size"][-1]
+    if head.get("fixed_input_size") and size != side:
+        hint = f"set it to {side}, or take an architecture for any size, such as resnet50"
+        raise InputError(
+            "params.yaml: model.image.size", f"{side}, of {architecture}", str(size), hint
+        )
     if source == "package":
         _load_in_order(model, _package_file(name), weights)
     elif source == "file":
@@ -89,7 +96,6 @@ def create_image_encoder(
             repr(weights),
             "see the comment beside the key",
         )
-    head = model.default_cfg
     model.reset_classifier(0)
     config = ImageConfig(
         architecture=architecture,

@@ -57,8 +57,9 @@ def joined(device: str) -> Iterator[None]:
                 f"torchrun --nproc-per-node {there} ...",
             )
         torch.cuda.set_device(local)
-    # the others wait for as long as the first validates; torchrun notices who has died
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(hours=12))
+    # the others wait for as long as the first validates; torchrun notices who has died, and this
+    # who hangs
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(hours=1))
     yield
     dist.destroy_process_group()  # not after an error: it would wait for those who wait for us
 

@@ -269,7 +269,8 @@ def make_deterministic(threads: int, seed: int) -> None:
     # Filling every new tensor with NaN finds reads of unset memory; it costs a fifth of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False  # float32 shall mean float32
+    # float32 shall mean float32, also where the environment asks for less, as containers may
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -12,6 +12,7 @@ from torch import Tensor
 from convirt.text_encoder import Tokenizer
 
 END, UNKNOWN = 0, 1  # the first two numbers of any vocabulary
+CHUNK = 4096  # sentences that are tokenized at a time
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,13 @@ class Reports:
             tokenizer: That of the text encoder; its length limit, one of sentences, plays no part.
             max_tokens: As the attribute, 2 at least.
         """
-        pieces = tokenizer.pieces(texts)
-        starts = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
-        flat = np.fromiter((piece for row in pieces for piece in row), np.int64, starts[-1])
+        # lists of numbers take ten times the memory of arrays: not of all sentences at once
+        lengths, parts = [0], []
+        for first in range(0, len(texts), CHUNK):
+            pieces = tokenizer.pieces(texts[first : first + CHUNK])
+            lengths += map(len, pieces)
+            parts.append(np.array([piece for row in pieces for piece in row], np.int64))
+        starts, flat = np.cumsum(lengths, dtype=np.int64), np.concatenate(parts)
         rows = np.unique(np.concatenate(train))
         known = np.unique(np.concatenate([flat[starts[row] : starts[row + 1]] for row in rows]))
         place = np.searchsorted(known, flat).clip(max=len(known) - 1)

@@ -434,6 +434,17 @@ def resumed_step(scratch: Path) -> int:
     return int(state["step"]) if state else 0
 
 
+def moved(scratch: Path, device: str) -> str | None:
+    """What is to be told where the state in `scratch` was made by another kind of chip."""
+    state, now = checkpoint.read_state(scratch), devices.hardware(device)
+    if state is None or state["hardware"] == now:
+        return None
+    return (
+        f"step {state['step']} was reached on {state['hardware']}, and this is {now}: the last "
+        "bits will not be those of a run on either alone"
+    )
+
+
 Loaded = tuple[Batch, Tensor, list[augment.Draws]]  # images, and draws for each view
 
 
@@ -572,7 +583,12 @@ def _save(
     for name, parameter in trained:
         state = optimiser.state[parameter]
         tensors |= {f"optimiser/{key}/{name}": value for key, value in state.items()}
-    state = {**asdict(progress), "processes": processes.count()}
+    device = next(objective.parameters()).device.type
+    state = {
+        **asdict(progress),
+        "processes": processes.count(),
+        "hardware": devices.hardware(device),
+    }
     for name in INFINITE:
         state[name] = state[name] if math.isfinite(state[name]) else None
     checkpoint.save_state(scratch, tensors, state)
@@ -587,7 +603,7 @@ def _resume(
     if found is None:
         return Progress(), _copy(objective)
     tensors, state = found
-    del state["processes"]
+    del state["processes"], state["hardware"]
     for name in INFINITE:
         state[name] = math.inf if state[name] is None else state[name]
     device = next(objective.parameters()).device

@@ -23,11 +23,13 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+import math
 import os
 import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +51,7 @@ PARAMS: Path = typer.Option("params.yaml", help="The parameter file.")
 # read, but without effect on outputs: neither digested nor guarded
 FREE = ("compute.workers", "compute.store")
 SCRATCH = ".scratch"
+EACH = 1.0  # seconds between two looks at code and parameters
 NOTE = "note: "  # how a line begins that `stages.runs` passes on
 
 
@@ -98,6 +101,7 @@ class Stage:
         self._params_file = params if params.is_absolute() else self.root / params
         self._scratch: Path | None = None
         self._warned = False
+        self._looked = -math.inf
         self._ended: int | None = None
 
     # -------------------------------------------------------------------------- in and out
@@ -201,7 +205,11 @@ class Stage:
     def poll(self) -> None:
         """Warn, once, when code or parameters differ from the start; cheap enough for a loop."""
         self._leave_if_told()
-        if self._warned or not self._guard.touched():
+        # a look is a question a file, which a disk of the network takes its time to answer
+        if self._warned or time.monotonic() < self._looked + EACH:
+            return
+        self._looked = time.monotonic()
+        if not self._guard.touched():
             return
         try:
             changes = self._guard.changes()

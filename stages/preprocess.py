@@ -32,7 +32,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(
-    name: str = typer.Argument(help="A key of datasets.sources, such as mimic-cxr."),
+    name: str = typer.Argument(help="A key of datasets.sources, such as chest."),
     shard: str = typer.Option("", help="Decode piece i of n only, such as 2/8, for a later run."),
     params: Path = PARAMS,
 ) -> None:

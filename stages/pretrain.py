@@ -98,8 +98,11 @@ def _run(
         scratch = Path(processes.broadcast_object(str(own)))
         done = training.resumed_step(scratch)
         total = training.total_steps(config, data.train.count)
-        for doubt in training.doubts(config, data.train.count) if first else ():
-            stage.note(doubt)
+        if first:
+            for doubt in training.doubts(config, data.train.count):
+                stage.note(doubt)
+            if told := training.moved(scratch, p.compute.device):
+                stage.note(told)
         bar = stage.progress(f"pretrain {name}", total, "steps", done) if first else nullcontext()
         with bar as progress:
 
@@ -233,9 +236,7 @@ def _corpus(store: Store) -> Corpus:
 
 
 def _keep(folder: Path, scratch: Path, result: Result) -> None:
-    """Move the kept states to where they belong, with a list of what they are."""
-    import shutil
-
+    """Put the kept states where they belong, with a list of what they are."""
     from convirt.kept import INDEX
     from convirt.training import KEPT
 
@@ -243,7 +244,7 @@ def _keep(folder: Path, scratch: Path, result: Result) -> None:
     for row in result.history:
         source = scratch / KEPT.format(row["step"])
         if source.is_file():
-            shutil.copyfile(source, folder / source.name)
+            files.link(source, folder / source.name)
             rows.append({"file": source.name, "step": row["step"], "val_loss": row["val_loss"]})
     files.write_json(folder / INDEX, {"states": rows})
 

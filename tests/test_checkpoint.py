@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -220,7 +221,7 @@ def test_second_run_is_refused_by_number(tmp_path: Path) -> None:
         told: list[str] = []
         with pytest.raises(StoppedError), checkpoint.locked(folder, told.append, enough):
             pytest.fail("two at once")
-        assert told == [str(holder.pid)]
+        assert told == [f"{holder.pid} on {platform.node()}"]
         with pytest.raises(InputError) as caught, checkpoint.locked(folder):
             pass
         assert str(holder.pid) in caught.value.found

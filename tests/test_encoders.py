@@ -199,6 +199,15 @@ def test_weights_that_cannot_be_had(
     assert caught.value.hint
 
 
+def test_size_of_an_encoder_that_takes_one_alone() -> None:
+    """Known before pretraining, not by an assertion in its first step."""
+    with pytest.raises(InputError) as caught:
+        create_image_encoder("vit_tiny_patch16_224", "random", 64, 0)
+    assert caught.value.path == "params.yaml: model.image.size"
+    assert caught.value.expected == "224, of vit_tiny_patch16_224"
+    create_image_encoder("vit_tiny_patch16_224", "random", 224, 0)
+
+
 def test_hub_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     create = timm.create_model
 

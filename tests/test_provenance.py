@@ -218,6 +218,8 @@ def test_deterministic_torch_gives_the_same_draws() -> None:
     import torch
 
     threads = torch.get_num_threads()
+    # as in containers that ask for it in their environment
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     try:
         draws = []
         for seed in (7, 7, 8):
@@ -225,6 +227,8 @@ def test_deterministic_torch_gives_the_same_draws() -> None:
             draws.append((random.random(), np.random.rand(), torch.rand(1).item()))
         assert torch.get_num_threads() == 1
         assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert not torch.backends.cudnn.allow_tf32
         assert draws[0] == draws[1] != draws[2]
     finally:
         torch.set_num_threads(threads)

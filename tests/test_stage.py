@@ -15,12 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from conftest import ROOT
 
+from convirt import provenance
 from convirt.errors import InputError
 from convirt.params import parse
+from stages import _stage
 from stages._progress import Progress
 from stages._scope import UndeclaredError, scoped
 from stages._stage import Stage, StageError
@@ -107,8 +110,15 @@ def test_unknown_name_on_the_command_line(make: Make, capsys: pytest.CaptureFixt
     ],
 )
 def test_edit_during_a_run_is_refused(
-    make: Make, capsys: pytest.CaptureFixture[str], path: str, old: str, new: str, named: str
+    make: Make,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    old: str,
+    new: str,
+    named: str,
 ) -> None:
+    monkeypatch.setattr(_stage, "EACH", 0.0)
     with pytest.raises(typer.Exit) as caught, make() as stage:
         stage.poll()
         replace(path, old, new)
@@ -123,6 +133,18 @@ def test_edit_during_a_run_is_refused(
     assert f"{named}\n  expected: the code and parameters that this run started with" in told
     assert "resume state in .scratch/toy-" in told
     assert "costs seconds" in told
+
+
+def test_files_are_looked_at_now_and_then(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop asks thousands of times a minute, and a disk of the network has better to do."""
+    clock, looks = [100.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(provenance.Guard, "touched", lambda self: bool(looks.append(clock[0])))
+    with make() as stage:
+        for _ in range(250):
+            stage.poll()
+            clock[0] += 0.01
+    assert np.allclose(looks, [100.0, 101.0, 102.0], atol=0.02)
 
 
 def test_a_disk_that_does_not_answer_ends_no_run(

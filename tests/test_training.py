@@ -33,6 +33,7 @@ from convirt.training import (
     TrainConfig,
     doubts,
     learning_rate,
+    moved,
     note_validation,
     optimiser_of,
     pretrain,
@@ -513,6 +514,20 @@ def test_killed_anywhere_ends_as_never_killed(
         )
         assert taken_up == [step // 3 * 3 for step in steps]
         assert_same_run(whole, (model, result))
+
+
+def test_a_state_of_another_chip_is_told(bert: Path, tmp_path: Path) -> None:
+    """The run goes on: its work is worth more than its last bits, but nobody is to be misled."""
+    run(bert, CONFIG, tmp_path)
+    assert moved(tmp_path / "none", "cpu") is None
+    assert moved(tmp_path, "cpu") is None
+    found = checkpoint.load_state(tmp_path)
+    assert found is not None
+    tensors, state = found
+    checkpoint.save_state(tmp_path, tensors, state | {"hardware": "an abacus"})
+    told = moved(tmp_path, "cpu")
+    assert told is not None
+    assert "step 15 was reached on an abacus, and this is" in told
 
 
 def test_scratch_does_not_change_the_run(bert: Path, tmp_path: Path) -> None:

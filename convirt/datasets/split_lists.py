@@ -220,7 +220,7 @@ def _same_images(ids: pd.Series, listed: Listed, source: Path) -> None:
         f"{len(ids)} images with other ids"
         + (f"; {len(absent)} of the list's are not among them, as `{absent[0]}`" if absent else ""),
         "read the same release with the same options, draw a list of your own "
-        "(python -m stages.splits NAME --write), or set split_file: '' to draw each time",
+        "(python -m stages.splits --help), or set split_file: '' to draw each time",
     )
 
 
