@@ -16,7 +16,7 @@ from tiny_models import CONFIG, SIDE, KilledError, assert_same_run, killed_at
 from torch import Tensor, nn
 from torch.nn.functional import softmax
 
-from convirt import captioning
+from convirt import captioning, report_tokens
 from convirt.captioning import CaptionObjective, Decoder, greedy, require_map
 from convirt.cider import CiderD
 from convirt.errors import InputError
@@ -93,6 +93,18 @@ def test_vocabulary_is_what_train_reports_say_in_the_tokenizers_order(reports: R
     words = [word for word in tiny_models.VOCABULARY if word in said]
     assert reports.vocabulary.pieces == ("[END]", "[UNKNOWN]", *words)
     assert reports.vocabulary.begin == len(words) + 2
+
+
+def test_sentences_are_tokenized_a_few_at_a_time(
+    bert: Path, reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All at once they would take gigabytes at the paper's size."""
+    monkeypatch.setattr(report_tokens, "CHUNK", 3)
+    tokenizer = create_tokenizer(f"file:{bert}", 24)
+    few = Reports.of(TEXTS, [np.array([1, 0]), np.array([3, 0])], tokenizer, 8)
+    assert few.vocabulary == reports.vocabulary
+    assert np.array_equal(few.tokens, reports.tokens)
+    assert np.array_equal(few.starts, reports.starts)
 
 
 def test_report_is_its_sentences_in_order_and_an_end(reports: Reports) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import platform
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from convirt import checkpoint
+from convirt import checkpoint, files
 from convirt.errors import InputError, StoppedError
 
 
@@ -243,3 +245,20 @@ def test_holder_may_delete_the_folder(tmp_path: Path) -> None:
         folder.rmdir()
         with checkpoint.locked(folder):  # a new folder is a new lock
             assert folder.is_dir()
+
+
+def test_a_file_lies_in_two_places_without_a_copy_where_that_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"a state")
+    files.link(source, tmp_path / "linked")
+    assert (tmp_path / "linked").samefile(source)
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refused)
+    files.link(source, tmp_path / "copied")
+    assert not (tmp_path / "copied").samefile(source)
+    assert (tmp_path / "copied").read_bytes() == b"a state"
