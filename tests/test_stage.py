@@ -137,9 +137,15 @@ def test_edit_during_a_run_is_refused(
 
 def test_files_are_looked_at_now_and_then(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop asks thousands of times a minute, and a disk of the network has better to do."""
-    clock, looks = [100.0], []
+    clock = [100.0]
+    looks: list[float] = []
+
+    def touched(self: provenance.Guard) -> bool:
+        looks.append(clock[0])
+        return False
+
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(provenance.Guard, "touched", lambda self: bool(looks.append(clock[0])))
+    monkeypatch.setattr(provenance.Guard, "touched", touched)
     with make() as stage:
         for _ in range(250):
             stage.poll()
