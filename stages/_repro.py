@@ -127,8 +127,10 @@ def serve() -> None:
             print(json.dumps(answer), file=answers, flush=True)
         except BrokenPipeError:
             break
-    # DVC waits for a stage's shell alone, and one that was told to end leaves a stage that saves
-    _end_children()
+    # DVC waits for a stage's shell alone, and one that was told to end leaves a stage that saves;
+    # the other thread is ending it, and told twice it would take that for impatience
+    while _below():
+        time.sleep(0.05)
     if os.getpgrp() == os.getpid():  # what the stages have left behind, and this very process
         os.killpg(0, signal.SIGKILL)
 
@@ -171,42 +173,45 @@ def _listen(
     todo.put(None)
     deadline = time.monotonic() + LINGER
     while time.monotonic() < deadline:  # the main thread may be about to start one
-        _end_children()
+        _end_below()
         time.sleep(0.05)
     os._exit(1)
 
 
-def _end_children() -> None:
-    """SIGTERM for every process below this one or of its group, SIGKILL for those that stay."""
+def _end_below() -> None:
+    """SIGTERM for what works below this process, once each, and SIGKILL for those that stay."""
     import psutil
 
-    children = [*psutil.Process().children(recursive=True), *_orphans()]
-    for child in children:
+    below = _below()
+    for process in below:
         with contextlib.suppress(psutil.NoSuchProcess):
-            child.terminate()
+            process.terminate()
     deadline = time.monotonic() + GRACE
-    while (left := [child for child in children if _works(child)]) and time.monotonic() < deadline:
+    while (left := list(filter(_works, below))) and time.monotonic() < deadline:
         time.sleep(0.05)
-    for child in left:
+    for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
+            process.kill()
 
 
-def _orphans() -> list[Any]:
-    """Processes of the group that this process leads, such as a stage whose shell has ended."""
+def _below() -> list[Any]:
+    """Processes that work below this one, or in the group that it leads.
+
+    A stage whose shell has ended is no longer below, and still of the group.
+    """
     import psutil
 
-    if os.getpgrp() != os.getpid():
-        return []
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if process.pid != os.getpid() and os.getpgid(process.pid) == os.getpid():
-                found.append(process)
-    return found
+    own = psutil.Process()
+    found = set(own.children(recursive=True))
+    if os.getpgrp() == own.pid:
+        for pid in psutil.pids():
+            with contextlib.suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
+                if os.getpgid(pid) == own.pid:
+                    found.add(psutil.Process(pid))
+    return list(filter(_works, found - {own}))
 
 
-def _works(child: Any) -> bool:
+def _works(process: Any) -> bool:
     """Whether a process goes on; one that has ended and waits for its parent does not.
 
     Nothing is waited for here: a status that was fetched would be lost to DVC, and an orphan's may
@@ -215,7 +220,7 @@ def _works(child: Any) -> bool:
     import psutil
 
     try:
-        return bool(child.is_running() and child.status() != psutil.STATUS_ZOMBIE)
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
