@@ -110,8 +110,5 @@ def side_by_side(objective: Objective, device: torch.device, config: TrainConfig
     plain = usual and config.precision == "float32"
     if not plain or device.type != "cpu" or processes.count() > 1:
         return None
-    kind = type(objective)
-    has_halves = kind.forward is Objective.forward and kind.embed is Objective.embed
-    return (
-        Halves(objective) if has_halves and 2 * torch.get_num_threads() <= devices.cores() else None
-    )
+    pays = objective.in_halves() and 2 * torch.get_num_threads() <= devices.cores()
+    return Halves(objective) if pays else None

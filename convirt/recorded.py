@@ -66,8 +66,6 @@ class Recorder:
         self.autocast, self.quiet = autocast, quiet
         self._known: dict[Any, Recording | None] = {}
         self._camera = Camera()
-        kind = type(objective)
-        self._in_halves = kind.forward is Objective.forward and kind.embed is Objective.embed
 
     def step(self, inputs: Inputs) -> Step:
         """Forward, backward and update; torch is seeded, the rate is set.
@@ -107,7 +105,7 @@ class Recorder:
 
     def _forward(self, inputs: Inputs) -> Step:
         """The objective's; what is embedded by networks of their own, side by side."""
-        if not self._in_halves:
+        if not self.objective.in_halves():
             loss, logs = self.objective(inputs)
             return loss, logs
         embeddings = self._camera.side_by_side(self.objective.halves(inputs))

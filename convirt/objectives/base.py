@@ -148,9 +148,14 @@ class Objective(nn.Module):
     def halves(self, inputs: Inputs) -> tuple[Callable[[], Tensor], ...]:
         """In place of `embed`, where what it returns is made by networks that share no weight.
 
-        On a CPU they are computed side by side (`convirt.halves`).
+        They are computed side by side, on a CPU (`convirt.halves`) and where steps are recorded.
         """
         raise NotImplementedError
+
+    @classmethod
+    def in_halves(cls) -> bool:
+        """Whether `forward` compares what `halves` make, and does nothing else."""
+        return cls.forward is Objective.forward and cls.embed is Objective.embed
 
     def compare(
         self, embeddings: tuple[Tensor, ...], inputs: Inputs
