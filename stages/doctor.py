@@ -98,6 +98,7 @@ def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]
     model = params.model
     yield preflight.image_weights(model.image.architecture, model.image.weights)
     yield preflight.text_weights(model.text.weights)
+    yield preflight.resolution(params.datasets.image_size, model.image.size)
     yield preflight.device(params.compute.device)
     yield preflight.disk(STORES, counts, params.datasets.image_size)
 

@@ -519,6 +519,14 @@ def test_text_weights(tmp_path: Path) -> None:
     assert level("no such name at all") == "stop"
 
 
+def test_films_that_are_smaller_than_the_input_are_told() -> None:
+    assert preflight.resolution(256, 224).level == preflight.resolution(64, 64).level == "ok"
+    small = preflight.resolution(64, 224)
+    assert small.level == "check"
+    assert small.notes[0].text == "films are stored at 64 pixels: 224 show no more of them"
+    assert small.notes[0].steps == ("datasets.image_size: 224 or more",)
+
+
 def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert preflight.device("cpu").level == "ok"
     for available, level in ((True, "ok"), (False, "stop")):
@@ -607,7 +615,7 @@ def test_exit_codes(
     assert run(path, "--full")[0] == 0
     drop_films(here / "labels")
     code, output = run(path)
-    assert code == 1 and "A run could not start: 1 of 7 items" in output
+    assert code == 1 and "A run could not start: 1 of 8 items" in output
     assert "stop   labels (reader labels)" in output
 
 

@@ -56,6 +56,22 @@ def text_weights(weights: str) -> Diagnosis:
     return found
 
 
+def resolution(stored: int, size: int) -> Diagnosis:
+    """Whether the encoder's input has no more pixels than the films that are stored.
+
+    Args:
+        stored: Pixels of a stored film's longer side.
+        size: Pixels of the input's side.
+    """
+    found = Diagnosis("model.image.size", str(size))
+    if size > stored:
+        text = f"films are stored at {stored} pixels: {size} show no more of them"
+        found.add("check", text, f"datasets.image_size: {size} or more")
+    else:
+        found.add("ok", f"films are stored at {stored} pixels")
+    return found
+
+
 def device(name: str) -> Diagnosis:
     """Whether torch can compute on `name`."""
     found = Diagnosis("compute.device", name)
