@@ -44,7 +44,7 @@ class Board:
         self._total = len(schedule.waiting)
         self._begin = time.monotonic()
         self.say(f"{self._total} stages to look at, {len(crew.workers)} at a time")
-        if not self._console.is_terminal:
+        if not (self._console.is_terminal and self._console.file.isatty()):  # FORCE_COLOR
             yield
             return
         self._live = Live(

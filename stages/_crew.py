@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import selectors
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from convirt import checkpoint, devices
 from convirt.errors import InputError
 
 PATIENCE = 90.0  # seconds that a killed run is given to end; more than _repro.GRACE
+COLOURED = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")  # stages write to logs
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Worker:
                 [sys.executable, "-m", "stages._repro", str(self.lock)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=os.environ
+                env={key: value for key, value in os.environ.items() if key not in COLOURED}
                 | {"CUDA_VISIBLE_DEVICES": self.slot, devices.CORES: str(self.cores)},
                 pass_fds=[self.lock],
                 start_new_session=True,  # ctrl-C is for the runner alone
@@ -144,20 +146,24 @@ def alone(folder: Path, tell: Callable[[str], None]) -> Iterator[int]:
         InputError: Another runner holds it for longer.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as file:
+    with (folder / "lock").open("a+", encoding="utf-8") as file:
         deadline, told = time.monotonic() + PATIENCE, False
 
         def check() -> None:
             nonlocal told
             if time.monotonic() > deadline:
                 hint = "let it end, or kill it, then run the same command"
-                found = "another one at work in this folder"
+                file.seek(0)
+                found = f"process {file.read() or 'unknown'}, or what it has started, at work here"
                 raise InputError(file.name, "no other `stages.runs`", found, hint)
             if not told:
                 tell("waiting for the end of an earlier run ...")
                 told = True
 
         checkpoint.wait_for(file.fileno(), check)
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}")
+        file.flush()
         yield file.fileno()
 
 

@@ -142,6 +142,8 @@ def _reproduce(copy: Path, targets: list[str], jobs: int) -> None:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             code = process.wait()
+        except KeyboardInterrupt:  # of the runner as well, whose stages are saving
+            code = process.wait()
         finally:
             signal.signal(signal.SIGTERM, before)
     if code:

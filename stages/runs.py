@@ -14,8 +14,8 @@ kill costs what a kill of `dvc repro` costs: stages that ended are recorded and 
 from __future__ import annotations
 
 import os
-import re
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from stages._board import Board
 from stages._crew import Crew, alone
 from stages._plan import Schedule
 from stages._stage import NOTE
+from stages._stopping import IMPATIENT
 
 TARGETS: list[str] = typer.Argument(None, help="As for `dvc repro`; none means everything.")
 JOBS: int = typer.Option(0, min=0, help="Stages at a time; 0: one a GPU, or 2 on the CPU.")
@@ -49,7 +50,7 @@ def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> No
     fails stops those below it and no others. Exit code 1 if one failed.
     """
     board = Board()
-    signal.signal(signal.SIGTERM, _interrupt)
+    _interruptible()
     try:
         wanted = Wanted.read()
         if not gpus and wanted.device == "cuda":
@@ -137,15 +138,15 @@ def slots(jobs: int, gpus: str) -> list[str]:
     if not all(names):
         raise InputError("--gpus", "numbers with commas between", repr(gpus), "--gpus 0,1")
     if jobs > len(names):
-        hint = f"--jobs {len(names)}, or name a GPU once for each job: --gpus {gpus},{names[0]}"
+        each = ",".join(names[i % len(names)] for i in range(jobs))
+        hint = f"--jobs {len(names)}, or name a GPU once for each job: --gpus {each}"
         raise InputError("--jobs", f"at most {len(names)}, one a GPU", str(jobs), hint)
     return names[: jobs or len(names)]
 
 
 def notes(log: Path) -> list[str]:
     """What a stage that ran has noted, by its log."""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()  # colours, where they are forced
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return [line.removeprefix(NOTE) for line in lines if line.startswith(NOTE)]
 
 
@@ -214,8 +215,19 @@ def check_threads(chosen: list[str], threads: int, board: Board) -> None:
         )
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _interruptible() -> None:
+    """Take SIGTERM as Ctrl-C, which is for all stages to save and end; a second one kills them.
+
+    One stop may come twice at once: to the whole group, and from a parent such as make.
+    """
+    came: list[float] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        came.append(time.monotonic())
+        if len(came) == 1 or came[-1] - came[0] > IMPATIENT:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -147,28 +149,35 @@ import signal, sys, time
 from pathlib import Path
 
 def told(number, frame):
+    time.sleep(1)
     Path("told").touch()
     sys.exit(3)
 
 signal.signal(signal.SIGTERM, told)
+signal.signal(signal.SIGINT, told)
 Path("ready").touch()
 time.sleep(60)
 """
 
 
-def test_sigterm_is_passed_on_to_the_runner(tmp_path: Path) -> None:
-    """Or the stages would go on, unseen."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_reaches_the_runner_and_waits_for_it(tmp_path: Path, number: int) -> None:
+    """Or the stages would go on, unseen. Ctrl-C is for the whole group."""
     (tmp_path / "stages").mkdir()
     (tmp_path / "stages/runs.py").write_text(RUNNER)
     program = "import sys; from stages import grid; grid._reproduce(grid.Path(sys.argv[1]), [], 1)"
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT)
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:
         deadline = time.monotonic() + 60
         while not (tmp_path / "ready").exists():
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.terminate()
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.terminate()
         assert process.wait(timeout=60) != 0
         assert (tmp_path / "told").exists()
     finally:

@@ -47,7 +47,8 @@ while Path(f"hold-{name}").exists():
     time.sleep(0.01)
 time.sleep(0.05)
 if name == "train-a":
-    print("\\x1b[33mnote: a word to the wise\\x1b[0m", file=sys.stderr)
+    colour = "\\x1b[33m" if "FORCE_COLOR" in os.environ else ""
+    print(f"{colour}note: a word to the wise", file=sys.stderr)
 if Path(f"fail-{name}").exists():
     print("out of luck")
     sys.exit(3)
@@ -110,7 +111,8 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return os.environ | {"PYTHONPATH": str(ROOT), "PATH": path, "COLUMNS": "200"}
+        own = {"PYTHONPATH": str(ROOT), "PATH": path, "COLUMNS": "200", "FORCE_COLOR": "1"}
+        return os.environ | own
 
     def dvc(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "dvc", *arguments]
@@ -317,6 +319,8 @@ def test_told_to_end_all_at_once_stages_are_waited_for(project: Project) -> None
         every.append(above)
     for pid in (process.pid, *reversed(every)):
         os.kill(pid, signal.SIGTERM)
+    time.sleep(0.1)
+    process.terminate()  # what `make`, which was told as well, passes on
     assert process.wait(timeout=60) == 130
     assert not alive(stage)
     assert (project.folder / "saved-prepare").exists()
