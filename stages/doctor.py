@@ -190,7 +190,8 @@ def uses(params: Params, name: str) -> Iterator[Use]:
         yield Use(f"tasks.{name}", "labels", params.tasks[name].labels, ("test",))
     if name in (*params.matrix.task, *varied):
         yield Use(f"tasks.{name}", "labels", params.tasks[name].labels)
-    if params.retrieval.dataset == name:
+    searched = params.retrieval.systems or own.variants or own.trajectory
+    if params.retrieval.dataset == name and searched:
         yield Use("retrieval", "retrieval")
 
 

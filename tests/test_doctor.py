@@ -619,6 +619,33 @@ def test_exit_codes(
     assert "stop   labels (reader labels)" in output
 
 
+def test_a_set_of_pairs_may_be_named_where_nothing_is_searched(
+    here: Path, default_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = small(here, default_params, monkeypatch)
+    data = read_yaml(path)
+    del data["datasets"]["sources"]["retrieval"]
+    for systems, code, text in (["convirt"], 1, "this one holds pairs"), ([], 0, "could start"):
+        data["retrieval"] |= {"dataset": "pairs", "systems": systems}
+        with path.open("w") as handle:
+            YAML(typ="safe").dump(data, handle)
+        found, output = run(path)
+        assert found == code and text in output
+
+
+def test_labels_that_were_not_looked_at_are_told(
+    here: Path, default_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "READ_WHOLE", 0)
+    path = small(here, default_params, monkeypatch)
+    path.write_text(path.read_text().replace("edema", "oedema"))
+    code, output = run(path)
+    assert code == 0 and "labels and splits: not looked at; --full runs the reader" in output
+    code, output = run(path, "--full")
+    assert code == 1 and "tasks.labels.labels has oedema" in output
+    assert "not looked at" not in output
+
+
 def test_params_that_do_not_hold_together_are_told(
     here: Path, default_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,6 +180,8 @@ def _fits(found: Diagnosis, request: Request, tables: Tables | None) -> None:
     facts = request.facts
     kind = tables.kind if tables else facts.kind if facts else ""
     labels = tables.labels if tables else getattr(request.module, "LABELS", None)
+    if labels is None and any(use.labels for use in request.uses):
+        found.add("ok", "labels and splits: not looked at; --full runs the reader")
     for use in request.uses:
         if kind and use.kind != kind:
             text = f"{use.key} needs a set of {use.kind}; this one holds {kind}"
