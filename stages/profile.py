@@ -56,9 +56,9 @@ def expand(profile: Path, environment: Mapping[str, str]) -> str:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    text = profile.read_text(encoding="utf-8")
     pieces, end = [], 0
     try:
+        text = profile.read_text(encoding="utf-8")
         # tokens tell values from comments, in which a `$` means nothing
         for token in YAML(typ="safe", pure=True).scan(text):
             value = getattr(token, "value", None)
@@ -66,7 +66,7 @@ def expand(profile: Path, environment: Mapping[str, str]) -> str:
                 start = token.start_mark.index
                 pieces += [text[end:start], _fill(profile, token, environment)]
                 end = token.end_mark.index
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         found = " ".join(str(error).split())
         raise InputError(profile, "YAML", found, "correct that line") from None
     return "".join([*pieces, text[end:]])

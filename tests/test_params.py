@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, drop_key, set_key
 
+from convirt.errors import InputError
 from convirt.params import (
     Params,
     ParamsError,
@@ -403,6 +404,13 @@ def test_profile_with_an_unset_variable_writes_nothing(
     with pytest.raises(Exception, match=match):
         install(profile, out, {})
     assert out.read_text() == "old"
+
+
+def test_profile_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    profile = tmp_path / "mine.yaml"
+    profile.write_bytes("seed: 0  # für mich".encode("latin-1"))
+    with pytest.raises(InputError, match="expected: YAML"):
+        install(profile, tmp_path / "params.yaml", {})
 
 
 def test_invalid_profile_writes_nothing(
