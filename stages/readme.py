@@ -26,9 +26,10 @@ def main(
     page = Path("README.md")
     old = page.read_text(encoding="utf-8")
     new = fill(old, json.loads(Path("metrics/summary.json").read_text(encoding="utf-8")))
-    if check and old != new:
+    if not check:
+        files.write_text(page, new)
+    elif old != new:
         raise typer.BadParameter("README.md differs from metrics/summary.json: run `make readme`")
-    files.write_text(page, new)
 
 
 def fill(page: str, summary: dict[str, Any]) -> str:
@@ -44,12 +45,12 @@ def between(page: str, text: str) -> str:
 
 
 def tables(summary: dict[str, Any]) -> str:
-    """Fine-tuned transfer with the claim, and retrieval, as two Markdown tables."""
+    """Fine-tuned transfer with the claim, and retrieval, as two Markdown tables; none is empty."""
     share = summary["data"]["made_up"]
     data = {1: "made-up data", 0: "given data"}.get(share, "given and made-up data")
     claim = summary.get("claim", {})  # none without both fractions and both encoders
     rows = []
-    for task, cells in summary["finetune"].items():
+    for task, cells in summary.get("finetune", {}).items():
         shown = (cells.get(init, {}).get(str(fraction)) for init, fraction in CELLS)
         values = [markdown.percent(cell and cell["value"]) for cell in shown]
         rows.append(
@@ -60,14 +61,16 @@ def tables(summary: dict[str, Any]) -> str:
         *(f"{markdown.name(init)} {fraction}%" for init, fraction in CELLS),
         "ConVIRT 10% − ImageNet 100%",
     ]
-    found = summary["retrieval"]
+    found = summary.get("retrieval", {})
     kinds = {
         f"{markdown.name(direction)}, {markdown.name(system)}": found[system][direction]
         for direction in ("image_image", "text_image")
         for system in ("convirt", "imagenet")
-        if direction in found[system]
+        if direction in found.get(system, {})
     }
-    ks = sorted(int(key[5:]) for key in found["convirt"]["image_image"] if key.startswith("p_at_"))
+    ks = sorted(
+        {int(key[5:]) for cell in kinds.values() for key in cell if key.startswith("p_at_")}
+    )
     recall = recall_key(found)
     columns = [*(f"p_at_{k}" for k in ks), "chance", *([recall] if recall else [])]
     precision = [
@@ -75,8 +78,8 @@ def tables(summary: dict[str, Any]) -> str:
         for kind, cell in kinds.items()
     ]
     heads = [column.replace("p_at_", "P@").replace("_at_", "@") for column in columns]
-    retrieval = [f"retrieval, {data}", *heads]
-    return "\n\n".join([markdown.table(head, rows), markdown.table(retrieval, precision)])
+    both = ((head, rows), ([f"retrieval, {data}", *heads], precision))
+    return "\n\n".join(markdown.table(*one) for one in both if one[1])
 
 
 if __name__ == "__main__":

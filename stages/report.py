@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +81,8 @@ def _print(summary: Mapping[str, Any]) -> None:
 
     from convirt.results.console import tables
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # latin-1 has no minus sign
+        sys.stdout.reconfigure(errors="replace")
     # as wide as the tables need where the output is no terminal, so that logs hold whole lines
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -195,8 +199,9 @@ def _write(results: Results, curves: Mapping[str, pd.DataFrame], metrics: Path) 
         for key, curve in curves.items():
             # one file an encoder, so that `dvc plots show` draws whichever there are
             _write_csv(folder / f"loss/{key}.csv", curve[LOSS_COLUMNS])
-        trained_on = data_name((cell["corpus"] for cell in results.pretrain), results.made_up)
-        plots.save(plots.loss(curves, trained_on), folder / "loss.png")
+        if curves:
+            trained_on = data_name((cell["corpus"] for cell in results.pretrain), results.made_up)
+            plots.save(plots.loss(curves, trained_on), folder / "loss.png")
         _write_csv(folder / "efficiency.csv", efficiency)
         plots.save(plots.efficiency(efficiency, tasks), folder / "efficiency.png")
         if retrieval:

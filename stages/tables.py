@@ -109,12 +109,13 @@ def _page(p: Params, measured: Measured, drawn: Drawn, made_up: frozenset[str]) 
     from convirt.results.tables import DEFAULT
 
     cells = measured.cells
+    metrics = {str(c.column[1]): c.metric for c in cells if c.table == "table1"}
     claims = [
-        verdict.efficiency(measured.efficiency.get("finetune", {}), "finetune"),
+        verdict.efficiency(measured.efficiency.get("finetune", {}), "finetune", metrics),
         verdict.first(cells, "linear"),
         verdict.retrieval(cells, measured.chance),
         verdict.images(cells),
-        verdict.efficiency(measured.efficiency.get("linear", {}), "linear"),
+        verdict.efficiency(measured.efficiency.get("linear", {}), "linear", metrics),
         verdict.first(cells, "finetune"),
     ]
     data = data_name(measured.sets(p), made_up)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from typer.testing import CliRunner, Result
 
 from convirt import files
@@ -247,6 +251,38 @@ def test_nothing_is_searched(report: Report, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "retrieval" not in summary(tmp_path)
     assert not (tmp_path / "metrics/figures/retrieval.png").exists()
+    shown = readme.tables(summary(tmp_path))
+    assert "| fine-tuned, made-up data |" in shown and "retrieval" not in shown
+
+
+def test_nothing_is_pretrained(report: Report, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"objectives": {}, "matrix.init": ["imagenet"]}
+    result = report(**changes, **{"retrieval.systems": ["imagenet"]})
+    assert result.exit_code == 0, result.output
+    assert "pretrain" not in summary(tmp_path)
+    assert not (tmp_path / "metrics/figures/loss.png").exists()
+    assert "image → image, ImageNet" in readme.tables(summary(tmp_path))
+
+
+def test_another_metric_has_no_number_of_the_paper(
+    done: tuple[Path, str], report: Report, tmp_path: Path
+) -> None:
+    """The paper's 90.3 for COVIDx are accuracy."""
+    printed, cells = "90.3", "| covidx | AUROC |"
+    assert printed in done[1] and printed in page(done[0])
+    for path in (tmp_path / "metrics/finetune").glob("covidx-*"):
+        files.write_json(path, json.loads(path.read_text()) | {"metric": "auroc"})
+    result = report()
+    assert result.exit_code == 0, result.output
+    lines = [line for line in page(tmp_path).splitlines() if line.startswith(cells)]
+    assert lines and all(line.endswith("| – |") for line in lines)
+    assert printed not in page(tmp_path) and printed not in result.output
+    claim = next(line for line in page(tmp_path).splitlines() if line.startswith("- **covidx**"))
+    assert "Paper" not in claim
+    efficiency = pd.read_csv(tmp_path / "metrics/figures/efficiency.csv")
+    theirs = efficiency[efficiency["source"] == "paper"]
+    assert set(theirs["task"]) == {"rsna", "chexpert", "mura"}
+    assert summary(tmp_path)["data"]["other_metric"] == {"covidx": 1.0}
 
 
 def test_the_result_of_another_run_is_refused(report: Report, tmp_path: Path) -> None:
@@ -461,6 +497,26 @@ def test_show_prints_the_tables_from_the_summary_alone(
     assert shown.exit_code == 0
     assert shown.stdout == done[1]
     assert [path.name for path in tmp_path.rglob("*.*")] == ["summary.json"]
+
+
+def test_no_number_is_cut_off_on_a_narrow_terminal(
+    done: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(done[0])
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    shown = CliRunner().invoke(app, ["--show"], color=True)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.stdout).splitlines()
+    assert 60 < max(map(len, lines)) <= 80
+    assert "…" not in shown.stdout and "78.9]" in shown.stdout
+
+
+def test_a_terminal_without_the_minus_sign_gets_another(done: tuple[Path, str]) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "stages.report", "--show"]
+    shown = subprocess.run(command, cwd=done[0], env=environment, capture_output=True)
+    assert shown.returncode == 0, shown.stderr
+    assert b"image ? image" in shown.stdout
 
 
 def test_show_without_a_summary_names_the_command(

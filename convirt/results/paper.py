@@ -146,7 +146,9 @@ _TABLE_4: dict[str, tuple[float, float, float]] = {
 # fmt: on
 
 
-def transfer(protocol: str, task: str, init: str, fraction: int) -> float | None:
+def transfer(
+    protocol: str, task: str, init: str, fraction: int, metric: str | None = None
+) -> float | None:
     """One cell of Table 1: AUC, or accuracy for COVIDx.
 
     Args:
@@ -154,20 +156,31 @@ def transfer(protocol: str, task: str, init: str, fraction: int) -> float | None
         task: ``"rsna"``, ``"chexpert"``, ``"covidx"`` or ``"mura"``.
         init: A key of `INITS`.
         fraction: Percent of the training labels, 1, 10 or 100.
+        metric: What stands beside it; None where that is not `METRICS` of the task.
     """
+    if not comparable(task, metric):
+        return None
     row = _TABLE_1.get(protocol, {}).get(init)
     if row is None or (task, fraction) not in TABLE_1_COLUMNS:
         return None
     return _share(row[TABLE_1_COLUMNS.index((task, fraction))])
 
 
-def difference(protocol: str, task: str, baseline_fraction: int = 100) -> float | None:
+def comparable(task: str, metric: str | None) -> bool:
+    """Whether a number of `metric` may stand beside the paper's; None is the paper's own."""
+    return metric is None or metric == METRICS.get(task)
+
+
+def difference(
+    protocol: str, task: str, baseline_fraction: int = 100, metric: str | None = None
+) -> float | None:
     """ConVIRT at 10% of the labels minus ImageNet at `baseline_fraction`% (Table 1).
 
-    With 100 this is the abstract's claim; with 10 the comparison at equal fraction.
+    With 100 this is the abstract's claim; with 10 the comparison at equal fraction. `metric` as in
+    `transfer`.
     """
-    ours = transfer(protocol, task, "convirt", 10)
-    theirs = transfer(protocol, task, "imagenet", baseline_fraction)
+    ours = transfer(protocol, task, "convirt", 10, metric)
+    theirs = transfer(protocol, task, "imagenet", baseline_fraction, metric)
     return None if ours is None or theirs is None else round(ours - theirs, 4)
 
 

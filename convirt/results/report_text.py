@@ -118,7 +118,8 @@ def _transfer(results: Results) -> list[str]:
         rows = []
         for run in runs:
             drawn = run["task"] in results.made_up
-            published = paper.transfer(protocol, run["task"], run["init"], run["fraction"])
+            cell = (protocol, run["task"], run["init"], run["fraction"], run["metric"])
+            published = paper.transfer(*cell)
             rows.append(
                 [
                     run["task"],
@@ -254,7 +255,7 @@ def _sentences(results: Results, pairs: Sequence[Comparison]) -> list[str]:
         mine = [pair for pair in pairs if pair.protocol == protocol]
         for pair in mine:
             cell = _get(results.summary, pair.path)
-            published = paper.difference(protocol, pair.task, pair.fraction)
+            published = paper.difference(protocol, pair.task, pair.fraction, pair.metric)
             lines.append(
                 f"- **{pair.task}** ({data_name([pair.task], results.made_up)}): ConVIRT with "
                 f"{FEW}% of the labels minus ImageNet with {pair.fraction}% is "
@@ -284,7 +285,7 @@ def _equal_fraction(results: Results) -> list[str]:
     rows = []
     for pair in pairs:
         cell = _get(results.summary, pair.path)
-        published = paper.difference(pair.protocol, pair.task, FEW)
+        published = paper.difference(pair.protocol, pair.task, FEW, pair.metric)
         rows.append(
             [
                 _protocol(pair.protocol),

@@ -137,12 +137,15 @@ def summarise(
         ``retrieval.<system>.<direction>.{p_at_<k>,chance}`` (``recall_at_<k>`` of a ranking that is
         approximate),
         ``pretrain.<objective>.<corpus>.{val_loss,chance,below_chance,pairs}`` (also the criterion's
-        ``start`` and ``best``), ``data.{made_up,papers_search}``. Metrics and
+        ``start`` and ``best``), ``data.{made_up,papers_search}``, and where a task of the paper is
+        scored by another metric ``data.other_metric.<task>``. Metrics and
         differences are fractions, losses nats. A cell that was not run is absent, and so is the
         interval of a difference over fewer than `ENOUGH` test patients of a class.
     """
     summary: Cells = {"data": {"made_up": made_up, "papers_search": float(papers_search)}}
     for run in runs:
+        if run["task"] in paper.METRICS and not paper.comparable(run["task"], run["metric"]):
+            _put(summary, ("data", "other_metric"), {run["task"]: 1.0})
         path = (run["protocol"], run["task"], run["init"], str(run["fraction"]))
         _put(summary, path, {part: float(run[part]) for part in ("value", "low", "high")})
     _put_claims(summary, comparisons(runs), predictions, resamples, seed)
@@ -211,14 +214,14 @@ def efficiency_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     lines = dict.fromkeys((r["protocol"], r["task"], r["metric"], r["init"]) for r in runs)
     rows: list[dict[str, Any]] = []
     for line in lines:
-        protocol, task, _, init = line
+        protocol, task, metric, init = line
         base = dict(zip(("protocol", "task", "metric", "init"), line, strict=True))
         for run in runs:
             if (run["protocol"], run["task"], run["metric"], run["init"]) == line:
                 cell = {part: run[part] for part in ("fraction", "value", "low", "high")}
                 rows.append(base | {"source": "here"} | cell)
         for fraction in dict.fromkeys(run["fraction"] for run in runs):
-            value = paper.transfer(protocol, task, init, fraction)
+            value = paper.transfer(protocol, task, init, fraction, metric)
             if value is not None:
                 cell = {"fraction": fraction, "value": value, "low": None, "high": None}
                 rows.append(base | {"source": "paper"} | cell)

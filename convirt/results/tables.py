@@ -114,9 +114,7 @@ def transfer_cells(runs: Iterable[Run], paired: Mapping[str, Interval]) -> list[
     for run in runs:
         column = (run["protocol"], run["task"], run["fraction"])
         published, ahead = (
-            paper.transfer(run["protocol"], run["task"], init, run["fraction"])
-            if run["metric"] == paper.METRICS.get(run["task"])
-            else None
+            paper.transfer(run["protocol"], run["task"], init, run["fraction"], run["metric"])
             for init in (run["init"], REFERENCE)
         )
         order = _order(REFERENCE, paired.get(run["source"]), ahead, published)

@@ -35,7 +35,11 @@ class Claim:
     short: str = ""
 
 
-def efficiency(differences: Mapping[str, Interval], protocol: str) -> Claim:
+def efficiency(
+    differences: Mapping[str, Interval],
+    protocol: str,
+    metrics: Mapping[str, str] = paper.METRICS,
+) -> Claim:
     """The abstract's claim: ConVIRT with 10% of the labels against ImageNet with all of them.
 
     An interval that holds 0 is no evidence that the two are equal, so it makes no "yes": "yes" is
@@ -44,6 +48,7 @@ def efficiency(differences: Mapping[str, Interval], protocol: str) -> Claim:
     Args:
         differences: By task, ConVIRT@10% minus ImageNet@100% on the same test patients.
         protocol: "finetune" (which the claim is about) or "linear".
+        metrics: By task, the metric; the paper's number stands beside its own alone.
     """
     how = "fine-tuned" if protocol == "finetune" else "linear"
     question = f"With a tenth of the labels, is ConVIRT as good as ImageNet? ({how})"
@@ -60,7 +65,7 @@ def efficiency(differences: Mapping[str, Interval], protocol: str) -> Claim:
     )
     lines = []
     for task, d in differences.items():
-        printed = paper.difference(protocol, task)
+        printed = paper.difference(protocol, task, metric=metrics.get(task))
         beside = "" if printed is None else f"; paper\u00a0{points(printed)}"
         lines.append(f"{TASKS.get(task, task)}: {_points(d)} points{beside}")
     short = ""
