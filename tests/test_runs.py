@@ -47,7 +47,7 @@ while Path(f"hold-{name}").exists():
     time.sleep(0.01)
 time.sleep(0.05)
 if name == "train-a":
-    colour = "\\x1b[33m" if "FORCE_COLOR" in os.environ else ""
+    colour = "\\x1b[?25h\\x1b[33m" if "FORCE_COLOR" in os.environ else ""
     print(f"{colour}note: a word to the wise", file=sys.stderr)
 if Path(f"fail-{name}").exists():
     print("out of luck")
