@@ -9,6 +9,7 @@ process that encodes all N pairs. Alone, without torchrun, nothing here does any
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -167,7 +168,10 @@ def data_parallel(model: nn.Module, device: torch.device, averaging: bool = True
     if not averaging:
         return model
     own = [torch.cuda.current_device()] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=own)
+    # or gradients are sorted into messages anew after the first step, which is another one in a run
+    # that goes on; in other places they are added in another order
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+    return nn.parallel.DistributedDataParallel(model, device_ids=own, find_unused_parameters=True)
 
 
 def average(parameters: Iterable[nn.Parameter]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 # plain steps: Adam would make much of gradients that are nought but for rounding
 CONFIG = replace(tiny_models.CONFIG, optimiser="sgd", lr=0.02, weight_decay=0.0)
 BATCH = CONFIG.batch_size
+KILLED = 7  # between two saved states
 
 
 def fresh(name: str, bert: Path) -> Objective:
@@ -54,13 +56,22 @@ def with_batches(name: str, bert: Path, count: int = 1) -> tuple[Objective, list
 
 
 def run(
-    name: str, bert: Path, scratch: Path | None = None, chunk: int = 0
+    name: str,
+    bert: Path,
+    scratch: Path | None = None,
+    chunk: int = 0,
+    killed: int | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state after the last step, whichever was the best, and what was told of the run."""
+    """The state after the last step, whichever was the best, and what was told of the run.
+
+    With `killed` it ends by a `KilledError` after that step.
+    """
     objective = fresh(name, bert)
     last: dict[str, Tensor] = {}
 
     def report(status: dict[str, float]) -> None:
+        if status["step"] == killed:
+            raise tiny_models.KilledError
         if status["step"] == status["steps"]:
             last.update({k: v.detach().clone() for k, v in objective.state_dict().items()})
 
@@ -88,3 +99,10 @@ def work(number: int, count: int, port: int, bert: Path, out: Path) -> None:
                 file = f"{name}-{chunk}"
                 checkpoint.save_safetensors(out / f"{file}.safetensors", last)
                 (out / f"{file}.json").write_text(json.dumps(told))
+        with suppress(tiny_models.KilledError):
+            run("convirt", bert, out / "scratch", killed=KILLED)
+            raise AssertionError
+        last, told = run("convirt", bert, out / "scratch")
+        if number == 0:
+            checkpoint.save_safetensors(out / "resumed.safetensors", last)
+            (out / "resumed.json").write_text(json.dumps(told))

@@ -74,6 +74,17 @@ def test_ends_as_one_alone(name: str, chunk: int, folder: Path, bert: Path) -> N
     assert max(float((alone[key] - initial[key]).abs().max()) for key in alone) > 1e-3
 
 
+def test_killed_and_resumed_ends_with_the_same_bits(folder: Path) -> None:
+    """Of two numbers the sum is the same in any order; of four it is not."""
+    whole, again = (
+        (checkpoint.load_safetensors(folder / f"{name}.safetensors"), folder / f"{name}.json")
+        for name in ("convirt-0", "resumed")
+    )
+    for key, value in whole[0].items():
+        assert torch.equal(again[0][key], value), key
+    assert json.loads(whole[1].read_text()) == json.loads(again[1].read_text())
+
+
 def test_every_objective_is_tried() -> None:
     from convirt import objectives
 
