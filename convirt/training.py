@@ -230,6 +230,7 @@ def pretrain(
     in_chunks = config.chunk > 0
     if in_chunks:
         chunks.require_divisible(objective)
+        objective.chunk = config.chunk
     if config.graphs:
         recorded.require_recordable(objective, config)
     model = processes.data_parallel(objective, where, averaging=not in_chunks)

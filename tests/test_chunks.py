@@ -90,8 +90,25 @@ def test_training_in_chunks(bert: Path, tmp_path: Path) -> None:
     losses = [float(row["val_loss"] or 0) for row in whole[1].history]
     assert losses[-1] < losses[0]
     other = tiny_models.train("convirt", bert, CONFIG)[1]
-    assert losses[0] == other.history[0]["val_loss"]  # validation has nothing to do with it
+    assert losses[0] == pytest.approx(other.history[0]["val_loss"], rel=1e-6)
     assert losses[-1] != other.history[-1]["val_loss"]
+
+
+@pytest.mark.parametrize("name", DIVISIBLE)
+def test_validation_takes_no_more_at_a_time(name: str, bert: Path) -> None:
+    """It comes first, and a batch that does not fit would end the run there."""
+    objective, batches = with_batches(name, bert, 2)
+    sizes: list[int] = []
+    objective.image_encoder.register_forward_hook(lambda _, x, y: sizes.append(len(y)))
+    objective.eval()
+    with torch.no_grad():
+        whole = objective.validate(batches)
+        (all_at_once,) = set(sizes)
+        objective.chunk = 3
+        sizes.clear()
+        cut = objective.validate(batches)
+    assert {size * 8 // all_at_once for size in sizes} == {2, 3}
+    assert cut == {key: pytest.approx(value, rel=1e-5) for key, value in whole.items()}
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from convirt import processes
@@ -116,6 +117,7 @@ class Objective(nn.Module):
         recordable: Whether `forward` computes on the device alone, from the views and what
             `step_inputs` made of the batch, so that a step can be recorded (`convirt.recorded`).
         image_encoder: The image encoder f_v, which this is all about.
+        chunk: Pairs of a validation that are embedded at a time; 0 is all of a batch.
     """
 
     views: ClassVar[int] = 1
@@ -127,6 +129,7 @@ class Objective(nn.Module):
     def __init__(self, parts: Parts) -> None:
         super().__init__()
         self.image_config = parts.image_config
+        self.chunk = 0
         self._compiled = False
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
@@ -191,8 +194,18 @@ class Objective(nn.Module):
 
     def validate(self, batches: Iterable[Inputs]) -> dict[str, float]:
         """Values of a validation, `val_loss` among them; called in evaluation mode, no gradient."""
-        losses = [self(inputs)[0] for inputs in batches]
+        losses = [self._loss(inputs) for inputs in batches]
         return {"val_loss": sum(float(loss) for loss in losses) / len(losses)}
+
+    def _loss(self, inputs: Inputs) -> Tensor:
+        count = len(inputs.batch.images)
+        if not 0 < self.chunk < count:
+            loss: Tensor = self(inputs)[0]
+            return loss
+        rows = (slice(first, first + self.chunk) for first in range(0, count, self.chunk))
+        pieces = [self.embed(inputs.part(own)) for own in rows]
+        whole = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
+        return self.compare(whole, inputs)[0]
 
     def chance(self) -> float | None:
         """Loss of a model that knows nothing; None where that is no fixed number."""
