@@ -169,6 +169,11 @@ class CaptionObjective(base.Objective):
         # the seed again, so that the decoder does not depend on what the encoder drew
         base.seed_torch(parts.config.seed)
 
+    def compile_with(self, mode: str) -> None:
+        """The image encoder as it is called here: up to its pooling."""
+        encoder: Any = self.image_encoder
+        encoder.forward_features = torch.compile(encoder.forward_features, mode=mode, dynamic=False)
+
     def forward(self, inputs: base.Inputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss per token, and the penalty's share of it."""
         total, penalty, count = self._losses(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import process_runs
 import pytest
 import tiny_models
 import torch
@@ -23,6 +24,32 @@ pytestmark = pytest.mark.skipif(
 
 
 LONG = 20  # words, so that lengths are rounded up to 16 and to 32 tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "entries"), [("caption_lstm", 1), ("caption_transformer", 1), ("moco_v2", 2)]
+)
+def test_other_ways_into_an_encoder_are_compiled(
+    name: str, entries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Captioners call it up to its pooling, and MoCo has a second one."""
+    bert = tiny_models.write_bert(tmp_path / "bert", dropout=0.0)
+    compiled: set[int] = set()
+    called: set[int] = set()
+
+    def compile(function: Any, **_: Any) -> Any:
+        compiled.add(number := len(compiled))
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            called.add(number)
+            return function(*arguments, **named)
+
+        return counted
+
+    monkeypatch.setattr(torch, "compile", compile)
+    config = replace(CONFIG, compile=True)
+    tiny_models.train(name, bert, config, options=process_runs.OPTIONS[name])
+    assert len(compiled) == len(called) == entries
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -150,6 +150,11 @@ class Objective(base.Objective):
                 k = self.key_head(self.key_encoder(key_view))
         return F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
 
+    def compile_with(self, mode: str) -> None:
+        """Both image encoders."""
+        super().compile_with(mode)
+        self.key_encoder.compile(mode=mode, dynamic=False)
+
     @torch.no_grad()
     def _follow(self) -> None:
         """Move the key encoder's weights towards the query encoder's; not its BatchNorm counts."""
