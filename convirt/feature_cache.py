@@ -106,6 +106,9 @@ def _compute(
             report(done)
         kept = time.monotonic()
         for h in image_encoder.encoded(images, rows[done:], network, config, device):
+            if h.shape[1] != config.width:  # rows would be shifted, and read without an error
+                found, hint = f"{h.shape[1]} numbers a film", "dvc repro -f encoder pretrain"
+                raise InputError(encoder, f"{config.width}, as in its config.json", found, hint)
             handle.write(np.ascontiguousarray(h, "<f4").tobytes())
             done += len(h)
             if time.monotonic() - kept >= KEEP_EVERY:

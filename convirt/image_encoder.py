@@ -74,19 +74,14 @@ def create_image_encoder(
             f"{architecture!r}",
             "python -c \"import timm; print(timm.list_models('*resnet*'))\"",
         ) from error
-    head = model.default_cfg
-    side = head["input_size"][-1]
-    if head.get("fixed_input_size") and size != side:
-        hint = f"set it to {side}, or take an architecture for any size, such as resnet50"
-        raise InputError(
-            "params.yaml: model.image.size", f"{side}, of {architecture}", str(size), hint
-        )
+    _require_size(model, architecture, size)
     if source == "package":
         _load_in_order(model, _package_file(name), weights)
     elif source == "file":
         checkpoint.fill(model, _read_weights(Path(name)), Path(name))
     elif source == "timm":
         model = _from_hub(architecture, name)
+        _require_size(model, name, size)
     elif weights == "random":
         _full_blocks(model)
     else:
@@ -97,14 +92,42 @@ def create_image_encoder(
             "see the comment beside the key",
         )
     model.reset_classifier(0)
+    about = model.default_cfg  # of the weights: tags of one architecture differ
     config = ImageConfig(
         architecture=architecture,
         size=size,
-        width=int(model.num_features),
-        mean=tuple(head["mean"]),
-        std=tuple(head["std"]),
+        width=_width(model, architecture, size),
+        mean=tuple(about["mean"]),
+        std=tuple(about["std"]),
     )
     return prepared(cast(nn.Module, model)), config
+
+
+def _require_size(model: nn.Module, name: str, size: int) -> None:
+    about = cast(dict[str, Any], model.default_cfg)
+    side = about["input_size"][-1]
+    if about.get("fixed_input_size") and size != side:
+        hint = f"set it to {side}, or take an architecture for any size, such as resnet50"
+        raise InputError("params.yaml: model.image.size", f"{side}, of {name}", str(size), hint)
+
+
+@torch.no_grad()
+def _width(model: nn.Module, architecture: str, size: int) -> int:
+    """Length of the output; of what timm calls `num_features` a network may make another one."""
+    was = model.training
+    try:
+        h = model.eval()(torch.zeros(1, 3, size, size))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0][:200]
+        hint = "raise it (paper: 224), or take another architecture"
+        where = "params.yaml: model.image.size"
+        raise InputError(where, f"a size for {architecture}", f"{size}: {reason}", hint) from error
+    model.train(was)
+    if h.dim() != 2:
+        hint = "choose a network with global pooling, such as resnet50"
+        where = "params.yaml: model.image.architecture"
+        raise InputError(where, "one vector a film", f"{tuple(h.shape)} of {architecture}", hint)
+    return int(h.shape[1])
 
 
 def _full_blocks(model: nn.Module) -> None:

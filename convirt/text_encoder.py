@@ -287,7 +287,7 @@ def create_text_encoder(
     """Build a text encoder f_u from a package, a folder or a hub name.
 
     Raises:
-        InputError: The weights cannot be had.
+        InputError: The weights cannot be had, or sentences may be longer than they know positions.
     """
     from safetensors import SafetensorError
     from transformers import AutoModel
@@ -315,7 +315,23 @@ def create_text_encoder(
     # others compute positions or attention in a way of their own, which the layers are not told
     if not has_parts or not getattr(bert, "_supports_attention_backend", False):
         raise _unusable(weights, f"a {type(bert).__name__}")
+    positions = _positions(bert)
+    if (
+        max_tokens > positions
+    ):  # or a run would end at the first such sentence, days after its start
+        where = "params.yaml: model.text.max_tokens"
+        raise InputError(
+            where, f"at most {positions}, of {weights}", str(max_tokens), f"set it to {positions}"
+        )
     return TextEncoder(bert.float(), frozen_layers), create_tokenizer(weights, max_tokens)
+
+
+def _positions(bert: nn.Module) -> int:
+    """How long a sentence may be; RoBERTa and its kin count from behind the padding's number."""
+    config: Any = bert.config
+    table = getattr(bert.embeddings, "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return int(config.max_position_embeddings) - (0 if padding is None else int(padding) + 1)
 
 
 def _unusable(weights: str, found: str) -> InputError:

@@ -208,6 +208,29 @@ def test_size_of_an_encoder_that_takes_one_alone() -> None:
     create_image_encoder("vit_tiny_patch16_224", "random", 224, 0)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "width"),
+    [("mobilenetv3_small_050", 1024), ("lcnet_050", 1280), ("resnet18", 512)],
+)
+def test_width_is_that_of_the_output(architecture: str, width: int) -> None:
+    """Timm's `num_features` is 288 and 256 of the first two."""
+    encoder, config = create_image_encoder(architecture, "random", 64, 0)
+    assert encoder.training
+    with torch.no_grad():
+        assert encoder.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, width) == (2, config.width)
+
+
+def test_mean_and_deviation_are_those_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tags of one architecture differ: these films were scaled to -1 to 1."""
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name))
+    tag = "timm:tf_efficientnet_b0.ap_in1k"
+    config = create_image_encoder("tf_efficientnet_b0", tag, 64, 0)[1]
+    assert (config.mean, config.std) == ((0.5,) * 3, (0.5,) * 3)
+    config = create_image_encoder("tf_efficientnet_b0", "random", 64, 0)[1]
+    assert config.mean == (0.485, 0.456, 0.406)
+
+
 def test_hub_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     create = timm.create_model
 
@@ -375,6 +398,25 @@ def test_a_text_model_with_attention_of_its_own_is_refused(bert: Path, tmp_path:
     MPNetModel(config).save_pretrained(tmp_path / "mpnet")
     with pytest.raises(InputError, match="a MPNetModel"):
         create_text_encoder(f"file:{tmp_path / 'mpnet'}", 0, 10)
+
+
+def test_sentences_longer_than_the_positions_are_refused(bert: Path, tmp_path: Path) -> None:
+    """At once, and not at the first such sentence, days after the start."""
+    from transformers import RobertaConfig, RobertaModel
+
+    known = json.loads((bert / "config.json").read_text())["max_position_embeddings"]
+    create_text_encoder(f"file:{bert}", 0, known)
+    with pytest.raises(InputError, match=f"at most {known}") as caught:
+        create_text_encoder(f"file:{bert}", 0, known + 1)
+    assert "max_tokens" in str(caught.value)
+    shutil.copytree(bert, tmp_path / "roberta")
+    config = RobertaConfig(
+        vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8, max_position_embeddings=22,
+    )  # fmt: skip
+    RobertaModel(config).save_pretrained(tmp_path / "roberta")
+    with pytest.raises(InputError, match="at most 20"):
+        create_text_encoder(f"file:{tmp_path / 'roberta'}", 0, 21)
 
 
 def test_frozen_part_stays_in_evaluation_mode(bert: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import threading
@@ -146,6 +147,15 @@ def test_a_damaged_file_is_an_error_that_tells_what_to_do(
     features(tmp_path / "f", IMAGES, ROWS, encoder, "cpu")
     (tmp_path / "f" / FILE).write_bytes(damage)
     with pytest.raises(InputError, match="rm -r"):
+        features(tmp_path / "f", IMAGES, ROWS, encoder, "cpu")
+
+
+def test_an_encoder_of_another_width_is_refused(tmp_path: Path, encoder: Path) -> None:
+    """Each row would begin where the one before has not ended."""
+    config = json.loads((encoder / "config.json").read_text())
+    config["image"]["width"] -= 1
+    (encoder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="numbers a film"):
         features(tmp_path / "f", IMAGES, ROWS, encoder, "cpu")
 
 

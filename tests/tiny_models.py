@@ -67,7 +67,7 @@ def write_bert(folder: Path, layers: int = 3, seed: int = 0, dropout: float = 0.
         num_hidden_layers=layers,
         num_attention_heads=4,
         intermediate_size=48,
-        max_position_embeddings=40,
+        max_position_embeddings=80,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
     )
