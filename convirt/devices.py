@@ -29,7 +29,7 @@ def require(name: str) -> str:
             "params.yaml: compute.device",
             "a GPU that torch can use, as device is cuda",
             f"none (torch {torch.__version__})",
-            "set compute.device to cpu and compute.precision to float32, or check nvidia-smi",
+            "check nvidia-smi, or set compute.device: cpu, precision: float32, graphs: false",
         )
     if name == "cpu":
         _keep_memory()

@@ -86,6 +86,7 @@ Launcher = Annotated[str, StringConstraints(pattern=LAUNCHER)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # torch takes no larger one
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]  # both ends included
@@ -127,7 +128,7 @@ class Compute(_Strict):
 class Demo(_Strict):
     """`demo.*`; `sets` maps a set's name to how much of what is drawn for it."""
 
-    seed: Natural
+    seed: Seed
     side: Annotated[int, Field(ge=16)]
     sets: dict[Name, dict[Name, Natural]]
 
@@ -256,9 +257,9 @@ class Task(_Strict):
 
 
 class Matrix(_Strict):
-    """`matrix.*`: the axes of the transfer runs."""
+    """`matrix.*`: the axes of the transfer runs; without a task there are none."""
 
-    task: Axis
+    task: Names
     init: Axis
     fraction: Annotated[tuple[Percent, ...], *_Filled]
     protocol: Annotated[tuple[Literal["finetune", "linear"], ...], *_Filled]
@@ -338,7 +339,7 @@ class Ablation(_Strict):
 class Params(_Strict):
     """All of `params.yaml`."""
 
-    seed: Natural
+    seed: Seed
     compute: Compute
     demo: Demo
     datasets: Datasets
@@ -515,14 +516,21 @@ def _contradictions(params: Params) -> Iterator[Problem]:
     yield from tabled(p)
     yield from zeroshot(p)
     yield from one_of("retrieval.dataset", p.retrieval.dataset, p.datasets.sources)
-    yield from one_of("retrieval.corpus", p.retrieval.corpus, p.corpora)
+    own = p.ablation
+    if set(p.retrieval.systems) - set(p.model.baselines) or own.variants or own.trajectory:
+        yield from one_of("retrieval.corpus", p.retrieval.corpus, p.corpora)
 
 
 def _own_values(p: Params, objective: str, variant: str | None = None) -> Iterator[Problem]:
     try:
-        pretraining(p, objective, variant)
+        augment = pretraining(p, objective, variant).augment
     except ParamsError as error:
         yield from error.problems
+        return
+    most = 2 * p.model.image.size - 1  # its half is mirrored at the border
+    if augment.blur_kernel > most:
+        hint = f"set it to {most}, or raise model.image.size"
+        yield Problem("augment.blur_kernel", f"at most {most}", str(augment.blur_kernel), hint)
 
 
 def _ablation(p: Params) -> Iterator[Problem]:

@@ -202,8 +202,9 @@ def _write(results: Results, curves: Mapping[str, pd.DataFrame], metrics: Path) 
         if curves:
             trained_on = data_name((cell["corpus"] for cell in results.pretrain), results.made_up)
             plots.save(plots.loss(curves, trained_on), folder / "loss.png")
-        _write_csv(folder / "efficiency.csv", efficiency)
-        plots.save(plots.efficiency(efficiency, tasks), folder / "efficiency.png")
+        if efficiency:
+            _write_csv(folder / "efficiency.csv", efficiency)
+            plots.save(plots.efficiency(efficiency, tasks), folder / "efficiency.png")
         if retrieval:
             _write_csv(folder / "retrieval.csv", retrieval)
             searched = data_name([results.retrieval_set], results.made_up)

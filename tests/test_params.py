@@ -92,6 +92,8 @@ def test_every_spelling_of_a_number_is_a_float(text: str, tmp_path: Path) -> Non
         ("augment.crop", [0.6], "tuple_too_short"),
         ("augment.crop", 0.6, "a valid tuple"),
         ("augment.blur_kernel", 4, "odd"),
+        ("augment.blur_kernel", 129, "at most 127"),
+        ("seed", 2**63, "less than"),
         ("model.text.cache_frozen", 1, "a valid boolean"),
         ("model.text.cache_frozen", "yes", "a valid boolean"),
         ("model.baselines", ["random", "imagenet", "convirt"], "without pretraining"),

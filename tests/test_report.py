@@ -255,6 +255,15 @@ def test_nothing_is_searched(report: Report, tmp_path: Path) -> None:
     assert "| fine-tuned, made-up data |" in shown and "retrieval" not in shown
 
 
+def test_nothing_is_transferred(report: Report, tmp_path: Path) -> None:
+    result = report(**{"matrix.task": []})
+    assert result.exit_code == 0, result.output
+    assert set(summary(tmp_path)) == {"data", "pretrain", "retrieval"}
+    assert not (tmp_path / "metrics/figures/efficiency.png").exists()
+    assert "## Transfer" not in page(tmp_path) and "## Zero-shot" in page(tmp_path)
+    assert "fine-tuned" not in readme.tables(summary(tmp_path))
+
+
 def test_nothing_is_pretrained(report: Report, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"objectives": {}, "matrix.init": ["imagenet"]}
     result = report(**changes, **{"retrieval.systems": ["imagenet"]})

@@ -42,6 +42,10 @@ class Options:
 
     hidden: int = 0
 
+    def __post_init__(self) -> None:
+        if self.hidden < 0:
+            raise ValueError("hidden has to be 0 or more")
+
 
 def partners(count: int, draw: bool) -> Tensor:
     """For each of `count` pairs the pair whose text is swapped in, (count,) int64.

@@ -108,6 +108,8 @@ def _head(results: Results) -> list[str]:
 
 
 def _transfer(results: Results) -> list[str]:
+    if not results.runs:
+        return []
     blocks = ["## Transfer"]
     for protocol in dict.fromkeys(run["protocol"] for run in results.runs):
         runs = [run for run in results.runs if run["protocol"] == protocol]
