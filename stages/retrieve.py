@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from convirt import files
+from convirt.errors import InputError
 from stages._stage import PARAMS, Stage
 
 if TYPE_CHECKING:
@@ -60,12 +61,15 @@ def main(
         p = stage.params
         provenance.make_deterministic(p.compute.threads, p.seed)
         devices.require(p.compute.device)
-        store = Store.open(stage.root / "data" / "stores" / p.retrieval.dataset)
-        parts = searching.parts_of(store, Path("data") / "stores" / p.retrieval.dataset)
+        where = Path("data") / "stores" / p.retrieval.dataset
+        store = Store.open(stage.root / where)
+        parts = searching.parts_of(store, where)
         folder = stage.root / "models" / "encoders" / system
         if system not in p.model.baselines:
             folder /= p.retrieval.corpus
         image, config, pair = load_encoders(folder)
+        if pair is None and not len(parts.queries):
+            raise _sentences_alone(system, where)
         for module in filter(None, (image, pair)):
             module.to(p.compute.device).eval()
         h = searching.encode(store.images, image, config, p.compute.device)
@@ -89,6 +93,15 @@ def main(
             scores = [f"P@{k} {value:.3f}" for k, value in search.result.precision.items()]
             scores += [f"{key.replace('_at_', '@')} {x:.3f}" for key, x in _recall(search).items()]
             stage.say(f"{system} {search.direction}: {'  '.join(scores)}")
+
+
+def _sentences_alone(system: str, where: Path) -> InputError:
+    return InputError(
+        where,
+        f"image queries, since {system} has no text encoder",
+        "sentences alone",
+        f"take {system} out of retrieval.systems, or add image queries",
+    )
 
 
 def _metrics(parts: Parts, searches: list[Search]) -> dict[str, Any]:

@@ -378,6 +378,20 @@ def test_retrieve_without_sentences_measures_images_alone(pair: Path) -> None:
     assert "image_image" in values and "text_image" not in values
 
 
+def test_retrieve_refuses_sentences_alone_where_nothing_reads_them(
+    pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pair / "data/stores/chexpert-8x200/records.parquet"
+    records = pd.read_parquet(path)
+    files.write_parquet(path, records.assign(role="candidate"))
+    assert run("convirt", stage=retrieve).exit_code == 0
+    monkeypatch.setattr(search, "encode", None)  # nothing is encoded in vain
+    result = run("imagenet", stage=retrieve)
+    assert result.exit_code == 1 and "since imagenet has no text encoder" in result.output
+    assert "take imagenet out of retrieval.systems" in result.output
+    assert not (pair / "data/retrieval/imagenet").exists()
+
+
 def test_retrieve_refuses_a_set_of_another_kind(
     pair: Path, write_params: Callable[..., Path]
 ) -> None:
