@@ -173,9 +173,19 @@ def test_messages_name_the_source_and_its_options(tmp_path: Path) -> None:
 def test_other_separators_are_told(tmp_path: Path, between: str) -> None:
     text = "image,text,patient\na.png,There is a text.,p\n".replace(",", between)
     raw.write(tmp_path / "pairs.csv", text)
-    assert "save it with commas" in refused("pairs", tmp_path).hint
-    (tmp_path / "pairs.csv").write_bytes("image,text,patient\n".encode("utf-16"))
-    assert "UTF-8" in refused("pairs", tmp_path).hint
+    hint = f"its cells lie between {'tabs' if between == chr(9) else '`;`'}: save it with commas"
+    assert refused("pairs", tmp_path).hint == hint
+    for row in ("a.png;One, two.;p", '"a.png";"One, two.";"p"'):  # a cell too many, an odd quote
+        head = "image;text;patient" if row.startswith("a") else '"image";"text";"patient"'
+        raw.write(tmp_path / "pairs.csv", f"{head}\n{row}\n".replace(";", between))
+        assert refused("pairs", tmp_path).hint == hint
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_other_encodings_are_told(tmp_path: Path, encoding: str) -> None:
+    text = "image,text,patient\na.png,Röntgen of the knee.,p\n"
+    (tmp_path / "pairs.csv").write_bytes(text.encode(encoding))
+    assert refused("pairs", tmp_path).hint == "save it as CSV in UTF-8"
 
 
 def test_a_gz_that_is_none(tmp_path: Path) -> None:
@@ -186,7 +196,7 @@ def test_a_gz_that_is_none(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------ paths that leave
 
-OUTSIDE = ["../secret.png", "a/../../secret.png", "/etc/passwd", "", "..\\secret.png", "C:\\x.png"]
+OUTSIDE = ["../secret.png", "a/../../secret.png", "/etc/passwd", "..\\secret.png", "C:\\x.png"]
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
@@ -300,6 +310,17 @@ def test_a_blank_patient(tmp_path: Path) -> None:
     assert "data row 1" in refused("pairs", tmp_path).found
 
 
+@pytest.mark.parametrize("name", ["pairs", "labels", "candidates"])
+def test_rows_without_an_image(tmp_path: Path, name: str) -> None:
+    """As a table program leaves them at the end."""
+    column = {"pairs": "text", "labels": "y", "candidates": "label"}[name]
+    head = f"image,{column},patient"
+    raw.write(tmp_path / f"{name}.csv", f"{head}\na.png,1,p1\n,,\n,,\n")
+    error = refused("retrieval" if name == "candidates" else name, tmp_path)
+    assert error.path == str(tmp_path / f"{name}.csv") and error.expected == "`image` in every row"
+    assert error.found == "a blank in data row 2 (2 such rows)" and "remove the row" in error.hint
+
+
 def test_two_texts_of_one_study(tmp_path: Path) -> None:
     rows = ["a.png,One text here.,p1,s", "b.png,Other text here.,p1,s"]
     raw.pairs(tmp_path, rows, "image,text,patient,study")
@@ -380,6 +401,10 @@ def test_retrieval_lists_are_checked(tmp_path: Path) -> None:
 
 
 def test_own_retrieval_lists_are_checked(tmp_path: Path) -> None:
+    raw.write(tmp_path / "candidates.csv", "image,label\na.png,A\nb.png, \n")
+    error = refused("retrieval", tmp_path)
+    assert error.expected == "`label` in every row" and error.found == "a blank in data row 2"
+    assert error.path == str(tmp_path / "candidates.csv")
     raw.write(tmp_path / "candidates.csv", "image,label\na.png,A\n")
     raw.write(tmp_path / "queries.csv", "label,image,text\nA,q.png,both\n")
     assert "both" in refused("retrieval", tmp_path).found

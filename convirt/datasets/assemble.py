@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from convirt.datasets import sentences, split_lists
+from convirt.datasets import inputs, sentences, split_lists
 from convirt.datasets.splits import Split, assign, given_splits
 from convirt.datasets.tables import (
     EMPTY_REPORT,
@@ -68,7 +68,7 @@ def assemble(
         funnel.studies.found = images["study"].nunique()
     _unique(images["image"], source)
     _one_patient_a_study(images, source)
-    _no_blank(images, ("image", "study", "patient"), source)
+    inputs.no_blank(images, ("image", "study", "patient"), source)
 
     images = _choose_views(images, tuple(views), source, funnel)
     texts = None
@@ -114,16 +114,6 @@ def _one_patient_a_study(images: pd.DataFrame, source: Path) -> None:
             f"study `{torn.iloc[0]}` of patients {patients}",
             "correct the study or patient column",
         )
-
-
-def _no_blank(images: pd.DataFrame, columns: Iterable[str], source: Path) -> None:
-    for column in columns:
-        blank = images[column].str.strip() == ""
-        if blank.any():
-            row = int(blank.to_numpy().argmax()) + 1
-            raise InputError(
-                source, f"`{column}` in every row", f"a blank in data row {row}", "fill it in"
-            )
 
 
 def _choose_views(

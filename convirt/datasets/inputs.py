@@ -11,7 +11,7 @@ import re
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -71,6 +71,8 @@ def read_csv(
             raise  # the disk's fault, not the file's
         found = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
         hint = "repair the file; a text with commas needs quotes"
+        if isinstance(error, UnicodeDecodeError):
+            hint = "save it as CSV in UTF-8"
         raise InputError(path, "a readable UTF-8 CSV", found, hint) from error
     # A short row leaves gaps that `na_filter` does not reach.
     table = table.fillna("").rename(columns=str.strip)
@@ -81,16 +83,23 @@ def read_csv(
         if column not in table.columns:
             near = difflib.get_close_matches(column, table.columns, n=1)
             hint = f"rename `{near[0]}` to `{column}`" if near else f"add the column `{column}`"
-            if len(table.columns) == 1 and (other := _OTHER.search(str(table.columns[0]))):
-                name = {"\t": "tabs"}.get(other[0], f"`{other[0]}`")
-                hint = f"its cells lie between {name}: save it with commas"
             raise InputError(
                 path,
                 f"a column `{column}` (needed: {', '.join(columns)})",
                 f"columns {', '.join(table.columns)}",
-                hint,
+                _save_with_commas(data) or hint,
             )
     return table
+
+
+def _save_with_commas(data: bytes) -> str:
+    """What to do about a file whose first row is one cell, with other marks between; else ""."""
+    first = data[: 1 << 16].decode("utf-8-sig", errors="replace").strip().partition("\n")[0]
+    other = None if "," in first else _OTHER.search(first)
+    if other is None:
+        return ""
+    name = {"\t": "tabs"}.get(other[0], f"`{other[0]}`")
+    return f"its cells lie between {name}: save it with commas"
 
 
 def _whole_rows(data: bytes, path: Path, width: int) -> None:
@@ -107,7 +116,7 @@ def _whole_rows(data: bytes, path: Path, width: int) -> None:
             width = width or (len(row) if "".join(row).strip() else 0)
             if width and len(row) > width and any(cell.strip() for cell in row[width:]):
                 found = f"{len(row)} in the row of line {line}"
-                hint = "put a text with commas between quotes"
+                hint = _save_with_commas(data) or "put a text with commas between quotes"
                 raise InputError(path, f"{width} cells in each row, as in the first", found, hint)
             line = rows.line_num + 1
     except csv.Error as error:
@@ -115,7 +124,8 @@ def _whole_rows(data: bytes, path: Path, width: int) -> None:
             path,
             "cells whose quotes are closed, with a comma behind them",
             f"{error}, in the row that begins in line {line}",
-            'close the quote; a quote inside a text is written twice: ""',
+            _save_with_commas(data)
+            or 'close the quote; a quote inside a text is written twice: ""',
         ) from None
     finally:
         csv.field_size_limit(limit)
@@ -236,9 +246,10 @@ def listed_images(rows: pd.DataFrame, source: Path, wanted: Sequence[str] = ()) 
         image, path, study, patient, split and view, aligned with `rows`.
 
     Raises:
-        InputError: A path leaves the list's folder, or a column is nearly one of these.
+        InputError: A path is blank or leaves the list's folder, or a column is nearly one of these.
     """
     unlike(rows, OWN, source, wanted)
+    no_blank(rows, ("image",), source)
     # One spelling a path: "./a//b.png" and "a/b.png" are the same image.
     names = [PurePosixPath(name.strip()).as_posix() for name in rows["image"]]
     images = pd.DataFrame({"image": names}, index=rows.index, dtype=str)
@@ -253,6 +264,22 @@ def listed_images(rows: pd.DataFrame, source: Path, wanted: Sequence[str] = ()) 
 
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
+
+
+def no_blank(rows: pd.DataFrame, columns: Iterable[str], source: Path) -> None:
+    """Refuse a blank cell of a column that each row needs.
+
+    Raises:
+        InputError: There is one; `source` is the list that the message names.
+    """
+    for column in columns:
+        blank = rows[column].str.strip() == ""
+        if blank.any():
+            found = f"a blank in data row {int(blank.to_numpy().argmax()) + 1}"
+            if blank.sum() > 1:
+                found += f" ({int(blank.sum())} such rows)"
+            hint = "fill it in, or remove the row"
+            raise InputError(source, f"`{column}` in every row", found, hint)
 
 
 def list_file(root: Path, name: str) -> Path:

@@ -32,13 +32,14 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         options: None known.
 
     Raises:
-        InputError: A list is missing or wrong, a query has a label that no candidate has, or an
-            image is in both lists.
+        InputError: A list is missing or wrong, a candidate has no label, a query has one that no
+            candidate has, or an image is in both lists.
     """
     parse(Options, options, "retrieval")
     source = root / "candidates.csv"
     rows = inputs.read_csv(source, ["image", "label"])
     candidates, others = inputs.listed_images(rows, source), [rows]
+    inputs.no_blank(rows, ("label",), source)
     candidates["label"], candidates["role"] = rows["label"].str.strip(), "candidate"
     classes = sorted(set(candidates["label"]))
 
