@@ -40,6 +40,14 @@ def committed(name: str) -> None:
         pytest.skip(f"{name} differs from the committed one")
 
 
+def test_data_of_ones_own_may_be_added_to_dvc_and_stays_out_of_git() -> None:
+    """As docs/exactness.md advises for `dvc exp run --temp`."""
+    ignored = {"data/raw/it/pairs.csv": 0, "data/raw/it.csv": 0, "data/raw/it.dvc": 1}
+    for name, code in (ignored | {"data/demo/it.dvc": 0, "data/stores/it": 0}).items():
+        git = ["git", "check-ignore", "--quiet", "--no-index", name]
+        assert subprocess.run(git, cwd=ROOT, check=False).returncode == code, name
+
+
 def test_speed_shows_the_committed_results() -> None:
     results = table.read()
     assert results
