@@ -406,6 +406,12 @@ def test_several_frames_are_refused_before_they_are_decoded(
     assert reason(several) == images.UNREADABLE
 
 
+def test_formats_that_are_not_in_the_table(tmp_path: Path) -> None:
+    bare = dicom(tmp_path / "a.dcm", film())
+    bare.write_bytes(bare.read_bytes()[132:])  # without the preamble
+    assert reason(bare) == reason(save(tmp_path / "a.gif")) == images.UNREADABLE
+
+
 # ------------------------------------------------------------------------------ the square
 
 
