@@ -448,6 +448,15 @@ def test_only_empty_reports(tmp_path: Path) -> None:
     assert "empty report" in refused("pairs", tmp_path).found
 
 
+def test_no_report_has_a_section(tmp_path: Path) -> None:
+    raw.pairs(tmp_path, ["a.png,Clear. FINDINGS: None.,p1", "b.png, ,p2"])
+    error = refused("pairs", tmp_path, sections=True)
+    assert "at the start of a line" in error.expected and error.found == "none in 1 texts"
+    assert "options.sections: false" in error.hint
+    raw.mimic(tmp_path, reports={study: "Nothing of use." for _, _, study, _ in raw.MIMIC_ROWS})
+    assert "only findings and impression are used" in refused("mimic-cxr", tmp_path).hint
+
+
 def test_mimic_split_list_with_a_hole(tmp_path: Path) -> None:
     raw.mimic(tmp_path, packed=False)
     replace(tmp_path / "mimic-cxr-2.0.0-split.csv", "dd-01", "dd-02")

@@ -88,6 +88,18 @@ def test_pairs_with_sections_keep_all_of_one_name(tmp_path: Path) -> None:
     assert tables.reports["text"].tolist() == ["Large heart.\n\nOther findings: None."]
 
 
+@pytest.mark.parametrize(("reports", "noted"), [(0, ""), (1, ""), (2, "10%"), (20, "100%")])
+def test_whole_reports_are_noted(tmp_path: Path, reports: int, noted: str) -> None:
+    """From a tenth of the texts on; blank cells are no texts."""
+    texts = ["HISTORY: Cough.\nFINDINGS: Clear lungs."] * reports + ["Clear lungs: seen."] * 20
+    rows = [f'{i}.png,"{text}",p{i}' for i, text in enumerate([*texts[:20], ""])]
+    raw.pairs(tmp_path, rows)
+    notes = read("pairs", tmp_path).funnel.notes
+    assert len(notes) == bool(noted)
+    assert not notes or notes[0].startswith(f"{noted} of the texts have heads such as FINDINGS")
+    assert not reports or not read("pairs", tmp_path, sections=True).funnel.notes
+
+
 def test_an_accent_in_a_name_of_a_file(tmp_path: Path) -> None:
     """Studies and patients are composed, an image is called what the disk calls it."""
     name = "e\u0301.png"

@@ -79,6 +79,8 @@ def assemble(
         reasons = {**funnel.images.to_dict()["dropped"]} or "an empty list"
         if reports is not None and set(funnel.images.dropped) & set(NO_USABLE_TEXT):
             hint = f"look at the texts: one is used from {MIN_TOKENS} words and numbers on"
+        elif NO_SECTION in funnel.images.dropped:
+            hint = "look at the reports: of each only findings and impression are used"
         raise InputError(source, "at least one usable image", str(reasons), hint)
 
     if split.listed is not None:

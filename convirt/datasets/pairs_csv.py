@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from convirt.datasets import alike, inputs, own_reports
 from convirt.datasets.assemble import assemble
 from convirt.datasets.options import parse
 from convirt.datasets.splits import Split
-from convirt.datasets.tables import NO_SECTION, Tables
+from convirt.datasets.tables import NO_SECTION, Funnel, Tables
 from convirt.errors import InputError
+
+LOOKED_AT = 1_000  # texts, at most, that tell whether they have heads
+HEADS = 0.1  # share of them from which on it is no chance
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         options: See Options.
 
     Raises:
-        InputError: The list is missing or wrong, or one study has two different texts.
+        InputError: The list is missing or wrong, one study has two different texts, or `sections`
+            are asked for and no text has any.
     """
     chosen = parse(Options, options, "pairs")
     source = inputs.list_file(root, chosen.file)
@@ -49,10 +54,12 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     images = inputs.listed_images(rows, source)
     texts = _texts(images["study"], rows["text"], source)
     if chosen.sections:
-        texts = {study: _choose(text) for study, text in texts.items()}
+        texts = _sections(texts, source)
     tables = assemble(images, split, source, reports=texts, views=chosen.views)
     alike.note_patients(tables.images, tables.funnel)
     inputs.unread(rows, ("image", "text", *inputs.OWN), tables.funnel)
+    if not chosen.sections:
+        _note_heads(list(filter(None, texts.values())), tables.funnel)
     return tables
 
 
@@ -71,5 +78,27 @@ def _texts(studies: pd.Series, texts: pd.Series, source: Path) -> dict[str, str]
     return found
 
 
-def _choose(text: str) -> str:
-    return own_reports.findings_and_impression(text) or (NO_SECTION if text else "")
+def _sections(texts: Mapping[str, str], source: Path) -> dict[str, str]:
+    """Findings and impression of each study's text; NO_SECTION where a text has neither."""
+    found = {
+        study: own_reports.findings_and_impression(text) or (NO_SECTION if text else "")
+        for study, text in texts.items()
+    }
+    given = [text for text in found.values() if text]
+    if given and set(given) == {NO_SECTION}:
+        raise InputError(
+            source,
+            "texts with a head of findings or impression at the start of a line",
+            f"none in {len(given):,} texts",
+            "set datasets.sources.<name>.options.sections: false, which uses them whole",
+        )
+    return found
+
+
+def _note_heads(texts: Sequence[str], funnel: Funnel) -> None:
+    """Note texts that are whole reports, by a look at some of them."""
+    looked = texts[:: -(-len(texts) // LOOKED_AT) or 1]
+    share = sum(bool(own_reports.findings_and_impression(text)) for text in looked) / len(looked)
+    if share >= HEADS:
+        what = "of the texts have heads such as FINDINGS, and are used whole: see options.sections"
+        funnel.notes.append(f"{share:.0%} {what}")
