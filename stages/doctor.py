@@ -185,14 +185,46 @@ def uses(params: Params, name: str) -> Iterator[Use]:
     own = params.ablation
     varied = [own.task] if own.variants or own.trajectory else []
     if name in params.corpora:
-        yield Use("corpora", "pairs")
+        yield Use("corpora", "pairs", batch=_largest_batch(params, name))
     if name in params.zeroshot.task and name not in (*params.matrix.task, *varied):
-        yield Use(f"tasks.{name}", "labels", params.tasks[name].labels, ("test",))
+        task = params.tasks[name]
+        yield Use(f"tasks.{name}", "labels", task.labels, ("test",), task=task)
     if name in (*params.matrix.task, *varied):
-        yield Use(f"tasks.{name}", "labels", params.tasks[name].labels)
+        task = params.tasks[name]
+        yield Use(f"tasks.{name}", "labels", task.labels, task=task)
     searched = params.retrieval.systems or own.variants or own.trajectory
     if params.retrieval.dataset == name and searched:
-        yield Use("retrieval", "retrieval")
+        blind = [one for one in params.retrieval.systems if one not in params.objectives]
+        yield Use("retrieval", "retrieval", most=_most_candidates(params), blind=tuple(blind))
+
+
+def _largest_batch(params: Params, corpus: str) -> tuple[str, int]:
+    """Of all that is pretrained on a corpus: the key of the largest batch, and its size."""
+    from convirt.params import pretraining
+
+    own = params.ablation
+    runs: list[tuple[str, str | None]] = [(name, None) for name in params.objectives]
+    if corpus == own.corpus:
+        runs += [(own.objective, variant) for variant in own.variants]
+    sizes = {}
+    for objective, variant in runs:
+        key = "train.batch_size"
+        if "batch_size" in params.objectives[objective].train:
+            key = f"objectives.{objective}.train.batch_size"
+        if variant is not None and "batch_size" in own.variants[variant].train:
+            key = f"ablation.variants.{variant}.train.batch_size"
+        sizes[key] = pretraining(params, objective, variant).train.batch_size
+    return max(sizes.items(), key=lambda item: item[1], default=("train.batch_size", 0))
+
+
+def _most_candidates(params: Params) -> tuple[str, int]:
+    """The key of how many candidates a search asks for at most, and that number."""
+    own, numbers = params.ablation, {}
+    if params.retrieval.systems or own.variants:
+        numbers["retrieval.k"] = max(params.retrieval.k)
+    if own.trajectory:
+        numbers["ablation.k"] = own.k
+    return max(numbers.items(), key=lambda item: item[1])
 
 
 def _depends(found: Diagnosis, request: Request, params: Params, profile: bool) -> None:

@@ -26,15 +26,15 @@ from convirt.doctor.diagnosis import Diagnosis
 from convirt.doctor.overlap import Overlap, overlaps
 from convirt.doctor.presence import Files, spread
 from convirt.doctor.request import Request, Use
-from convirt.params import parse, read_yaml
+from convirt.params import Task, parse, read_yaml
 from stages.doctor import app, made_by, requests, set_of
 
 RETRIEVAL = "chexpert-8x200"
 
 
 def labels(root: Path) -> Path:
-    """labels.csv of six films."""
-    rows = [f"f/{i}.png,p{i},{i % 2}" for i in range(6)]
+    """labels.csv of six films, one of each class a patient."""
+    rows = [f"f/{i}.png,p{i // 2},{i % 2}" for i in range(6)]
     raw.write(root / "labels.csv", "\n".join(["image,patient,edema", *rows]))
     for i in range(6):
         raw.save(root / f"f/{i}.png", i)
@@ -90,6 +90,13 @@ def registry_options(name: str) -> Any:
 def look(name: str, root: Path, full: bool = False, **changes: Any) -> Diagnosis:
     """The diagnosis of a set."""
     return diagnose(request(name, root, **changes), full=full)
+
+
+def task(metric: str, *classes: str) -> Task:
+    """A task of one label, or of classes."""
+    given = {"corpus": "it", "labels": classes or ("edema",), "metric": metric, "lr": 0.1}
+    kind = "multiclass" if classes else "binary"
+    return Task.model_validate(given | {"kind": kind, "unit": "image"})
 
 
 def said(found: Diagnosis, level: str = "") -> str:
@@ -311,9 +318,75 @@ def test_a_set_does_not_fit_its_use(tmp_path: Path, use: Use, expected: str) -> 
 
 
 def test_a_set_fits_its_use(tmp_path: Path) -> None:
-    uses = (Use("tasks.it", "labels", ("edema",)),)
-    found = look("labels", labels(tmp_path), uses=uses, split=Split(0, 1, 1))
-    assert found.level == "ok" and "read: 6 images, 4 train, 1 val, 1 test" in said(found)
+    uses = (Use("tasks.it", "labels", ("edema",), task=task("auroc")),)
+    found = look("labels", labels(tmp_path), uses=uses, split=Split(0, 2, 2))
+    assert found.level == "ok" and "read: 6 images, 2 train, 2 val, 2 test" in said(found)
+
+
+def test_a_split_has_one_class_only(tmp_path: Path) -> None:
+    rows = [f"{i}.png,p{i},{int(i < 6)},{'val' if i > 6 else 'train'}" for i in range(9)]
+    raw.write(tmp_path / "labels.csv", "\n".join(["image,patient,edema,split", *rows]))
+    uses = (Use("tasks.it", "labels", ("edema",), ("train", "val"), task=task("auroc")),)
+    text = said(look("labels", tmp_path, uses=uses), "stop")
+    assert f"{tmp_path}/labels.csv (val): expected both classes of each label (edema)" in text
+    assert "one class only of edema, in 2 images" in text and "out of tasks.it.labels" in text
+    assert "(train)" not in text and "(test)" not in text
+
+
+@pytest.mark.parametrize(("metric", "level"), [("accuracy", "check"), ("auroc", "stop")])
+def test_a_class_never_occurs(tmp_path: Path, metric: str, level: str) -> None:
+    rows = [f"{i}.png,p{i},{'AB'[i % 2]}" for i in range(6)]
+    raw.write(tmp_path / "labels.csv", "\n".join(["image,patient,finding", *rows]))
+    for i in range(6):
+        raw.save(tmp_path / f"{i}.png", i)
+    own = task(metric, "A", "B", "C")
+    uses = (Use("tasks.it", "labels", own.labels, ("train",), task=own),)
+    options = {"column": "finding", "classes": list(own.labels)}
+    found = look("labels", tmp_path, uses=uses, options=options)
+    assert found.level == level
+    expected = "of 6 train images none is C" if level == "check" else "one class only of C, in 6"
+    assert expected in said(found, level)
+
+
+def test_a_batch_needs_as_many_validation_studies(tmp_path: Path) -> None:
+    def level(size: int) -> str:
+        use = Use("corpora", "pairs", batch=("objectives.it.train.batch_size", size))
+        found = look("pairs", root, uses=(use,), split=Split(0, 4))
+        assert found.level == "ok" or f"at least objectives.it.train.batch_size = {size}" in said(
+            found, found.level
+        )
+        return found.level
+
+    root = raw.ten_pairs(tmp_path)  # 6 to train on
+    assert [level(size) for size in (0, 4, 5, 7)] == ["ok", "ok", "stop", "stop"]
+    use = Use("corpora", "pairs", batch=("train.batch_size", 4))
+    found = look("pairs", root, uses=(use,), split=Split(0, 7))
+    assert found.level == "check"  # of 3 train studies a batch holds one twice, and is made
+    assert "train.batch_size = 4 train studies; there are 3" in said(found, "check")
+    assert "raise" not in said(found)
+
+
+@pytest.mark.parametrize(
+    ("queries", "use", "expected"),
+    [
+        ("A,q.png,", Use("retrieval", "retrieval", most=("retrieval.k", 2)), ""),
+        ("A,q.png,", Use("retrieval", "retrieval", blind=("random",)), ""),
+        ("A,,Words.", Use("retrieval", "retrieval"), ""),
+        ("A,q.png,", Use("retrieval", "retrieval", most=("retrieval.k", 3)),
+         "retrieval.k asks for 3 candidates; there are 2\nlower retrieval.k"),
+        ("", Use("retrieval", "retrieval", blind=("random",)), "needs queries, images or texts"),
+        ("A,,Words.", Use("retrieval", "retrieval", blind=("random", "it")),
+         "image queries for random, it, without a text encoder; there is none\ntake random, it"),
+    ],
+)  # fmt: skip
+def test_what_a_search_needs(tmp_path: Path, queries: str, use: Use, expected: str) -> None:
+    raw.write(tmp_path / "candidates.csv", "image,label\na.png,A\nb.png,B\n")
+    raw.write(tmp_path / "queries.csv", f"label,image,text\n{queries}\n")
+    for i, name in enumerate("abq"):
+        raw.save(tmp_path / f"{name}.png", i)
+    found = look("retrieval", tmp_path, uses=(use,))
+    assert found.level == ("stop" if expected else "ok"), said(found)
+    assert expected in said(found, "stop")
 
 
 def test_what_a_reader_drops_counts(tmp_path: Path) -> None:
@@ -589,7 +662,7 @@ def small(
         name: {"reader": name, "root": f"$ALL/{folder}", "depends": f"{here}/{folder}"}
         | {"val": val, "test": test, "options": {}}
         for name, folder, val, test in [
-            ("pairs", "pairs", 2, 0), ("labels", "labels", 1, 1), ("retrieval", "mine", 0, 0)
+            ("pairs", "pairs", 2, 0), ("labels", "labels", 2, 2), ("retrieval", "mine", 0, 0)
         ]
     }  # fmt: skip
     assert len(sources) == 3
@@ -597,7 +670,8 @@ def small(
     task = data["tasks"].pop("rsna") | {"labels": ["edema"], "corpus": "pairs"}
     data["tasks"] = {"labels": task}
     data["matrix"]["task"] = ["labels"]
-    data["retrieval"] |= {"dataset": "retrieval", "corpus": "pairs"}
+    data["retrieval"] |= {"dataset": "retrieval", "corpus": "pairs", "k": [1, 2]}
+    data["train"]["batch_size"] = 2
     path = here / ("profiles/it.yaml" if profile else "params.yaml")
     path.parent.mkdir(exist_ok=True)
     with path.open("w") as handle:
@@ -693,9 +767,27 @@ def test_every_use_of_a_set(default_params: dict[str, Any]) -> None:
     data["ablation"] |= {"task": "chexpert", "variants": {"tau-1": {"train": {"tau": 1.0}}}}
     found = {request.name: request.uses for request in requests(parse(data))}
     labels = parse(data).tasks["chexpert"].labels
-    assert found["chexpert"] == (Use("tasks.chexpert", "labels", labels),)
+    own = parse(data).tasks["chexpert"]
+    assert found["chexpert"] == (Use("tasks.chexpert", "labels", labels, task=own),)
     assert [use.splits for use in found["rsna"]] == [("test",)]
     assert [use.key for use in found["covidx"]] == ["tasks.covidx"] and not found["mura"]
+
+
+def test_the_sizes_that_a_use_asks_for(default_params: dict[str, Any]) -> None:
+    def asked(name: str) -> Use:
+        return next(one.uses[0] for one in requests(parse(default_params)) if one.name == name)
+
+    assert asked("chest").batch == ("train.batch_size", 32)
+    assert asked(RETRIEVAL).most == ("retrieval.k", 50) and asked(RETRIEVAL).blind == ("imagenet",)
+    default_params["objectives"] |= {"simclr": {"train": {"batch_size": 128}}, "moco_v2": {}}
+    default_params["ablation"]["variants"] = {"b": {"train": {"batch_size": 512}}}
+    assert asked("chest").batch == ("ablation.variants.b.train.batch_size", 512)
+    assert asked("bone").batch == ("objectives.simclr.train.batch_size", 128)
+    default_params["retrieval"]["systems"] = []
+    assert asked(RETRIEVAL).most == ("retrieval.k", 50)  # the variants search
+    default_params["ablation"] |= {"variants": {}, "trajectory": ["convirt"]}
+    default_params["objectives"]["convirt"] = {"train": {"keep_every": 1}}
+    assert asked(RETRIEVAL).most == ("ablation.k", 10) and not asked(RETRIEVAL).blind
 
 
 def test_test_images_that_are_pretrained_on(

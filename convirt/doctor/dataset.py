@@ -15,6 +15,7 @@ from convirt.datasets.tables import SPLITS, Tables
 from convirt.doctor import presence
 from convirt.doctor.catalogue import YOURS, Facts
 from convirt.doctor.diagnosis import Diagnosis
+from convirt.doctor.fit import fits
 from convirt.doctor.listings import NAMED, Lists
 from convirt.doctor.places import find_path, options_of, refuse, steps_into
 from convirt.doctor.presence import Files
@@ -89,7 +90,7 @@ def _look(
         _look_for(found, sort, full, request.max_dropped, steps_into(facts, root, sort.what))
         if sort.what == "images":
             found.images = len(sort.names)
-    _fits(found, request, tables)
+    fits(found, request, tables)
 
 
 def _any(files: Files) -> bool:
@@ -173,29 +174,3 @@ def _look_for(
         found.add("stop", f"{text}; datasets.max_dropped is {max_dropped:.1%}", *steps)
     else:
         found.add("check", f"{text}; they will be dropped and counted", *steps)
-
-
-def _fits(found: Diagnosis, request: Request, tables: Tables | None) -> None:
-    """Whether the set is of the kind, and has the labels and splits, that its uses need."""
-    facts = request.facts
-    kind = tables.kind if tables else facts.kind if facts else ""
-    labels = tables.labels if tables else getattr(request.module, "LABELS", None)
-    if labels is None and any(use.labels for use in request.uses):
-        found.add("ok", "labels and splits: not looked at; --full runs the reader")
-    for use in request.uses:
-        if kind and use.kind != kind:
-            text = f"{use.key} needs a set of {use.kind}; this one holds {kind}"
-            found.add("stop", text, f"name another set in {use.key}")
-            continue
-        if labels is not None and (lacking := sorted(set(use.labels) - set(labels))):
-            text = f"{use.key}.labels has {', '.join(lacking)}; the set has {', '.join(labels)}"
-            found.add("stop", text, f"correct {use.key}.labels")
-        splits = use.splits or {"pairs": ("train", "val"), "labels": SPLITS}.get(use.kind, ())
-        for name in splits if tables else ():
-            if not (tables and (tables.images["split"] == name).any()):
-                text = f"{use.key} needs {name} images; there is none"
-                source = f"datasets.sources.{request.name}"
-                hint = f"set {source}.{name}"
-                if name == "train":
-                    hint = f"lower {source}.val and {source}.test, or mark rows as train"
-                found.add("stop", text, hint)

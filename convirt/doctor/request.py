@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convirt.datasets import registry
 from convirt.datasets.splits import Split
 from convirt.doctor import catalogue
 from convirt.doctor.catalogue import Facts
 from convirt.errors import InputError
+
+if TYPE_CHECKING:
+    from convirt.params import Task
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,20 @@ class Use:
         kind: "pairs", "labels" or "retrieval".
         labels: Label columns that have to be there.
         splits: Splits that have to be there; empty stands for those that its kind needs.
+        batch: Of pairs: the key of the largest batch, and its size.
+        task: Of labels: how they are scored; None if that does not matter.
+        most: Of a retrieval set: the key of how many candidates are asked for, and that number.
+        blind: Likewise: the systems without a text encoder.
     """
 
     key: str
     kind: str
     labels: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
+    batch: tuple[str, int] = ("train.batch_size", 0)
+    task: Task | None = None
+    most: tuple[str, int] = ("retrieval.k", 0)
+    blind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
