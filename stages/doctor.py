@@ -88,6 +88,7 @@ def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]
     for request in requests(params):
         found = diagnose(request, full=full)
         _depends(found, request, params, profile)
+        _used(found, request, params)
         yield found
         if not (STORES / request.name / "store.json").is_file():
             drawn = sum(params.demo.sets.get(set_of(request.root), {}).values())
@@ -235,15 +236,40 @@ def _depends(found: Diagnosis, request: Request, params: Params, profile: bool) 
     text = params.datasets.sources[request.name].depends
     key = f"datasets.sources.{request.name}.depends"
     path, unset = expanded(text)
+    root, unset_too = expanded(request.root)
+    if not (unset or unset_too) and _apart(root, path):
+        text = f"depends {path} is elsewhere than the root {root}: no change of the set is seen"
+        found.add("check", text, f"set {key} to the root, or to the list in it")
     if not profile and "$" in text:
         hint = f"write the path itself, or start from a profile: {_USE}"
         found.add("stop", f"depends is {text}, and DVC fills in no variables", hint)
+    elif text.startswith("~"):
+        found.add("stop", f"depends is {text}, and DVC fills in no ~", "write the path itself")
     elif unset or exists(path) or found.level in ("later", "stop"):
         return  # told of the root, or nothing to tell
     elif request.maker(text):
         found.add("later", f"depends {path} is not there yet; `dvc repro` makes it")
     else:
         found.add("stop", f"depends {path} is not there, so `dvc repro` stops", f"correct {key}")
+
+
+def _apart(one: Path, two: Path) -> bool:
+    """Whether neither of two paths lies in the other."""
+    try:
+        one, two = Path(os.path.realpath(one)), Path(os.path.realpath(two))
+    except (OSError, ValueError):  # no disk can hold such a name, which is told elsewhere
+        return False
+    return not (one.is_relative_to(two) or two.is_relative_to(one))
+
+
+def _used(found: Diagnosis, request: Request, params: Params) -> None:
+    """Whether anything uses a set of the user's; `dvc repro` packs it all the same."""
+    if request.uses or request.made_up:
+        return
+    hint = "name it in corpora, in tasks and matrix.task, or in retrieval.dataset"
+    if params.retrieval.dataset == request.name:
+        hint = "name a system in retrieval.systems"
+    found.add("check", "nothing uses it", hint)
 
 
 _USE = "make use PROFILE=profiles/paper.yaml"

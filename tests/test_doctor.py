@@ -171,6 +171,39 @@ def test_some_images_are_missing_and_may_be(tmp_path: Path) -> None:
     assert look("pairs", root, max_dropped=0.05).level == "stop"
 
 
+@pytest.mark.parametrize("made_up", [False, True])
+def test_what_a_reader_notes_is_told(tmp_path: Path, made_up: bool) -> None:
+    rows = [f'{i}.png,"FINDINGS: Clear lungs.",p{i}' for i in range(3)]
+    found = look("pairs", raw.pairs(tmp_path, rows), made_up=made_up)
+    assert ("heads such as FINDINGS" in said(found, "check")) != made_up
+    assert found.level == ("ok" if made_up else "check")
+
+
+@pytest.mark.parametrize("limit", [0, dataset.READ_WHOLE])
+@pytest.mark.parametrize(
+    ("listed", "there"),
+    [
+        ("Films/A.PNG", "films/a.png"),
+        ("films\\a.png", "films/a.png"),
+        ("films/\u00e9.png", "films/e\u0301.png"),
+        ("films/a.png", "films/b.png"),
+        ("x" * 300 + "/a.png", "films/a.png"),
+    ],
+)
+def test_a_missing_image_under_a_name_that_is_nearly_its(
+    tmp_path: Path, listed: str, there: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "READ_WHOLE", limit)
+    raw.save(tmp_path / there)
+    raw.write(tmp_path / "pairs.csv", f"image,text,patient\n{listed},Some text here.,p\n")
+    text = said(look("pairs", tmp_path), "stop")
+    near = there != "films/b.png" and "x" not in listed
+    assert (f"did you mean {tmp_path / there}?" in text) == near
+    assert "did you mean" not in text or near
+    if len(listed) < 300:
+        assert "1 missing (100.0%)" in text
+
+
 def test_reports_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = raw.mimic(tmp_path)
     (root / "mimic-cxr-reports.zip").unlink()
@@ -213,7 +246,10 @@ def test_counts_stand_against_the_official_ones(
         dataclasses.replace(facts, lists=right, folders=()),
     )
     found = look(name, root)
-    assert found.level == "ok" and said(found).count("the official number") == len(rows)
+    assert said(found).count("the official number") == len(rows)
+    asked = request(name, root)
+    notes = registry.read(name, root, Split(0), dict(asked.options)).funnel.note_lines()
+    assert [note.text for note in found.notes if note.level != "ok"] == notes
 
 
 def test_another_version_of_covidx_has_other_counts(tmp_path: Path) -> None:
@@ -523,6 +559,7 @@ def test_full_finds_the_one_that_a_sample_passes_over(
 
 # ------------------------------------------------------------------------------ any cells
 
+METRICS = ["auroc", "accuracy"]
 CELL = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
     ["", "0", "1", "-1.0", "a/b/c", "../x", "/", "x" * 300, "p/q/r/s/t.png", "\0", "NaN", '"', ","]
 )
@@ -547,7 +584,12 @@ def test_any_cells_give_a_diagnosis(
     raw.write(file, text, packed=file.suffix == ".gz")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dataset, "READ_WHOLE", data.draw(st.sampled_from([0, 100])))
-        found = look(name, root, full=data.draw(st.booleans()))
+        uses = (
+            Use("corpora", "pairs", batch=("train.batch_size", 2)),
+            Use("tasks.it", "labels", ("edema",), task=task(data.draw(st.sampled_from(METRICS)))),
+            Use("retrieval", "retrieval", most=("retrieval.k", 2), blind=("imagenet",)),
+        )
+        found = look(name, root, full=data.draw(st.booleans()), uses=uses)
     assert found.level in ("ok", "check", "stop") and found.notes
 
 
@@ -598,6 +640,9 @@ def test_films_that_are_smaller_than_the_input_are_told() -> None:
     assert small.level == "check"
     assert small.notes[0].text == "films are stored at 64 pixels: 224 show no more of them"
     assert small.notes[0].steps == ("datasets.image_size: 224 or more",)
+    large = preflight.resolution(512, 224)
+    assert large.level == "check" and "without antialiasing" in large.notes[0].text
+    assert large.notes[0].steps == ("datasets.image_size: 256, as 256 to 224",)
 
 
 def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -742,13 +787,59 @@ def test_depends_is_what_dvc_will_find(
 ) -> None:
     path = small(here, default_params, monkeypatch, profile=profile)
     data = read_yaml(path)
-    for depends, expected in (("$ALL/pairs", 0 if profile else 1), (f"{here}/nowhere", 1)):
+    monkeypatch.setenv("HOME", str(here))
+    for depends, expected in (
+        ("$ALL/pairs", 0 if profile else 1),
+        ("~/pairs", 1),
+        (f"{here}/nowhere", 1),
+        (str(here), 0),
+    ):
         data["datasets"]["sources"]["pairs"]["depends"] = depends
         with path.open("w") as handle:
             YAML(typ="safe").dump(data, handle)
         code, output = run(path)
         assert code == expected, output
         assert expected == 0 or f"depends {depends}" in output or f"depends is {depends}" in output
+
+
+def test_depends_of_another_set_is_told(
+    here: Path, default_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = small(here, default_params, monkeypatch)
+    (here / "link").symlink_to(here / "pairs")
+    data = read_yaml(path)
+    own = data["datasets"]["sources"]["pairs"]
+    for depends, told in (("labels", True), ("link/pairs.csv", False), (".", False)):
+        own["depends"] = str(here / depends)
+        with path.open("w") as handle:
+            YAML(typ="safe").dump(data, handle)
+        code, output = run(path)
+        assert code == 0 and ("check  pairs (reader pairs)" in output) == told, output
+        assert ("is elsewhere than the root" in output) == told
+    own["depends"] = "data/demo/\0"
+    with path.open("w") as handle:
+        YAML(typ="safe").dump(data, handle)
+    assert run(path)[0] == 1
+    for name in ("CONVIRT_DATA", "CONVIRT_PAIRS", "CONVIRT_LABELS", "OPENI", "KERMANY"):
+        monkeypatch.setenv(name, str(here / name))
+    for profile in (ROOT / "profiles").glob("*.yaml"):
+        assert "is elsewhere than the root" not in run(profile)[1]
+
+
+def test_a_set_that_nothing_uses_is_told(
+    here: Path, default_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = small(here, default_params, monkeypatch)
+    assert "nothing uses it" not in run(path)[1]
+    data = read_yaml(path)
+    data["datasets"]["sources"]["more"] = data["datasets"]["sources"]["labels"]
+    data["retrieval"]["systems"] = []
+    with path.open("w") as handle:
+        YAML(typ="safe").dump(data, handle)
+    code, output = run(path)
+    assert code == 0 and output.count("check: nothing uses it") == 2
+    assert "next: name it in corpora, in tasks and matrix.task, or in" in output
+    assert "next: name a system in retrieval.systems" in output
 
 
 def test_what_the_demo_draws() -> None:

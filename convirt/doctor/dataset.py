@@ -127,6 +127,8 @@ def _run_reader(
         found.add("stop", text, "complete the set, or raise datasets.max_dropped")
     elif reasons:
         found.add("ok", f"left out: {reasons}")
+    for note in [] if request.made_up else tables.funnel.note_lines():
+        found.add("check", note)
     return tables
 
 
@@ -168,6 +170,8 @@ def _look_for(
     if not missing:
         found.add("ok", f"{text}, none is missing")
         return
+    if near := presence.nearly(missing[0]):
+        steps = (f"did you mean {near}?", *steps)
     share = len(missing) / len(looked)
     text += f", {len(missing):,} missing ({share:.1%}), such as {missing[0]}"
     if share > max_dropped:

@@ -6,12 +6,16 @@ What is refused here is what a later stage would refuse, after hours perhaps.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from convirt.datasets.tables import SPLITS, Tables
 from convirt.doctor.diagnosis import Diagnosis
 from convirt.doctor.places import refuse
 from convirt.doctor.request import Request, Use
 from convirt.errors import InputError
+
+if TYPE_CHECKING:
+    from convirt.params import Task
 
 NEEDED = {"pairs": ("train", "val"), "labels": SPLITS}
 
@@ -34,8 +38,8 @@ def fits(found: Diagnosis, request: Request, tables: Tables | None) -> None:
             text = f"{use.key} needs a set of {use.kind}; this one holds {kind}"
             found.add("stop", text, f"name another set in {use.key}")
             continue
-        lacking = sorted(set(use.labels) - set(use.labels if labels is None else labels))
-        if lacking:
+        lacking = [] if labels is None else sorted(set(use.labels) - set(labels))
+        if labels is not None and lacking:
             text = f"{use.key}.labels has {', '.join(lacking)}; the set has {', '.join(labels)}"
             found.add("stop", text, f"correct {use.key}.labels")
         if tables is None:
@@ -44,7 +48,7 @@ def fits(found: Diagnosis, request: Request, tables: Tables | None) -> None:
         if use.kind == "pairs":
             _batches(found, request, use, tables, splits)
         elif use.task and not lacking:
-            _classes(found, use, tables, splits)
+            _classes(found, use, use.task, tables, splits)
         elif use.kind == "retrieval":
             _searches(found, use, tables)
 
@@ -78,12 +82,12 @@ def _batches(
             found.add("check", text, f"lower {key}, or {source}.val and {source}.test")
 
 
-def _classes(found: Diagnosis, use: Use, tables: Tables, splits: Iterable[str]) -> None:
+def _classes(found: Diagnosis, use: Use, task: Task, tables: Tables, splits: Iterable[str]) -> None:
     """Whether each split can be scored."""
     from convirt.labelled import check_task
 
-    for name in splits if use.task else ():
-        task, images = use.task, tables.images
+    images = tables.images
+    for name in splits:
         try:
             check_task(
                 images, use.labels, task.kind, task.metric, task.unit, tables.source, (name,)

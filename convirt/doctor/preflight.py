@@ -11,6 +11,7 @@ from convirt.doctor.diagnosis import Diagnosis
 from convirt.errors import InputError
 
 GB = 1e9
+COARSE = 1.5  # times the side of the input
 
 
 def image_weights(architecture: str, weights: str) -> Diagnosis:
@@ -57,7 +58,7 @@ def text_weights(weights: str) -> Diagnosis:
 
 
 def resolution(stored: int, size: int) -> Diagnosis:
-    """Whether the encoder's input has no more pixels than the films that are stored.
+    """Whether the films that are stored suit the encoder's input.
 
     Args:
         stored: Pixels of a stored film's longer side.
@@ -67,6 +68,9 @@ def resolution(stored: int, size: int) -> Diagnosis:
     if size > stored:
         text = f"films are stored at {stored} pixels: {size} show no more of them"
         found.add("check", text, f"datasets.image_size: {size} or more")
+    elif stored > COARSE * size:
+        text = f"films are stored at {stored} pixels; pretraining samples them without antialiasing"
+        found.add("check", text, f"datasets.image_size: {round(size * 8 / 7)}, as 256 to 224")
     else:
         found.add("ok", f"films are stored at {stored} pixels")
     return found

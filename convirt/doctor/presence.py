@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -52,8 +53,21 @@ def names(folder: Path) -> list[str]:
     """The names in a folder; none if it does not exist or cannot be listed."""
     try:
         return archives.names(folder)
-    except (OSError, ValueError):
+    except (InputError, OSError, ValueError):
         return []
+
+
+def nearly(path: Path) -> Path | None:
+    r"""What is there for a path that is not: other case or accents, or / for \; None if nothing."""
+    path = Path(str(path).replace("\\", "/"))
+    folder = path.parent if exists(path.parent) else nearly(path.parent)
+    wanted = _plain(path.name)
+    near = [name for name in names(folder) if _plain(name) == wanted] if folder else []
+    return folder / near[0] if folder and near else None
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def spread(count: int, at_most: int) -> Sequence[int]:
