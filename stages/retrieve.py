@@ -130,8 +130,9 @@ def _rankings(store: Store, parts: Parts, searches: list[Search]) -> pd.DataFram
     import numpy as np
     import pandas as pd
 
-    names = store.records["image"].to_numpy(str)[parts.candidates]
-    labels = store.records["label"].to_numpy(str)[parts.candidates]
+    # as objects: an array of texts would give each as much room as the longest of them needs
+    names = store.records["image"].to_numpy(object)[parts.candidates]
+    labels = store.records["label"].to_numpy(object)[parts.candidates]
     tables = []
     for search in searches:
         found = search.result.ranking
@@ -139,7 +140,7 @@ def _rankings(store: Store, parts: Parts, searches: list[Search]) -> pd.DataFram
         table = pd.DataFrame(
             {
                 "direction": search.direction,
-                "query": np.repeat(search.names, depth),
+                "query": np.repeat(np.asarray(search.names, object), depth),
                 "query_label": np.repeat(search.labels, depth),
                 "rank": np.tile(np.arange(1, depth + 1), count),
                 "candidate": names[found.ravel()],
