@@ -316,9 +316,8 @@ def create_text_encoder(
     if not has_parts or not getattr(bert, "_supports_attention_backend", False):
         raise _unusable(weights, f"a {type(bert).__name__}")
     positions = _positions(bert)
-    if (
-        max_tokens > positions
-    ):  # or a run would end at the first such sentence, days after its start
+    # or a run would end at the first such sentence, days after its start
+    if max_tokens > positions:
         where = "params.yaml: model.text.max_tokens"
         raise InputError(
             where, f"at most {positions}, of {weights}", str(max_tokens), f"set it to {positions}"
