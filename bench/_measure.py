@@ -146,13 +146,16 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
-def peak_memory(device: str) -> float:
-    """GiB: the most that the GPU's allocator held, or that this process had resident."""
+def peak_memory(device: str, of: int = resource.RUSAGE_SELF) -> float:
+    """GiB: the most that the GPU's allocator held, or that this process had resident.
+
+    On a CPU `of` may be `resource.RUSAGE_CHILDREN`: the largest of the processes that have ended.
+    """
     if device != "cpu":
         import torch
 
         return torch.cuda.max_memory_allocated() / 2**30
-    kilo = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    kilo = resource.getrusage(of).ru_maxrss
     return kilo / (2**30 if sys.platform == "darwin" else 2**20)
 
 

@@ -7,8 +7,8 @@ The large films have the size of MIMIC-CXR-JPG's (2544 x 3056 pixels, about 1.5 
 drawn and linked under many names. The plain loop opens, turns to grey, resizes the larger side to
 256 and pads, in as many processes; the store does the same and also checks, counts and writes its
 tables. "Compute only" decodes at the scale that the store decodes at, and nothing else, in as many
-processes. Runs are interleaved, and rates are medians. The peak of
-memory beside them is that of the process after its first store.
+processes. Runs are interleaved, and rates are medians. The peak of memory beside them is that of
+the process after its first store.
 
 Memory is the largest resident size (VmHWM) that the processes reached, over 2,000 and 20,000
 films of a quarter of that side, so that the second takes minutes and not an hour.

@@ -63,8 +63,8 @@ def main(jobs: int = JOBS, serial: bool = SERIAL, keep: Path = KEEP) -> None:
     """Print and keep the seconds by kind of stage, and of the whole."""
     clock, notes = run(["-m", "stages.runs", "--jobs", str(jobs)], keep)
     plain = run(["-m", "dvc", "repro"])[0] if serial else None
-    # of the largest process; a ratio of seconds would read as one of rates
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    memory = _measure.peak_memory("cpu", resource.RUSAGE_CHILDREN)
+    # two rows in place of ours and plain, since a ratio of seconds would read as one of rates
     rows = [Row("make repro, by the clock", jobs, "s", clock, None, None, memory)]
     if plain is not None:
         rows.append(Row("dvc repro, by the clock", 1, "s", plain, None, None, memory))
