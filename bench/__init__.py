@@ -1,1 +1,1 @@
-"""Speeds as ratios against named alternatives; `make bench` runs all of them."""
+"""Benchmarks: speeds as ratios to named alternatives; `make bench` runs all of them."""

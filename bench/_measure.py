@@ -1,4 +1,4 @@
-"""What the benches share: runs in turn, ratios, and a JSON of figures that names its machine."""
+"""What the benches share: alternating runs, ratios, and a JSON of figures and their machine."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ Run = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a bench: ours beside named alternatives of the same call.
+    """One line of a bench: ours beside named alternatives from the same call.
 
     Attributes:
         name: What was measured.
-        batch: Items at once; of what, the bench says.
-        unit: Of the three rates.
+        batch: Items per batch; each bench says which items.
+        unit: The unit of the three rates.
         ours: The rate of this repository.
-        plain: That of the plain way, which the bench describes; None where it was not measured.
-        compute_only: That of the part that no data path can take away; None likewise.
-        peak_memory_gib: While our way runs: of the GPU, or on a CPU of the process so far.
+        plain: The rate of the plain way, which the bench describes; None where not measured.
+        compute_only: The rate of the part that no data path can avoid; None likewise.
+        peak_memory_gib: While our way runs: of the GPU, or on a CPU that of the process so far.
     """
 
     name: str
@@ -56,9 +56,9 @@ def interleaved(
     """Seconds of each run, in rounds of all of them, after one round that does not count.
 
     Args:
-        runs: By name, each a call that takes a while.
-        seconds: Go on for so long.
-        rounds: But at least so often.
+        runs: By name, calls that take a while.
+        seconds: Measure for at least so long.
+        rounds: Measure at least so many rounds.
     """
     for run in runs.values():
         run()
@@ -74,7 +74,7 @@ def interleaved(
 
 
 def as_stages(run: Run, threads: int) -> Run:
-    """The same run as stages compute: deterministic, in exact float32, with so many threads."""
+    """The same run as stages compute: deterministic, in exact float32, with `threads`."""
 
     def so() -> Any:
         provenance.make_deterministic(threads, 0)
@@ -84,7 +84,7 @@ def as_stages(run: Run, threads: int) -> Run:
 
 
 def as_usual(run: Run) -> Run:
-    """The same run as scripts compute: all cores, and whatever kernels torch likes best."""
+    """The same run as scripts compute: on all cores, with the kernels that torch prefers."""
 
     def so() -> Any:
         import torch
@@ -98,7 +98,7 @@ def as_usual(run: Run) -> Run:
 
 
 def watched(run: Run, device: str, peaks: list[float]) -> Run:
-    """The same run, after which `peaks` has one entry more: the peak of memory meanwhile, GiB."""
+    """The same run, which then appends its peak of memory, in GiB, to `peaks`."""
 
     def so() -> Any:
         if device != "cpu":
@@ -114,7 +114,7 @@ def watched(run: Run, device: str, peaks: list[float]) -> Run:
 
 @contextmanager
 def turn(path: Path | None) -> Iterator[None]:
-    """Wait for the others that name the same file; without a file there are none."""
+    """Wait for the others that name the same file; without a file, do not wait."""
     if path is None:
         yield
         return
@@ -133,23 +133,23 @@ def row(
 
     Args:
         what: Name, batch and unit of the row.
-        items: How many of the unit one run of each way does.
-        taken: Seconds of its runs.
-        memory: Peak of ours, GiB.
+        items: How many items one run of each way processes.
+        taken: Seconds of the runs of each way.
+        memory: Peak of our way, GiB.
     """
     rate = {way: items[way] / statistics.median(times) for way, times in taken.items()}
     return Row(*what, rate["ours"], rate.get("plain"), rate["compute"], memory)
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
-    """How much faster, the median over pairs of neighbouring runs."""
+    """How many times as fast `fast` is: the median over pairs of neighbouring runs."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
 def peak_memory(device: str, of: int = resource.RUSAGE_SELF) -> float:
-    """GiB: the most that the GPU's allocator held, or that this process had resident.
+    """The most that the GPU's allocator held, or that this process had resident, in GiB.
 
-    On a CPU `of` may be `resource.RUSAGE_CHILDREN`: the largest of the processes that have ended.
+    On a CPU `of` may be `resource.RUSAGE_CHILDREN`: the largest child process that has ended.
     """
     if device != "cpu":
         import torch
@@ -177,10 +177,10 @@ def tell(
         bench: Its name.
         device: cpu or cuda.
         rows: The figures.
-        facts: What else is to know, such as the models; goes into the JSON as it is.
-        beside: Whether rows of that file stay if they are of another batch or name, and if the same
-            versions made them on the same day under the same settings. Without it the rows of a
-            file are those of one call.
+        facts: Anything else worth knowing, such as the models; goes into the JSON as it is.
+        beside: Whether to keep rows of that file that have another batch or name and were measured
+            with the same versions and settings on the same day. Without it a file has the rows of
+            one call.
 
     Returns:
         The JSON's path.
@@ -216,7 +216,7 @@ def tell(
 
 
 def _beside(told: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What was measured now, and what the file has of the same day that was not measured anew."""
+    """What was measured now, and rows of the same day in the file that were not measured again."""
     if not path.is_file():
         return told
     before = json.loads(path.read_text(encoding="utf-8"))

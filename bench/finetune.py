@@ -1,16 +1,16 @@
-"""Fine-tuning: our loop, the plain way, and a batch that is already there.
+"""Fine-tuning: our loop, the plain way, and a batch that is already on the device.
 
     python -m bench.finetune                                        # the demo's network on the CPU
     python -m bench.finetune --device cuda --models paper --images 8192
 
-- **ours** is `convirt.transfer.transfer` as the stage runs it, deterministic, without the head-only
-  steps (these take features that are computed once), from a store in memory, or on a GPU from one
-  that lies there; validation is part of an epoch.
+- **ours** is `convirt.transfer.transfer` as the stage runs it, deterministic, from a store in
+  memory (with a GPU, in the GPU's memory). It leaves out the head-only steps, which use features
+  that are computed once. Validation is part of an epoch.
 - **plain** is the usual script: JPEG files, a `DataLoader` with workers, `Resize` and `ToTensor`
-  image by image, eager autocast, `torch.optim.Adam` as it comes, a validation an epoch.
-- **compute only** repeats our step on one batch that lies on the device.
+  image by image, eager autocast, default `torch.optim.Adam`, one validation per epoch.
+- **compute only** repeats our step on one batch that is on the device.
 
-An epoch's images are the training images; each way trains one epoch in turn.
+Only training images count as an epoch's images; each way trains one epoch in turn.
 """
 
 from __future__ import annotations
@@ -122,10 +122,10 @@ def main(
     rounds: int = ROUNDS,
     workers: int = WORKERS,
 ) -> None:
-    """Print and keep images a second of the three ways."""
+    """Print and save images per second of the three ways."""
     devices.require(device)
     own, workers = _world.MODELS[models], workers or devices.cores()
-    total = images + BATCH * workers  # a batch of validation for each, or the others would wait
+    total = images + BATCH * workers  # a validation batch per worker, or some would idle
     stored = _world.films(total, own.stored)
     held = resident.placed(stored, "auto", device)
     y = (torch.arange(total) % 2).float()[:, None]

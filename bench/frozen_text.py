@@ -1,10 +1,10 @@
-"""A pretraining step with the frozen half of the text encoder kept in memory, or recomputed.
+"""A pretraining step with the frozen text layers' output kept in memory, or recomputed.
 
     python -m bench.frozen_text
 
-Models and image size are the demo's, the batch is the paper's, reports are made up. One thread.
-Runs are interleaved, and the ratio is the median over pairs of neighbouring runs. Both ways see
-the same batches and the same dropout, so their losses are compared as well: they may differ by
+Models and image size are the demo's, the batch is the paper's, reports are made up. It uses one
+thread. Runs are interleaved, and the ratio is the median over pairs of neighbouring runs. Both ways
+see the same batches and the same dropout, so their losses are compared as well: they may differ by
 rounding alone.
 """
 
@@ -47,7 +47,7 @@ def build() -> tuple[PairEncoder, Sentences]:
 def step(
     model: PairEncoder, optimiser: torch.optim.Optimizer, text: FrozenText, number: int
 ) -> tuple[float, float, float]:
-    """One update; its seconds, those of the text's forward pass, and its loss."""
+    """Make one update; return its seconds, those of the text's forward pass, and its loss."""
     rng = np.random.default_rng(number)
     rows = rng.integers(len(text.sentences.starts) - 1, size=BATCH)
     torch.manual_seed(number)
@@ -65,7 +65,7 @@ def step(
 
 
 def main() -> None:
-    """Print pairs a second and ratios."""
+    """Print pairs per second and ratios."""
     torch.set_num_threads(1)
     model, told = build()
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -7,12 +7,12 @@ Pretraining and fine-tuning read batches in the same way: rows drawn by (seed, s
 the store's memory map.
 
 - **ours** is a batch of pretraining as the loop's thread makes it: drawn (`Pairs.draw`), gathered
-  (`resident.take`), and the values of its transforms drawn. The pass over the films begins anew
-  within the measured batches, so the cost of a new order is in.
+  (`resident.take`), and the values of its transforms drawn. A new pass over the films begins within
+  the measured batches, so the cost of drawing a new order is included.
 - **plain** is torch's usual way, `DataLoader` with `shuffle=True` in the same process, which reads
   the same memory map film by film; no transforms are drawn.
 
-The films lie in the page cache, as far as memory allows: this is about the work, not the disk.
+The films are in the page cache, as far as memory allows: this measures the work, not the disk.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SIDE, BATCH = 64, 32
 
 
 def store(folder: Path, count: int) -> np.ndarray:
-    """A memory map of `count` films; all but the first thousand are holes of the file."""
+    """A memory map of `count` films; all but the first thousand are holes in the file."""
     path = folder / f"{count}.npy"
     films = np.lib.format.open_memmap(path, "w+", np.uint8, (count, SIDE, SIDE))
     films[:1000] = np.random.default_rng(0).integers(0, 256, (1000, SIDE, SIDE))
@@ -52,7 +52,7 @@ def store(folder: Path, count: int) -> np.ndarray:
 
 
 def pairs_of(count: int) -> Pairs:
-    """A study a film, two sentences each."""
+    """One study per film, with two sentences each."""
     studies = np.array([f"s{number}" for number in range(count)], dtype=object)
     records = pd.DataFrame({"study": studies, "split": "train"})
     said = pd.DataFrame({"study": np.tile(studies, 2), "row": np.arange(2 * count)})
@@ -60,7 +60,7 @@ def pairs_of(count: int) -> Pairs:
 
 
 def ours(films: np.ndarray, pairs: Pairs, batches: int) -> Iterator[None]:
-    """Batch after batch, ending half a measurement after the pass has begun anew."""
+    """Batch after batch, ending half a measurement after a new pass has begun."""
     spec, device = _world.augmentation(_world.MODELS["demo"]), torch.device("cpu")
     boxes = np.tile([0, 0, SIDE, SIDE], (BATCH, 1))
     first = max(0, len(films) // BATCH - batches // 2)
@@ -91,7 +91,7 @@ def plain(films: np.ndarray, batches: int) -> Iterator[None]:
 
 
 def rate(batches: Iterator[None], count: int) -> float:
-    """Batches a second."""
+    """Batches per second."""
     start = time.perf_counter()
     for _ in batches:
         pass
@@ -99,7 +99,7 @@ def rate(batches: Iterator[None], count: int) -> float:
 
 
 def main(most: int = MOST, batches: int = BATCHES) -> None:
-    """Print, keep and draw batches a second over the number of films."""
+    """Print, save and plot batches per second over the number of films."""
     counts = [n for n in (1_000, 10_000, 100_000, 1_000_000) if n <= most]
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -107,7 +107,7 @@ def main(most: int = MOST, batches: int = BATCHES) -> None:
             films, pairs = store(Path(name), count), pairs_of(count)
             for _ in ours(films, pairs, 10):  # not counted
                 pass
-            pairs.draw(0, 0, BATCH)  # the order of the pass that ends, which a run has by then
+            pairs.draw(0, 0, BATCH)  # draw the order of the ending pass, as a run has done by then
             found = rate(ours(films, pairs, batches), batches)
             other = rate(plain(films, batches), batches)
             memory = _measure.peak_memory("cpu")

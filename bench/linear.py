@@ -1,12 +1,13 @@
-"""Linear probes of one task and encoder: features computed once against features of each run.
+"""Linear probes of one task and encoder: features computed once, or by each run.
 
     python -m bench.linear
 
 Eleven cells (as many as the paper's row of linear results has) of several repeats each are trained
 on one task, with the network of the demo and made-up films. "Each run" computes the features of
-the films that the run sees, as a run alone would; "kept" computes those of all films at the first
-cell and reads them back from disk in all others. Both train the same heads. One thread, CPU time,
-cell by cell in turn. The start of a run is measured apart: the imports that it needs in each way.
+the films that the run sees, as a run alone would; "kept" computes those of all films in the first
+run and reads them back from disk in all others. Both train the same heads, in turn run by run; time
+is CPU time on one thread. The start of a run, which is the imports that each way needs, is measured
+separately.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def probe(
 
 
 def start(code: str) -> float:
-    """CPU seconds of a Python that runs `code`, the best of three."""
+    """CPU seconds of a Python process that runs `code`, the best of three."""
     taken = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,17 +1,18 @@
 """Packing films into a store: the rate against a plain Pillow loop, and the memory it takes.
 
     python -m bench.preprocess
-    python -m bench.preprocess --films 200 --many 0    # in a minute, without the memory
+    python -m bench.preprocess --films 200 --many 0    # a minute, without measuring memory
 
 The large films have the size of MIMIC-CXR-JPG's (2544 x 3056 pixels, about 1.5 MB); a few are
-drawn and linked under many names. The plain loop opens, turns to grey, resizes the larger side to
-256 and pads, in as many processes; the store does the same and also checks, counts and writes its
-tables. "Compute only" decodes at the scale that the store decodes at, and nothing else, in as many
-processes. Runs are interleaved, and rates are medians. The peak of memory beside them is that of
-the process after its first store.
+drawn and linked under many names. The plain loop opens each film, converts it to grey, resizes its
+larger side to 256 and pads it, in as many processes as the store uses. The store does the same and
+also checks, counts and writes its tables. "Compute only" does nothing but decode, at the scale at
+which the store decodes, in as many processes. Runs are interleaved, and rates are medians. The peak
+of memory beside them is that of the parent process after its first store.
 
-Memory is the largest resident size (VmHWM) that the processes reached, over 2,000 and 20,000
-films of a quarter of that side, so that the second takes minutes and not an hour.
+Memory is the largest resident size (VmHWM) that the processes reached, over the large films, and
+over 2,000 and 20,000 films of a quarter of that side, so that the last takes minutes and not an
+hour.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def decode_one(path: Path) -> None:
 
 
 def store(paths: list[Path], out: Path) -> None:
-    """The store, with as many processes."""
+    """The store, with as many processes as the other ways."""
     names = [path.name for path in paths]
     table = pd.DataFrame({"image": names, "path": [str(path) for path in paths]})
     table = table.assign(study=names, patient=names, split="train", view="", finding=0.0)
@@ -143,7 +144,7 @@ def rates(folder: Path, count: int, rounds: int) -> None:
             start = time.perf_counter()
             run(paths, folder / f"out-{run.__name__}{'.npy' * (run is plain)}")
             taken[name].append(time.perf_counter() - start)
-            if not peak:  # ours comes first; the plain way holds all films
+            if not peak:  # ours comes first; the plain way holds all films in memory
                 peak = resident("self") / 2**30
     mean = statistics.mean(path.stat().st_size for path in paths) / 1e6
     facts = {"films": count, "processes": WORKERS, "megabytes_a_film": mean}
@@ -167,7 +168,7 @@ def memory(folder: Path, count: int, many: int) -> None:
 
 
 def main(films: int = FILMS, many: int = MANY, rounds: int = ROUNDS) -> None:
-    """Print and keep images a second, and print memory."""
+    """Print and save images per second, and print memory."""
     with tempfile.TemporaryDirectory() as temporary:
         rates(Path(temporary), films, rounds)
         if many:

@@ -1,29 +1,31 @@
-"""Pretraining: our loop, the plain way, and a batch that is already there.
+"""Pretraining: our loop, the plain way, and a batch that is already on the device.
 
     python -m bench.pretrain                                        # the demo's models on the CPU
     python -m bench.pretrain --device cuda --models paper --batch 32 --batch 128
     python -m bench.pretrain --device cuda --models paper --batch 512 --steps 20 --rounds 1
 
 - **ours** is `convirt.training.pretrain` as the stage runs it, deterministic, from a store in
-  memory, with the demo's `compute.threads`; on a GPU from a store that lies there, its steps
-  recorded (`compute.graphs`), if not `--no-graphs`; with `--compile` its encoders are compiled.
-- **plain** is the way of the public copies: JPEG files of the stored size, a `DataLoader` with
-  workers, torchvision's transforms image by image, sentences tokenized batch by batch, encoders as
-  timm and transformers build them, the whole text encoder in each step, eager autocast,
-  `torch.optim.Adam` as it comes, all cores. With `--full-size` there is a second row, where it
-  reads files of MIMIC-CXR-JPG's size (2544 x 3056), as they are downloaded.
-- **compute only** repeats our step on one batch that lies on the device: no data path can beat it.
+  memory, with the demo's `compute.threads`. On a GPU the store is in the GPU's memory, and steps
+  are recorded as CUDA graphs (`compute.graphs`) unless `--no-graphs` is given. With `--compile` the
+  encoders are compiled.
+- **plain** is the way of public reimplementations: JPEG files of the stored size, a `DataLoader`
+  with workers, torchvision's transforms image by image, sentences tokenized batch by batch,
+  encoders as timm and transformers build them, the whole text encoder in each step, eager autocast,
+  default `torch.optim.Adam`, all cores. With `--full-size` there is a second row, for which the
+  files have MIMIC-CXR-JPG's size (2544 x 3056), as they are downloaded.
+- **compute only** repeats our step on one batch that is on the device: no data path can beat it.
 
-All three are run in turn; rates are medians, `× plain` and `share` of the printed table are
-computed from them. Our rate leaves out the first steps and the validations; the plain way's the
-steps whose batches its workers had made before the first was asked for, and it is taken over whole
-turns of all workers, at least three, of an epoch that does not end: workers that are in step hand
-over many batches at once, which a shorter count takes for speed. The share of the
-matrix peak is (operations of products and convolutions, forward and backward) x steps a second
-over what a product of large square matrices reaches on the same device in the same precision. On a
-GPU the peak of memory is the most that was held while ours ran, weights of the others included.
-Getting ready takes longer than measuring: calls that name the same file with `--turn` get ready
-side by side and measure one after the other.
+The three ways run in turn. Rates are medians; `× plain` and `share` of the printed table are
+computed from them. Our rate leaves out the first steps and the validations. The plain way's rate
+leaves out the steps whose batches its workers had prefetched before the first step. It is taken
+over whole turns of all workers, at least three, within one epoch: workers that are in step hand
+over many batches together, which a shorter count mistakes for speed.
+
+The share of the matrix peak is (operations of products and convolutions, forward and backward) x
+(steps per second), divided by the rate that a product of large square matrices reaches on the same
+device in the same precision. On a GPU the peak of memory is the most that was held while ours ran,
+including the weights of the other ways. Preparing takes longer than measuring: calls that name the
+same file with `--turn` prepare side by side and measure one after the other.
 """
 
 from __future__ import annotations
@@ -71,12 +73,12 @@ PLAIN: bool = typer.Option(True, "--plain/--no-plain", help="The plain way, whic
 FULL_SIZE: bool = typer.Option(False, "--full-size", help="A second row, of full-size files.")
 TURN: Path = typer.Option(None, help="A file; calls that name it measure in turn.")
 THREADS: int = typer.Option(1, min=1, help="compute.threads of ours; the plain way has all cores.")
-WARM_UP, LENGTHS = 4, 40  # steps of ours that do not count; until each length has come twice
+WARM_UP, LENGTHS = 4, 40  # uncounted steps of ours; LENGTHS until each length came twice
 FULL = 2544, 3056  # pixels of a film of MIMIC-CXR-JPG
 
 
 class Plain(Dataset[tuple[torch.Tensor, str]]):
-    """Films from files, transformed one by one, each with a sentence drawn anew; `length` long."""
+    """Films from files, transformed one by one, each with a newly drawn sentence; `length` long."""
 
     def __init__(self, data: Corpus, paths: list[Path], models: _world.Models, length: int) -> None:
         self.data, self.paths, self.length = data, paths, length
@@ -108,7 +110,7 @@ class Plain(Dataset[tuple[torch.Tensor, str]]):
 def plain_steps(
     objective: Any, models: str, films: Plain, device: str, setting: TrainConfig, workers: int
 ) -> Generator[None, None, None]:
-    """The plain way, a step a `next`; `objective` lends it text encoder and projections."""
+    """The plain way, one step per `next`; `objective` lends it text encoder and projections."""
     objective.model.image_encoder = _world.usual_encoder(models)
     model = objective.model.to(device).train()
     bert = model.text_encoder.bert  # as transformers runs it, padding included
@@ -135,7 +137,7 @@ def plain_steps(
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            loss.item()  # as the copies do, for their progress bar
+            loss.item()  # as scripts do, for their progress bar
             yield
 
 
@@ -156,7 +158,7 @@ class Fixed:
         self.recorder: Recorder | None = None
 
     def seconds(self, steps: int, device: str, before: int) -> float:
-        """Seconds a step; graphs are recorded anew, so that they hold no memory at other times."""
+        """Seconds per step; graphs are recorded per call, so they hold no memory in between."""
         if self.graphs:
             self.recorder = Recorder(self.objective, self.optimiser, self.autocast, lambda: None)
         taken = measure(self.step, steps, device, before)
@@ -177,13 +179,13 @@ class Fixed:
         self.optimiser.zero_grad(set_to_none=True)
 
     def operations(self) -> int:
-        """Of a step, a product and a sum each counted."""
-        self._backward()  # the first fills what is kept of the frozen half
+        """Operations of a step, where a multiplication and an addition are two."""
+        self._backward()  # the first call fills the cache of the frozen half
         counted = {torch.ops.aten.convolution_backward: convolution_backward}
         with FlopCounterMode(display=False, custom_mapping=counted) as counter:
             self._backward()
         self.optimiser.zero_grad(set_to_none=True)
-        gc.collect()  # nodes of autograd that the counter leaves, on another stream than a graph
+        gc.collect()  # autograd nodes that the counter leaves, on another stream than a graph's
         return int(counter.get_total_flops())
 
     def _backward(self) -> None:
@@ -193,7 +195,7 @@ class Fixed:
 
 
 def convolution_backward(dy: Any, x: Any, w: Any, *how: Any, out_shape: Any) -> int:
-    """Operations: each wanted gradient takes those of the way there; torch forgets the groups."""
+    """Operations: each wanted gradient takes those of the forward pass; torch omits the groups."""
     transposed, wanted = how[4], how[7]
     count: int = sum(wanted[:2]) * conv_flop_count(x, w, dy, transposed)
     return count
@@ -202,7 +204,7 @@ def convolution_backward(dy: Any, x: Any, w: Any, *how: Any, out_shape: Any) -> 
 def ours(
     objective: base.Objective, data: Corpus, spec: Any, setting: TrainConfig, device: str
 ) -> float:
-    """Seconds a step of the real loop."""
+    """Seconds per step of the real loop."""
     times: list[float] = []
 
     def report(status: dict[str, float]) -> None:
@@ -225,7 +227,7 @@ def synchronise(device: str) -> None:
 
 
 def matrix_peak(device: str, precision: str) -> float:
-    """Operations a second of a product of large square matrices."""
+    """Operations per second of a product of large square matrices."""
     side, kind = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
     if precision == "float32":
         kind = torch.float32
@@ -241,7 +243,7 @@ def matrix_peak(device: str, precision: str) -> float:
 
 
 def measure(step: Callable[[], None], steps: int, device: str, before: int = 1) -> float:
-    """Seconds a step, after some that do not count."""
+    """Seconds per step, after `before` steps that do not count."""
     for _ in range(before):
         step()
     synchronise(device)
@@ -254,19 +256,19 @@ def measure(step: Callable[[], None], steps: int, device: str, before: int = 1) 
 
 @dataclass
 class Bench:
-    """The three ways of one batch size.
+    """The three ways, at one batch size.
 
     Attributes:
         models: demo or paper.
         data: What ours reads.
-        read: Files that the plain way reads, one a study, by name of the way: plain, full.
-        setting: Of ours.
+        read: Files that the plain way reads, one per study, by name of the way: plain, full.
+        setting: Settings of ours.
         device: cpu or cuda.
         steps: Measured steps of each way.
-        threads: Of ours.
-        workers: Of the plain way, at least one.
-        operations: Of a step, counted by `ways`.
-        peaks: GiB while ours ran, an entry a round.
+        threads: Threads of ours.
+        workers: Workers of the plain way, at least one.
+        operations: Operations of a step, counted by `ways`.
+        peaks: Peak GiB while ours ran, one entry per round.
     """
 
     models: str
@@ -281,7 +283,7 @@ class Bench:
     peaks: list[float] = field(default_factory=list)
 
     def ways(self) -> dict[str, Callable[[], float]]:
-        """Build what ours and computing alone need; calls that take seconds a step, by way."""
+        """Build what ours and computing alone need; return a call for seconds per step, by way."""
         setting, device = self.setting, self.device
         spec = _world.augmentation(_world.MODELS[self.models])
         objective, other = (_world.convirt(self.models, self.data, setting) for _ in range(2))
@@ -300,7 +302,7 @@ class Bench:
         }
 
     def plain(self, way: str) -> float:
-        """Seconds a step of the plain way; its workers end with it, and disturb no other way."""
+        """Seconds per step of the plain way; its workers end with it, and disturb no other way."""
         objective = _world.convirt(self.models, self.data, self.setting)
         prefetched = 1 + 2 * self.workers  # batches, as a DataLoader does
         counted = self.workers * max(3, math.ceil(self.steps / self.workers))
@@ -313,7 +315,7 @@ class Bench:
             steps.close()
 
     def rows(self, taken: dict[str, list[float]]) -> list[_measure.Row]:
-        """Of the seconds of all rounds; the way `full` stands as plain in a row of its own."""
+        """Rows from the seconds of all rounds; the way `full` is plain in a row of its own."""
         size, peak = self.setting.batch_size, max(self.peaks)
         name, items = f"pretrain, {self.models}'s models", dict.fromkeys((*taken, "plain"), size)
         found = [_measure.row((name, size, "pairs/s"), items, taken, peak)]
@@ -338,13 +340,13 @@ def main(
     turn: Path = TURN,
     threads: int = THREADS,
 ) -> None:
-    """Print and keep pairs a second of the three ways."""
+    """Print and save pairs per second of the three ways."""
     devices.require(device)
     own = _world.MODELS[models]
     precision = "bfloat16" if device == "cuda" else "float32"
     graphs = device == "cuda" if graphs is None else graphs
     workers = workers or devices.cores()
-    provenance.make_deterministic(threads, 0)  # `side_by_side` asks for the threads
+    provenance.make_deterministic(threads, 0)  # `side_by_side` reads the number of threads
     with tempfile.TemporaryDirectory() as name:
         data = _world.corpus(pairs, max(batch), own.stored)
         films = np.asarray(data.images)
@@ -356,7 +358,7 @@ def main(
             read["full"] = [large[i % len(large)] for i in range(data.train.count)]
         data.images = resident.placed(films, "auto", device)
         for size in batch:
-            torch._dynamo.reset()  # or this size would get code for any, which no stage runs
+            torch._dynamo.reset()  # or this size would get code for any size, which no stage runs
             setting = _world.train_config(size, 0, precision, device == "cpu")
             setting = replace(setting, compile=compiled, graphs=graphs)
             setting = replace(setting, eval_every=steps + 1 + warm_up(setting))

@@ -1,14 +1,14 @@
-"""Reading MIMIC-CXR's lists and reports against a plain loop over the same archive.
+"""Reading MIMIC-CXR's lists and reports, against a plain loop over the same archive.
 
     python -m bench.read_mimic                     # a tenth of the size
     python -m bench.read_mimic --studies 227835 --rounds 1    # MIMIC-CXR's size
 
-Lists, and a zip of made-up reports, are drawn as large as asked, in MIMIC-CXR's proportions; there
-are no images, which the reader does not open. The reader checks, joins, cuts the reports into
-sections, drops what cannot be used and draws the validation patients; then its texts are cut into
-sentences. The plain loop is what a script would do: read the list, unpack each report, find two
-heads with a regular expression, split at full stops. Each runs in a process of its own, in turns;
-peak memory is that of the process, the interpreter and its libraries included.
+Lists and a zip of made-up reports are drawn as large as asked, in MIMIC-CXR's proportions; there
+are no images, since the reader does not open any. The reader checks and joins the lists, cuts the
+reports into sections, drops what cannot be used and draws the validation patients; then its texts
+are cut into sentences. The plain loop does what a script would do: read the list, unpack each
+report, find two headings with a regular expression, split at full stops. The two run in turn, each
+in its own process; peak memory is that of the process, including the interpreter and its libraries.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from convirt.datasets.layouts.mimic_report import write_report
 from convirt.datasets.splits import Split
 
 STUDIES = 227_835  # of MIMIC-CXR 2.0.0
-IMAGES, PATIENTS = 377_110 / STUDIES, 65_379 / STUDIES  # a study
+IMAGES, PATIENTS = 377_110 / STUDIES, 65_379 / STUDIES  # per study
 REST = (3056, 2544, 21800506, "213014.531", "CHEST (PA AND LAT)", "postero-anterior", "Erect")
 DISTINCT = 2_000  # reports that are drawn; the set repeats them
 
@@ -73,7 +73,7 @@ def write_set(root: Path, studies: int) -> None:
 
 
 def reader(root: Path, val: int) -> tuple[int, int]:
-    """The reader, and its texts cut into sentences; studies and sentences that are kept."""
+    """Run the reader and cut its texts into sentences; return numbers of studies and sentences."""
     tables = mimic_cxr.read(root, Split(0, val=val), {})
     assert tables.reports is not None
     return len(tables.reports), sum(len(sentences.split(text)) for text in tables.reports["text"])
@@ -98,7 +98,7 @@ def plain(root: Path, val: int) -> tuple[int, int]:
 
 
 def measure(way: str, root: Path, val: int) -> tuple[float, float, int, int]:
-    """Run one way in this process; seconds, peak MiB, studies and sentences."""
+    """Run one way in this process; return seconds, peak MiB, studies and sentences."""
     start = time.perf_counter()
     kept, said = {"reader": reader, "plain": plain}[way](root, val)
     seconds = time.perf_counter() - start

@@ -1,13 +1,13 @@
-"""What the minutes of `make repro` go into: starting and importing, DVC, and each kind of stage.
+"""Where the time of `make repro` goes: starting and importing, DVC, and each kind of stage.
 
     python -m bench.repro            # the committed default, in a fresh clone: eight minutes
-    python -m bench.repro --serial   # and once more by `dvc repro`, one stage after the other
+    python -m bench.repro --serial   # and again by `dvc repro`, one stage after the other
 
-Every Python process of the run is watched: how long it lived and how long its imports took. A
-stage is a process of its own; what its imports do not take is its work. What is left of the jobs'
-time is DVC (hashing outputs, the cache, dvc.lock), starting processes, and at the end of a run a
-job that has nothing left to do. Seconds are summed over jobs, so they add up to twice the clock.
-The demo's sets are drawn as well; the packages are those that are installed.
+Every Python process of the run is timed: how long it lived and how long its imports took. A stage
+is a process of its own, and its time outside imports is its work. The rest of the jobs' time is DVC
+(hashing outputs, the cache, dvc.lock), starting processes, and jobs that have nothing left to do at
+the end of a run. Seconds are summed over jobs, so with two jobs they add up to twice the wall-clock
+time. Drawing the demo's sets is included; the packages are those that are installed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ JOBS: int = typer.Option(2, min=1, help="Stages at a time.")
 KEEP: Path = typer.Option(None, help="A new folder for the clone and all that it made.")
 SERIAL: bool = typer.Option(False, "--serial", help="Also by `dvc repro`.")
 
-# read by every Python that finds it: times its outermost imports, writes them down as it ends
+# loaded by every Python that finds it: times its outermost imports, writes the sum at exit
 WATCH = """
 import atexit, builtins, json, os, sys, time
 began, depth, spent, usual = time.time(), 0, 0.0, builtins.__import__
@@ -60,7 +60,7 @@ atexit.register(note)
 
 
 def main(jobs: int = JOBS, serial: bool = SERIAL, keep: Path = KEEP) -> None:
-    """Print and keep the seconds by kind of stage, and of the whole."""
+    """Print and save the seconds by kind of stage, and of the whole."""
     clock, notes = run(["-m", "stages.runs", "--jobs", str(jobs)], keep)
     plain = run(["-m", "dvc", "repro"])[0] if serial else None
     memory = _measure.peak_memory("cpu", resource.RUSAGE_CHILDREN)

@@ -1,22 +1,23 @@
-"""Retrieval over growing numbers of candidates: exact ours, the whole matrix, and an HNSW index.
+"""Retrieval over growing numbers of candidates: ours, the whole matrix, and an HNSW index.
 
     python -m bench.retrieve                        # 1,000 to 1,000,000 candidates, HNSW to 100,000
     python -m bench.retrieve --most 100000 --most-hnsw 1000000      # HNSW: hours on 2 cores
 
-- **ours** is `convirt.retrieval.top_k`, in double precision, with the rule for ties; the candidates
-  lie in a file that is mapped into memory, as many as they are.
+- **ours** is `convirt.retrieval.top_k`, exact, in double precision, with the rule for ties; the
+  candidates are in a memory-mapped file, however many they are.
 - **plain** is what notebooks do: one float32 matrix product, and `argsort` of every row.
-- **compute only** is the product of our precision alone, block by block.
+- **compute only** is the matrix product alone, in our precision, block by block.
 
-Queries are 40, the text queries of the paper, and embeddings 512 wide. Memory is what the process
-allocated beside the mapped candidates (tracemalloc), of our way. A picture of the growth is drawn
+There are 40 queries, as many as the paper's text queries, and embeddings are 512 wide. Memory is
+what our way allocated beside the mapped candidates (tracemalloc). A plot of the growth is saved
 beside the JSON.
 
-The rows named HNSW are of `convirt.approximate` and of other candidates, since of noise nothing is
-near: 8 clusters, as many as the paper's retrieval set has classes, noise as wide as the centres are
-apart. Building is a row of its own, by one thread; answering has `convirt.retrieval.top_k`, exact,
-as its plain way, and its recall at 10 in its name. Memory is what the process had resident at most
-so far. A second picture shows both.
+The rows named HNSW measure `convirt.approximate` on other candidates, since pure noise has no near
+neighbours: 8 clusters, as many as the paper's retrieval set has classes, with noise as wide as the
+centres are apart. Building the index has a row of its own and uses one thread. The row for
+answering has the exact `convirt.retrieval.top_k` as its plain way, and its recall at 10 in its
+name. Memory is the peak resident size of the process so far. A second plot shows both ways of
+answering.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ MANY, NEAR = 1_000, 10  # queries of the HNSW index, and the k of its recall
 
 
 def write(path: Path, count: int) -> np.ndarray:
-    """Random embeddings in a file, mapped."""
+    """Random embeddings in a memory-mapped file."""
     array = np.lib.format.open_memmap(path, "w+", np.float32, (count, WIDTH))
     rng = np.random.default_rng(0)
     for start in range(0, count, 50_000):
@@ -70,7 +71,7 @@ def product(queries: np.ndarray, candidates: np.ndarray) -> None:
 
 
 def main(most: int = MOST, most_hnsw: int = MOST_HNSW, rounds: int = ROUNDS) -> None:
-    """Print and keep queries a second by the number of candidates, and draw them."""
+    """Print, save and plot queries per second over the number of candidates."""
     whole = [exact(count, rounds) for count in COUNTS if count <= most]
     counts = [count for count in COUNTS if count <= most_hnsw]
     graphs = [hnsw(count, rounds) for count in counts]
@@ -95,7 +96,7 @@ def main(most: int = MOST, most_hnsw: int = MOST_HNSW, rounds: int = ROUNDS) -> 
 
 
 def exact(count: int, rounds: int) -> _measure.Row:
-    """The exact ways on so many candidates."""
+    """Measure the exact ways on `count` candidates."""
     queries = np.random.default_rng(1).standard_normal((QUERIES, WIDTH), np.float32)
     with tempfile.TemporaryDirectory() as name:
         candidates = write(Path(name) / "embeddings.npy", count)
@@ -117,7 +118,7 @@ def exact(count: int, rounds: int) -> _measure.Row:
 
 
 def hnsw(count: int, rounds: int) -> tuple[_measure.Row, _measure.Row]:
-    """Building an index over so many candidates, and answering by it."""
+    """Measure building an index over `count` candidates, and answering with it."""
     import faiss
 
     candidates, queries = clustered(count, MANY)
@@ -149,7 +150,7 @@ def hnsw(count: int, rounds: int) -> tuple[_measure.Row, _measure.Row]:
 
 
 def clustered(count: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates (count, WIDTH) and queries (queries, WIDTH) of the same clusters."""
+    """Candidates (count, WIDTH) and queries (queries, WIDTH) from the same clusters."""
     rng = np.random.default_rng(2)
     centres = rng.standard_normal((CLUSTERS, WIDTH), np.float32)
 
@@ -162,7 +163,7 @@ def clustered(count: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(path: Path, counts: list[int], lines: dict[str, list[float | None]]) -> None:
-    """Queries a second over the number of candidates."""
+    """Plot queries per second over the number of candidates."""
     plots.save(_measure.growth(counts, lines, "candidates", "queries a second"), path)
 
 

@@ -1,4 +1,4 @@
-"""How well rules read the made-up reports: their labels against what was drawn.
+"""How well rules read the made-up reports: their labels, against what was drawn.
 
     python -m bench.rule_labels              # 2,000 reports of each kind, a few seconds
 
@@ -39,7 +39,7 @@ def chest(seed: int, number: int) -> tuple[str, set[str]]:
 
 
 def limb(seed: int, number: int) -> tuple[str, set[str]]:
-    """The same of a limb."""
+    """The same for a limb."""
     rng = np.random.default_rng([seed, number])
     case = phantom.limb_case(rng)
     true = {_LIMB_NAMES[finding.name] for finding in case.findings} or {"No Finding"}
@@ -47,7 +47,7 @@ def limb(seed: int, number: int) -> tuple[str, set[str]]:
 
 
 def scores(told: np.ndarray, true: np.ndarray) -> tuple[float, float, float]:
-    """Precision, recall and F of two bool arrays; nan where nothing was told or true."""
+    """Precision, recall and F of two bool arrays; nan where nothing was labelled or true."""
     hits = float((told & true).sum())
     precision, recall = (
         hits / n if (n := int(some.sum())) else float("nan") for some in (told, true)
@@ -56,7 +56,7 @@ def scores(told: np.ndarray, true: np.ndarray) -> tuple[float, float, float]:
 
 
 def scored(cases: Iterable[tuple[str, set[str]]], vocabulary: Vocabulary) -> str:
-    """A table with a row a label that is true of some case."""
+    """A table with one row per label that is true of some case."""
     reports, truths = zip(*cases, strict=True)
     said = [sentences.split(report) for report in reports]
     row = {one: i for i, one in enumerate(dict.fromkeys(one for own in said for one in own))}

@@ -2,11 +2,11 @@
 
     python -m bench.runs --stages 8 --seconds 6 --jobs 2
 
-A scratch repository has one stage above, single-threaded stages that compute for some seconds, and
-one stage below. Each way starts from the same empty repository; ways are interleaved, and the
-ratio is the median over pairs of neighbouring runs. "A dvc a stage" is the recipe with xargs. "The
-commands alone" run the same scripts without DVC: no way can be faster. The load of the machine is
-printed, since whatever else runs takes from the parallel ways first.
+A scratch repository has one stage above, several single-threaded stages that compute for some
+seconds, and one stage below. Each way starts from the same repository, in which nothing has run;
+ways are interleaved, and the ratio is the median over pairs of neighbouring runs. "A dvc a stage"
+is the recipe with xargs. "The commands alone" run the same scripts without DVC: no way can be
+faster. The load of the machine is printed, since other work slows the parallel ways first.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ stages:
 def main(
     stages: int = STAGES, seconds: float = SECONDS, jobs: int = JOBS, rounds: int = ROUNDS
 ) -> None:
-    """Print the wall time of each way and its ratio to `dvc repro`."""
+    """Print the wall-clock time of each way and its ratio to `dvc repro`."""
     ways: dict[str, Callable[[Path], None]] = {
         "dvc repro": lambda folder: call(folder, "-m", "dvc", "repro", "--quiet"),
         f"stages.runs, {jobs} jobs": lambda folder: call(
@@ -112,14 +112,14 @@ def write(folder: Path, stages: int, loops: int) -> None:
 
 
 def loops_in(seconds: float) -> int:
-    """How many loops of the script take so long."""
+    """How many loops of the script take `seconds`."""
     start = time.process_time()
     exec(compile(BURN.split("Path(")[0].replace("int(sys.argv[1])", "2_000_000"), "", "exec"), {})
     return round(2_000_000 * seconds / (time.process_time() - start))
 
 
 def one_dvc_each(folder: Path, stages: int, jobs: int) -> None:
-    """`dvc repro` of what is above, a `dvc` a stage, and `dvc repro` for the rest."""
+    """`dvc repro` of the stage above, one `dvc` per stage, and `dvc repro` for the rest."""
     call(folder, "-m", "dvc", "repro", "--quiet", "above")
     single = ["-m", "dvc", "--wait-for-lock", "repro", "--quiet", "--single-item"]
     with ThreadPoolExecutor(jobs) as pool:
@@ -128,7 +128,7 @@ def one_dvc_each(folder: Path, stages: int, jobs: int) -> None:
 
 
 def alone(folder: Path, stages: int, jobs: int) -> None:
-    """The same scripts, and no DVC."""
+    """The same scripts, without DVC."""
     loops = (folder / "loops").read_text()
     call(folder, "burn.py", "1", "above")
     with ThreadPoolExecutor(jobs) as pool:
@@ -137,7 +137,7 @@ def alone(folder: Path, stages: int, jobs: int) -> None:
 
 
 def call(folder: Path, *arguments: str) -> None:
-    """Run this Python on something."""
+    """Run this Python with `arguments` in `folder`."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": path}
     subprocess.run(

@@ -3,9 +3,9 @@
     python -m bench.solvers
 
 Reads data/stores/ and models/encoders/ (`dvc repro preprocess encoder pretrain`) and the settings
-in params.yaml, and computes the features of each task and encoder. One thread, CPU time without
-that of the features. Scores are means over REPEATS seeds, those of the test set for the table,
-those of the validation set for who has to choose.
+in params.yaml, and computes the features of each task and encoder. Seconds are CPU time on one
+thread, without that of the features. Scores are means over REPEATS seeds: those of the test set for
+the table, those of the validation set for whoever has to choose.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def solve(
 
 
 def main() -> None:
-    """Print a row a task, encoder and share of the labels."""
+    """Print one row per task, encoder and share of the labels."""
     console = Console(width=150)
     if not Path("data/stores").is_dir() or not Path("models/encoders").is_dir():
         console.print("skipped: no data/stores or models/encoders (dvc repro pretrain encoder)")

@@ -18,7 +18,7 @@ HEAD = ["what", "batch", "unit", "ours", "plain", "ours / plain", "compute only"
 
 
 def fill(page: str, results: list[dict[str, Any]]) -> str:
-    """The page with a table a result between its marks."""
+    """The page with one table per result between its marks."""
     return between(page, "\n\n".join(one(result) for result in results))
 
 

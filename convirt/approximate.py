@@ -1,11 +1,11 @@
 """Nearest candidates by an approximate index, HNSW (Malkov and Yashunin 2016, arXiv 1603.09320).
 
-A graph that links each vector to near ones is walked towards the query, so that few candidates are
-looked at. HNSW rather than an inverted file (IVF), because it reaches the same recall with fewer
-cosines and without cells to be trained and numbered for each set.
+A graph links each vector to near ones. The search walks it towards the query and looks at few
+candidates. HNSW rather than an inverted file (IVF), because it reaches the same recall with fewer
+cosines and without cells, which would have to be trained, and their number chosen, for each set.
 
-Some of the nearest are missed: `convirt.retrieval.recall_at_k` tells which share is found. The
-graph costs time and memory before the first query; it pays where there are very many of them.
+Some of the nearest are missed: `convirt.retrieval.recall_at_k` measures which share is found. The
+graph costs time and memory before the first query; it pays where there are very many queries.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from convirt.retrieval import Floats, Ints
 if TYPE_CHECKING:
     import faiss
 
-LINKS = 32  # of a vector to others, M; twice as many in the lowest layer
+LINKS = 32  # from a vector to others, M; twice as many in the lowest layer
 WIDTH = 100  # candidates in view while a vector is linked, efConstruction
 BEAM = 256  # candidates in view while a query is answered, efSearch; at least 2 k
-QUERIES = 256  # answered at once
+QUERIES = 256  # answered together
 
 
 def top_k(
     queries: NDArray[np.floating], candidates: NDArray[np.floating], k: int, threads: int = 1
 ) -> Ints:
-    """Nearly the k candidates nearest to each query by cosine, nearest first.
+    """Find approximately the k candidates nearest to each query by cosine, nearest first.
 
-    What was found is put in order as by `convirt.retrieval.top_k`: by cosines in double precision,
-    of equal ones the lower index first. Which of several equally near candidates are found is up
-    to the graph. The same input gives the same ranking, whatever the number of threads.
+    The candidates found are ordered as by `convirt.retrieval.top_k`: by cosines in double
+    precision, ties by the lower index. Which of several equally near candidates are found depends
+    on the graph. The same input gives the same ranking, whatever the number of threads.
 
     Args:
         queries: (Q, D), any length but zero.
-        candidates: (C, D), likewise; a memory map will do, the index holds a copy in float32.
+        candidates: (C, D), likewise; may be a memory map, the index holds a copy in float32.
         k: At most C.
-        threads: That answer queries; the graph is built by one.
+        threads: Threads that answer queries; one thread builds the graph.
 
     Returns:
-        Indices of candidates, (Q, k), each once in a row.
+        Indices of candidates, (Q, k), without repetition in a row.
 
     Raises:
         InputError: There are fewer than k candidates, or a number is not finite.
@@ -55,7 +55,7 @@ def top_k(
 
 
 def build(candidates: NDArray[np.floating]) -> faiss.IndexHNSWFlat:
-    """The graph over candidates (C, D), scaled to length 1; by one thread, hence reproducible.
+    """Build the graph over candidates (C, D), scaled to length 1; one thread, hence reproducible.
 
     Raises:
         InputError: A number is not finite.
@@ -64,7 +64,7 @@ def build(candidates: NDArray[np.floating]) -> faiss.IndexHNSWFlat:
 
     index = faiss.IndexHNSWFlat(candidates.shape[1] + 1, LINKS, faiss.METRIC_L2)
     index.hnsw.efConstruction = WIDTH
-    with _threads(1):  # several link in the order in which they come
+    with _threads(1):  # several would link vectors in the order in which they finish
         for start in range(0, len(candidates), retrieval.BLOCK):
             index.add(_points(candidates[start : start + retrieval.BLOCK]))
     return index
@@ -77,10 +77,10 @@ def search(
     k: int,
     threads: int = 1,
 ) -> Ints:
-    """As `top_k`, with the index that `build` made of the same candidates."""
+    """Like `top_k`, with the index that `build` returned for the same candidates."""
     import faiss
 
-    depth = min(2 * k, len(candidates))  # more than k, to choose from among those equally near
+    depth = min(2 * k, len(candidates))  # more than k, to choose among equally near ones
     settings = faiss.SearchParametersHNSW(efSearch=max(BEAM, depth))
     rows = [np.empty((0, k), np.int64)]
     for start in range(0, len(queries), QUERIES):
@@ -95,7 +95,7 @@ def search(
 def _points(x: NDArray[np.floating]) -> NDArray[np.float32]:
     """Rows (N, D + 1) whose squared distances are 2 - 2 cosine.
 
-    Distances, since in float32 they still tell vectors apart whose products are all nearly 1. A
+    Distances, since in float32 they still distinguish vectors whose products are all nearly 1. A
     zero row has cosine 0 to all others, hence an axis of its own.
     """
     rows = retrieval.unit(x)
@@ -103,7 +103,7 @@ def _points(x: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def _in_order(query: Floats, found: Ints, candidates: NDArray[np.floating], k: int) -> Ints:
-    """The k nearest (k,) of those found, whose indices ascend; of all where too few were found."""
+    """The k nearest (k,) of `found` (ascending), or of all candidates if too few were found."""
     if len(found) < k:  # parts of the graph may be out of reach, as among many equal vectors
         found = retrieval.top_k(query[None], candidates, k)[0]
     cosine = np.round(retrieval.unit(candidates[found]) @ query, retrieval.DECIMALS)
@@ -113,7 +113,7 @@ def _in_order(query: Floats, found: Ints, candidates: NDArray[np.floating], k: i
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """So many OpenMP threads, then as many as before: torch may share the setting with faiss."""
+    """Use `count` OpenMP threads, then restore: torch may share the setting with faiss."""
     import faiss
 
     before = faiss.omp_get_max_threads()

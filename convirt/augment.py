@@ -1,13 +1,13 @@
 """The paper's five image transforms (section 4.1, appendix A): per sample, batched, on the device.
 
-Crop, flip, affine and resize are one affine map each, so their product is one too: one
-`grid_sample` with a matrix a sample does all four with a single interpolation. Brightness,
-contrast and blur follow, each with a value a sample.
+Crop, flip, affine and resize are affine maps, so their product is one too: a single
+`grid_sample` with one matrix per sample does all four with one interpolation. Brightness,
+contrast and blur follow, each with one value per sample.
 
 Deviations from a chain of torchvision transforms, all stated in docs/deviations.md: pixels that
-the rotation brings in from outside the crop show the film and not black (black only beyond the
-film), the blur comes after the resize and not before, and a crop that does not fit is clipped
-to the film and not drawn again.
+the rotation brings in from outside the crop show the film instead of black (black only beyond the
+film), the blur comes after the resize instead of before, and a crop that does not fit is clipped
+to the film instead of drawn again.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Augmentation:
     """Ranges of the transforms.
 
     Attributes:
-        crop: Share of the film's area that a crop keeps, from and to.
+        crop: Share of the film's area that a crop keeps, lowest and highest.
         flip: Probability of a horizontal flip.
         degrees: Largest rotation.
-        translate: Largest shift, a share of the crop's side.
-        scale: Zoom factor, from and to.
+        translate: Largest shift, as a share of the crop's side.
+        scale: Zoom factor, lowest and highest.
         brightness: The factor lies in 1 +- this.
         contrast: The factor lies in 1 +- this.
-        blur_sigma: Pixels of the output, from and to.
+        blur_sigma: Pixels of the output, lowest and highest.
         blur_kernel: Pixels, odd.
     """
 
@@ -51,14 +51,14 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Draws:
-    """One set of random values a sample.
+    """One set of random values per sample.
 
     Attributes:
         theta: (N, 2, 3) float32, from output coordinates in [-1, 1] to stored ones.
         brightness: (N,) float32 factors.
         contrast: (N,) float32 factors.
-        contrast_first: (N,) bool, which of the two comes first.
-        sigma: (N,) float32, of the blur, in output pixels.
+        contrast_first: (N,) bool, whether contrast comes before brightness.
+        sigma: (N,) float32, standard deviation of the blur in output pixels.
     """
 
     theta: Tensor
@@ -73,7 +73,7 @@ class Draws:
         return Draws(*moved)
 
     def part(self, rows: slice) -> Draws:
-        """Those of some samples."""
+        """The draws of some samples."""
         return Draws(*(getattr(self, name)[rows] for name in self.__annotations__))
 
 
@@ -81,7 +81,7 @@ def draw(rng: np.random.Generator, boxes: np.ndarray, stored: int, spec: Augment
     """Draw the values for a batch.
 
     Args:
-        rng: Keyed by (seed, step), so that any step can be redone alone.
+        rng: Keyed by (seed, step), so that any step can be repeated on its own.
         boxes: (N, 4) top, left, height, width of the films inside their stored squares.
         stored: S, pixels of a stored square's side.
         spec: The ranges.
@@ -134,7 +134,7 @@ def compose(
         crop_w: Size of the crop, stored pixels; likewise crop_h.
         crop_h: See crop_w.
         flip: -1 for a mirrored sample, else 1.
-        angle: Radians, counter-clockwise on the film as torchvision's rotate.
+        angle: Radians, counter-clockwise on the film, like torchvision's rotate.
         tx: Shift in stored pixels; likewise ty.
         ty: See tx.
         zoom: Factor of the affine transform.
@@ -144,7 +144,7 @@ def compose(
         (N, 2, 3), from output coordinates in [-1, 1] to stored ones in [-1, 1].
     """
     # An output pixel (x, y) in [-1, 1] lies at (x w/2 - tx, y h/2 - ty) about the crop's centre;
-    # turned back, divided by the zoom and mirrored it is where the film has to be read.
+    # rotated back, divided by the zoom and mirrored, this is where the film has to be read.
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
     theta = np.empty((len(cx), 2, 3))
     theta[:, 0, 0], theta[:, 0, 1] = flip * cos * crop_w / 2, flip * -sin * crop_h / 2
@@ -161,7 +161,7 @@ def apply(images: Tensor, draws: Draws, size: int, kernel: int) -> Tensor:
 
     Args:
         images: (N, S, S) uint8.
-        draws: One set of values a sample, on the same device.
+        draws: One set of values per sample, on the same device.
         size: Pixels of the output's side.
         kernel: Pixels of the blur's kernel, odd.
 
@@ -174,7 +174,7 @@ def apply(images: Tensor, draws: Draws, size: int, kernel: int) -> Tensor:
 
 
 def whole(boxes: np.ndarray, stored: int) -> Tensor:
-    """The view without any draw: each film whole, stretched to the square as a crop would be.
+    """The view without random draws: each whole film, stretched to the square as a crop would be.
 
     Args:
         boxes: (N, 4) top, left, height, width of the films inside their stored squares.
@@ -191,7 +191,7 @@ def whole(boxes: np.ndarray, stored: int) -> Tensor:
 
 
 def warp(images: Tensor, theta: Tensor, size: int) -> Tensor:
-    """Read each film along its matrix, once, bilinearly; black beyond the film.
+    """Sample each film by its matrix, once, bilinearly; black beyond the film.
 
     Args:
         images: (N, S, S) uint8.
@@ -207,7 +207,7 @@ def warp(images: Tensor, theta: Tensor, size: int) -> Tensor:
 
 
 def jitter(x: Tensor, brightness: Tensor, contrast: Tensor, contrast_first: Tensor) -> Tensor:
-    """Brightness and contrast as torchvision's ColorJitter does them, in an order a sample.
+    """Change brightness and contrast like torchvision's ColorJitter, in an order per sample.
 
     Args:
         x: (N, 1, H, W) in [0, 1].
@@ -227,7 +227,7 @@ def jitter(x: Tensor, brightness: Tensor, contrast: Tensor, contrast_first: Tens
 
 
 def blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
-    """Separable Gaussian blur with a sigma a sample and reflected borders.
+    """Separable Gaussian blur with one sigma per sample and reflected borders.
 
     Args:
         x: (N, 1, H, W).

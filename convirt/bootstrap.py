@@ -1,4 +1,4 @@
-"""Resamples of test patients, the noise of repeats, and the 95% intervals that come of them."""
+"""Resamples of test patients, the noise of repeats, and the 95% intervals from both."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-BLOCK = 4_000_000  # weights held at once, so that 2,000 resamples of 25,000 units fit in memory
-REDRAWS = 200  # a resample that lacks a class is drawn anew at most so often
-REPEATS = 1  # tells draws for repeats from those of patients
+BLOCK = 4_000_000  # weights held together, so that 2,000 resamples of 25,000 units fit in memory
+REDRAWS = 200  # most redraws of a resample that lacks a class
+REPEATS = 1  # seed key that separates draws for repeats from those of patients
 
 
 # ------------------------------------------------------------------------------ patients
 def resample(units: Units, both: bool, resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield blocks of weights (b, U): how often each unit's patient was drawn, b's summing up.
+    """Yield weights (b, U) in blocks, `resamples` rows in all: draws of each unit's patient.
 
     With `both`, every row holds both classes of every label.
     """
@@ -50,7 +50,7 @@ def resample(units: Units, both: bool, resamples: int, seed: int) -> Iterator[Fl
 
 
 def _draw(rng: np.random.Generator, units: Units, count: int) -> Floats:
-    """Draw as many patients as there are with replacement, `count` times: weights (count, U)."""
+    """Draw with replacement as many patients as there are, `count` times: weights (count, U)."""
     size = units.patients
     drawn = rng.integers(0, size, (count, size)) + np.arange(count)[:, None] * size
     times = np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
@@ -61,25 +61,25 @@ def _draw(rng: np.random.Generator, units: Units, count: int) -> Floats:
 def repeat_noise(runs: list[Floats], resamples: int, seed: int) -> Floats:
     """What other repeats might add to a mean over repeats, or to the difference of such means.
 
-    For each run of R > 1 repeats their standard error times Student's t, R - 1 degrees of freedom:
-    drawing repeats with replacement has the right variance, but its tails are those of the few
-    values, and with 5 of them "95%" intervals held the truth in 88% of cases, with 2 in half. The
-    quantiles of t come at even steps, in random order, so that few resamples do for its tails.
+    For each run of R > 1 repeats, their standard error times Student's t with R - 1 degrees of
+    freedom. Drawing the repeats with replacement has the right variance, but the tails of the few
+    values: "95%" intervals held the truth in 88% of cases with 5 repeats, and in half with 2. The
+    quantiles of t are evenly spaced, in random order, so that few resamples cover its tails.
 
     Args:
-        runs: The values of the repeats of each run, (R,); draws of different runs are independent.
-        resamples: How many.
+        runs: For each run the values of its repeats, (R,); draws of different runs are independent.
+        resamples: How many values to return.
         seed: Of the order.
 
     Returns:
-        (resamples,), around 0; all 0 where every run is a single one.
+        (resamples,), around 0; all 0 if every run has a single repeat.
     """
     from scipy.special import stdtrit
 
     noise = np.zeros(resamples)
     for i, values in enumerate(runs):
         if len(values) > 1:
-            # apart from the draws of patients
+            # independent of the draws of patients
             order = np.random.default_rng([seed, REPEATS, i]).permutation(resamples)
             t = stdtrit(len(values) - 1, (order + 0.5) / resamples)
             noise += t * standard_error(values)
@@ -87,19 +87,19 @@ def repeat_noise(runs: list[Floats], resamples: int, seed: int) -> Floats:
 
 
 def standard_error(repeats: Floats) -> float:
-    """Of the mean of two or more repeats."""
+    """Standard error of the mean of two or more repeats."""
     return float(repeats.std(ddof=1)) / math.sqrt(len(repeats))
 
 
 # ------------------------------------------------------------------------------ intervals
 def interval(draws: Floats) -> tuple[float, float]:
-    """The 2.5 and 97.5 percentiles of what resamples gave."""
+    """The 2.5 and 97.5 percentiles of the resampled values."""
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)
 
 
 def spread(repeats: Floats) -> Spread:
-    """How far apart two or more repeats lie."""
+    """How far two or more repeats spread."""
     from scipy.special import stdtrit
 
     count, mean, sd = len(repeats), float(repeats.mean()), float(repeats.std(ddof=1))
@@ -109,12 +109,12 @@ def spread(repeats: Floats) -> Spread:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far R > 1 repeats lie apart.
+    """How far R > 1 repeats spread.
 
     Attributes:
         mean: Of the repeats.
         sd: Their standard deviation, R - 1 in the denominator.
-        low: Lower end of Student's 95% interval of the mean, the test patients as they are.
+        low: Lower end of Student's 95% interval of the mean, with the test patients as they are.
         high: Its upper end.
     """
 

@@ -1,8 +1,9 @@
 """Captioning as a pretraining objective: write the report that belongs to a film.
 
 The image encoder's feature map before pooling becomes R regions; a decoder reads them and predicts
-the report, token by token. `objectives/caption_lstm.py` and `objectives/caption_transformer.py`
-hold the decoders; training, greedy decoding and the CIDEr that chooses the best state are here.
+the report, token by token. The decoders are in `objectives/caption_lstm.py` and
+`objectives/caption_transformer.py`. The loss, greedy decoding and the CIDEr-D that chooses the best
+state are here.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from convirt.image_encoder import ImageConfig, read_config
 from convirt.objectives import base
 from convirt.report_tokens import END, Reports, Vocabulary, until_end
 
-IGNORED = -100  # a target that costs nothing
+IGNORED = -100  # a target that adds nothing to the loss
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class CaptionOptions:
     """Settings of both captioners.
 
     Attributes:
-        max_tokens: A report is cut after so many word pieces, its end included.
+        max_tokens: A report is cut after this many word pieces, its end included.
     """
 
     max_tokens: int = 128
@@ -47,22 +48,22 @@ def within(name: str, value: float, low: float, high: float = math.inf) -> None:
     """Check an option.
 
     Raises:
-        ValueError: It is out of bounds; `options_of` makes an InputError of it.
+        ValueError: It is out of bounds; `options_of` turns this into an InputError.
     """
     if not low <= value <= high:
         raise ValueError(f"{name} has to lie in {low} to {high}")
 
 
 class Decoder(nn.Module):
-    """Writes reports about regions; what `forward` says of a prefix, `step` says too."""
+    """Writes reports about regions; `forward` and `step` agree on what follows a prefix."""
 
     def forward(self, regions: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher forcing: what comes after each token, given the true ones before.
+        """Predict by teacher forcing what follows each token, given the true tokens before.
 
         Args:
-            regions: (N, R, C) of the image encoder.
+            regions: (N, R, C) from the image encoder.
             tokens: (N, T) int64, the first of each row `Vocabulary.begin`.
-            mask: (N, T) bool, whether the token that comes next counts.
+            mask: (N, T) bool, whether the next token counts.
 
         Returns:
             Logits (N, T, V) of the next token, and a penalty to add to the summed cross-entropy,
@@ -71,23 +72,23 @@ class Decoder(nn.Module):
         raise NotImplementedError
 
     def start(self, regions: Tensor) -> Any:
-        """What decoding of N reports begins with; (N, R, C) is not needed afterwards."""
+        """The initial decoding state of N reports; (N, R, C) is not needed afterwards."""
         raise NotImplementedError
 
     def step(self, state: Any, tokens: Tensor) -> tuple[Tensor, Any]:
-        """Read a token a report, (N,) int64: logits (N, V) of the next one, and the new state."""
+        """Read one token per report, (N,) int64: logits (N, V) of the next, and the new state."""
         raise NotImplementedError
 
 
 @torch.no_grad()
 def greedy(decoder: Decoder, regions: Tensor, begin: int, max_tokens: int) -> list[list[int]]:
-    """The likeliest next token again and again, for all reports at once.
+    """Take the likeliest next token again and again, for all reports together.
 
     Args:
         decoder: In evaluation mode.
         regions: (N, R, C).
         begin: `Vocabulary.begin`.
-        max_tokens: Reports are cut after so many.
+        max_tokens: Reports are cut after this many.
 
     Returns:
         N reports without their END.
@@ -107,7 +108,7 @@ def greedy(decoder: Decoder, regions: Tensor, begin: int, max_tokens: int) -> li
 
 
 def feature_map(encoder: nn.Module, images: Tensor) -> Tensor:
-    """Regions (N, R, C), row by row, of the map right before the encoder's pooling."""
+    """Regions (N, R, C), row by row, of the feature map just before the encoder's pooling."""
     features: Tensor = encoder.forward_features(images)  # type: ignore[operator]
     return features.flatten(2).transpose(1, 2)
 
@@ -117,7 +118,7 @@ def require_map(encoder: nn.Module, config: ImageConfig) -> None:
     """Check that an encoder has a map (N, C, h, w) whose mean over h and w is its output.
 
     Raises:
-        InputError: It has none, or pools it in another way (with attention, with a norm after).
+        InputError: It has none, or pools in another way (with attention, or a norm afterwards).
     """
     hint = "choose a network with global average pooling, such as resnet50"
 
@@ -143,15 +144,15 @@ def require_map(encoder: nn.Module, config: ImageConfig) -> None:
 
 
 class CaptionObjective(base.Objective):
-    """Base of both captioners: image encoder and decoder, trained from end to end.
+    """Base of both captioners: image encoder and decoder, trained end to end.
 
-    The loss is the cross-entropy per token (the end of a report is one), with the decoder's penalty
-    added; of several validations the one with the best CIDEr-D by greedy decoding counts.
+    The loss is the cross-entropy per token (the end of a report is one), plus the decoder's
+    penalty. The state with the best CIDEr-D by greedy decoding is chosen.
 
     Attributes:
-        options: As the subclass has them.
-        reports: The corpus in numbers.
-        decoder: Which writes.
+        options: The subclass's settings.
+        reports: The corpus as token numbers.
+        decoder: Writes the reports.
     """
 
     criterion: ClassVar[str] = "cider"
@@ -166,11 +167,11 @@ class CaptionObjective(base.Objective):
         self.reports = Reports.of(
             parts.texts, parts.train.reports(), parts.tokenizer(), options.max_tokens
         )
-        # the seed again, so that the decoder does not depend on what the encoder drew
+        # seeded again, so that the decoder does not depend on what the encoder drew
         base.seed_torch(parts.config.seed)
 
     def compile_with(self, mode: str) -> None:
-        """The image encoder as it is called here: up to its pooling."""
+        """Compile the part of the image encoder that is called here: up to its pooling."""
         encoder: Any = self.image_encoder
         encoder.forward_features = torch.compile(encoder.forward_features, mode=mode, dynamic=False)
 
@@ -180,7 +181,7 @@ class CaptionObjective(base.Objective):
             feature_map(self.image_encoder, inputs.views[0]), inputs
         )
         tokens: float | Tensor = count
-        if processes.count() > 1:  # parts differ in their number of tokens
+        if processes.count() > 1:  # processes differ in their number of tokens
             tokens = processes.gather(torch.tensor([count], device=total.device)).float().mean()
         return (total + penalty) / tokens, {"penalty": penalty.detach() / tokens}
 
@@ -199,7 +200,7 @@ class CaptionObjective(base.Objective):
         return total, penalty, count
 
     def validate(self, batches: Iterable[base.Inputs]) -> dict[str, float]:
-        """Loss per token, and CIDEr-D of what greedy decoding writes against the cut reports."""
+        """Loss per token, and CIDEr-D of greedily decoded reports against the cut true ones."""
         losses, tokens = 0.0, 0
         written: list[list[int]] = []
         truth: list[list[int]] = []
@@ -212,12 +213,12 @@ class CaptionObjective(base.Objective):
         return {"val_loss": losses / tokens, "cider": CiderD(truth)(written)}
 
     def write(self, regions: Tensor) -> list[list[int]]:
-        """Reports about regions (N, R, C), by greedy decoding, in numbers of the vocabulary."""
+        """Reports about regions (N, R, C), by greedy decoding, as numbers of the vocabulary."""
         begin, longest = self.reports.vocabulary.begin, self.reports.max_tokens
         return greedy(self.decoder, regions, begin, longest)
 
     def chance(self) -> float:
-        """Of a guess among all V tokens: ln V."""
+        """Loss of a uniform guess among all V tokens: ln V."""
         return math.log(len(self.reports.vocabulary))
 
     def save(self, folder: Path) -> None:
@@ -237,7 +238,7 @@ def read_decoder(
 
     Args:
         folder: An encoder's folder.
-        make: A decoder of C channels, V tokens and the options as written.
+        make: Builds a decoder from C channels, V tokens and the options as written.
 
     Raises:
         InputError: A file is missing or a weight does not fit.

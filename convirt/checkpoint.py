@@ -1,4 +1,4 @@
-"""Weights and resume states as safetensors: atomic, the same bytes every time, never pickle."""
+"""Weights and resume states as safetensors: written atomically, reproducible bytes, no pickle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 STATE = "state.safetensors"
-PREVIOUS = "previous.safetensors"  # the state before it
+PREVIOUS = "previous.safetensors"  # the state before the latest
 LOCK = "lock"
 
 
@@ -26,12 +26,12 @@ LOCK = "lock"
 def save_safetensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors, from any device; the same tensors and metadata give the same bytes.
+    """Write tensors from any device; the same tensors and metadata give the same bytes.
 
     Args:
         path: Replaced only once the new file is complete.
-        tensors: By name. Tensors that share memory are written each on its own.
-        metadata: Texts for the header; `format: pt`, which transformers asks for, is added.
+        tensors: By name. Tensors that share memory are written separately.
+        metadata: Texts for the header; `format: pt`, which transformers requires, is added.
     """
     from safetensors.torch import save_file
 
@@ -58,7 +58,7 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_into(module: nn.Module, path: Path) -> None:
-    """Fill a module with the weights of a file, all of them and nothing else.
+    """Fill a module with the weights in a file; the names have to match exactly.
 
     Raises:
         InputError: As in `load_safetensors` and `fill`.
@@ -67,7 +67,7 @@ def load_into(module: nn.Module, path: Path) -> None:
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Fill a module with tensors that came from `path`, all of them and nothing else.
+    """Fill a module with tensors read from `path`; the names have to match exactly.
 
     Raises:
         InputError: A tensor is missing, unexpected or of another shape; the message names it.
@@ -111,7 +111,7 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _sort_header(path: Path) -> None:
-    """Write the JSON header with sorted metadata: safetensors shuffles it from call to call."""
+    """Rewrite the JSON header with sorted metadata: safetensors shuffles it from call to call."""
     with path.open("r+b") as handle:
         size = int.from_bytes(handle.read(8), "little")
         header = json.loads(handle.read(size))
@@ -153,14 +153,14 @@ def _few(names: list[str], limit: int = 5) -> str:
 
 # ------------------------------------------------------------------------------ resume states
 def save_state(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Make this the resume state in `folder`; the one before it stays beside it.
+    """Write the resume state of `folder`; the state before it stays beside it.
 
-    A kill at any moment leaves one of them, whole; `recover` finds it.
+    A kill at any moment leaves at least one of them whole; `recover` finds it.
 
     Args:
         folder: The scratch folder.
         tensors: Weights, optimiser moments, states of random generators.
-        state: All else, JSON-able; floats come back bit for bit.
+        state: Everything else, JSON-able; floats are restored bit for bit.
     """
     text = json.dumps(state, sort_keys=True)
     copies = _separate(tensors)
@@ -174,10 +174,10 @@ def recover(folder: Path) -> str | None:
     """Leave a good resume state in `folder`, if there is any: the latest, or else the one before.
 
     Returns:
-        What there is to tell, if the latest is corrupt.
+        A message if the latest is corrupt, else None.
 
     Raises:
-        InputError: All that is there is corrupt; it tells to delete the folder.
+        InputError: All states are corrupt; the message says to delete the folder.
     """
     path, previous = folder / STATE, folder / PREVIOUS
     if not previous.exists():
@@ -197,7 +197,7 @@ def recover(folder: Path) -> str | None:
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
-    """Of all that a state holds: safetensors notices a file that is cut off, but no flipped bit."""
+    """CRC-32 of a whole state: safetensors notices a truncated file, but no flipped bit."""
     import zlib
 
     import torch
@@ -213,7 +213,7 @@ def load_state(folder: Path, name: str = STATE) -> tuple[dict[str, Tensor], dict
     """The resume state that `save_state` left in `folder`, None if there is none.
 
     Raises:
-        InputError: The file is there and corrupt; it tells to delete the folder.
+        InputError: The file is there but corrupt; the message says to delete the folder.
     """
     path = folder / name
     if not path.exists():
@@ -239,7 +239,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
 
 
 def _told(path: Path) -> dict[str, str]:
-    """The header of a state, "state" in it."""
+    """The header of a state, which has to contain "state"."""
     try:
         told = read_metadata(path)
     except InputError as error:
@@ -267,15 +267,15 @@ def locked(
     waiting: Callable[[str], None] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Hold `folder`, made if need be, for this process alone; the kernel frees it on any death.
+    """Lock `folder`, created if missing, for this process; if that dies, the kernel unlocks it.
 
     The holder may delete the folder.
 
     Args:
-        folder: What is held.
-        waiting: If given and another process holds the folder, it is told which, as "12 on host"
-            ("unknown" where it is), and then the lock is waited for.
-        check: Called again and again meanwhile; what it raises ends the wait.
+        folder: The folder to lock.
+        waiting: If given and another process holds the folder, it is called with that process, as
+            "12 on host" (or "unknown"), and then this process waits for the lock.
+        check: Called repeatedly during the wait; an exception from it ends the wait.
 
     Raises:
         InputError: Another process holds it, and `waiting` is not given.
@@ -288,7 +288,7 @@ def locked(
         os.pwrite(descriptor, f"{os.getpid()} on {platform.node()}".encode(), 0)
         yield
     finally:
-        # said aloud, since forked workers may still hold the descriptor
+        # unlocked explicitly, since forked workers may still hold the descriptor
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
@@ -323,13 +323,13 @@ def _acquire(folder: Path, waiting: Callable[[str], None] | None, check: Callabl
                 return descriptor
         except FileNotFoundError:
             pass
-        os.close(descriptor)  # locked a file that was deleted meanwhile: take the new one
+        os.close(descriptor)  # the locked file was deleted meanwhile: take the new one
 
 
 def wait_for(descriptor: int, check: Callable[[], None]) -> None:
-    """Lock a file as soon as it is free; who waits for it in the kernel hears no signal.
+    """Lock a file as soon as it is free, by polling: a wait in the kernel would miss signals.
 
-    `check` is called after each vain attempt; what it raises ends the wait.
+    `check` is called after each failed attempt; an exception from it ends the wait.
     """
     import fcntl
 

@@ -1,10 +1,10 @@
-"""A batch that does not fit into memory, encoded in chunks: the gradient of the whole batch.
+"""The gradient of a whole batch that does not fit into memory, encoded in chunks.
 
-A contrastive loss compares all pairs, so sums of the chunks' own losses would be another loss. All
-chunks are encoded without a gradient first; the loss of the whole batch gives the gradient of each
-embedding; then each chunk is encoded once more and takes its embeddings' gradients back to the
+A contrastive loss compares all pairs, so the sum of per-chunk losses would be a different loss.
+All chunks are first encoded without a gradient; the loss of the whole batch gives the gradient of
+each embedding; then each chunk is encoded again and its embeddings' gradients are propagated to the
 weights (Gao et al. 2021, arXiv 2101.06983). That costs a second forward pass, and memory for one
-chunk. BatchNorm takes its statistics over a chunk, dropout is drawn for each, and twice the same.
+chunk. BatchNorm statistics and dropout are per chunk; both passes draw the same dropout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from convirt.objectives.base import Inputs, Objective
 
 
 def require_divisible(objective: Objective) -> None:
-    """Raise `InputError` for an objective whose loss is not one of embeddings."""
+    """Raise `InputError` for an objective whose loss is not a function of embeddings."""
     if type(objective).forward is not Objective.forward:
         raise InputError(
             "params.yaml: train.chunk",
@@ -40,12 +40,12 @@ def backward(
     """Add the gradient of a batch's loss to the weights.
 
     Args:
-        objective: In training mode; one with `embed` and `compare`.
+        objective: In training mode; it has `embed` and `compare`.
         inputs: N pairs.
         size: Pairs encoded at a time.
         seed: Seeds torch for a chunk by its number; the number after the last is for `compare`.
-        autocast: As in the loop. Entered anew for each pass: it keeps what it casts, and what it
-            casts without a gradient would be without one for good.
+        autocast: As in the loop. Entered separately for each pass, since it caches weights that it
+            casts: those cast without a gradient would stay without one.
 
     Returns:
         The loss, detached, and what the objective logs.
@@ -74,7 +74,7 @@ def backward(
 
 @contextmanager
 def _kept(module: nn.Module) -> Iterator[None]:
-    """Undo what happens to buffers, such as BatchNorm's running statistics."""
+    """Undo changes of buffers, such as BatchNorm's running statistics."""
     before = [buffer.clone() for buffer in module.buffers()]
     yield
     for buffer, value in zip(module.buffers(), before, strict=True):

@@ -1,20 +1,20 @@
 """CIDEr-D: how close generated texts are to the true ones, by weighted n-grams (Vedantam 2015).
 
 For n = 1 to 4, a text is the vector of its n-gram counts h, each weighted by how rare the n-gram
-is among the references (eq. 1; the counts are not divided by the length, as in the authors'
-code, where only the clipping below notices)::
+is among the references (eq. 1; as in the authors' code, the counts are not divided by the length,
+which affects only the clipping below)::
 
-    g(w) = h(w) * ln(texts / max(1, references that hold w))
+    g(w) = h(w) * ln(texts / max(1, references that contain w))
 
 and a candidate c scores against its reference s (eqs. 2, 4 and 5)::
 
     CIDEr-D_n = exp(-(len c - len s)^2 / (2 sigma^2)) * sum_w min(g_c(w), g_s(w)) g_s(w)
                 / (|g_c| |g_s|)
 
-The score is 10 times the mean over n, and that of a set the mean over its texts: 10 at most, for
-candidates that are their references, less where a text has no n-gram of weight for some n. Plain
-CIDEr has no clipping and no length term, and rewards a candidate that says one phrase again and
-again. Here each candidate has one reference, and tokens may be anything that hashes.
+The score is 10 times the mean over n, and the score of a set the mean over its texts. It is 10 at
+most, for candidates equal to their references, and less if a text has no n-gram of weight for some
+n. Plain CIDEr has no clipping and no length term, and rewards a candidate that repeats one phrase.
+Here each candidate has one reference, and tokens may be anything hashable.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class CiderD:
     """CIDEr-D against fixed references, whose vectors are computed once.
 
     Args:
-        references: The true texts, one a candidate; they also say how rare an n-gram is.
-        longest: n-grams of 1 to this many tokens (4 in the paper).
-        sigma: Of the length term, tokens (6 in the paper).
+        references: The true texts, one per candidate; they also define how rare an n-gram is.
+        longest: n-grams have 1 to this many tokens (4 in the paper).
+        sigma: Of the length term, in tokens (6 in the paper).
 
     Raises:
         ValueError: There are no references.
@@ -50,7 +50,7 @@ class CiderD:
         self._references = [self._vectors(count) for count in counts]
 
     def scores(self, candidates: Sequence[Text]) -> list[float]:
-        """The score of each candidate against the reference of the same place.
+        """The score of each candidate against the reference at the same position.
 
         Raises:
             ValueError: There are more or fewer candidates than references.
@@ -81,7 +81,7 @@ class CiderD:
         )
 
     def _vectors(self, counts: Counter[Ngram]) -> list[dict[Ngram, float]]:
-        """g, one a length of n-gram."""
+        """The weights g, one mapping per length of n-gram."""
         vectors: list[dict[Ngram, float]] = [{} for _ in range(self.longest)]
         for ngram, count in counts.items():
             rarity = math.log(self._texts / max(1, self._holders[ngram]))

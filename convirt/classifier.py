@@ -1,4 +1,4 @@
-"""A transfer run's classifier taken apart: the encoder that fine-tuning made, without the head."""
+"""The encoder of a fine-tuned classifier, without the head."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def encoder_of(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         folder: models/finetune/<run>: model.safetensors under timm's names, and config.json.
 
     Raises:
-        InputError: A file is missing or damaged, the run is a linear one (its encoder is the one
-            that it started from), or a weight does not fit.
+        InputError: A file is missing or damaged, the run is a linear one (whose encoder never
+            changed), or a weight does not fit.
     """
     import timm
 

@@ -1,7 +1,7 @@
 """Intervals of Precision@k over queries, and of its difference between two systems.
 
-`metrics.py` does the same for classification, over patients. Here a query is what is drawn: a
-system's rankings say for each query how many of its k nearest candidates are right.
+`metrics.py` does the same for classification, over patients. Here queries are resampled: a
+system's rankings give for each query how many of its k nearest candidates are right.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-TOLERANCE = 1e-9  # between the precision in a JSON and the one of the rankings beside it
+TOLERANCE = 1e-9  # between the precision in a JSON file and in the rankings beside it
 
 
 class Interval(NamedTuple):
@@ -31,11 +31,11 @@ class Interval(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """What a search put: the names of its Q queries, in the order of the file, and their hits.
+    """The Q queries of a search, in the order of the file, and their hits.
 
     Attributes:
-        names: Name of an image, or a sentence; sentences may repeat.
-        hits: Whether the candidate at a rank has the query's class, (Q, depth).
+        names: Names of images, or sentences; sentences may repeat.
+        hits: Whether the candidate at each rank has the query's class, (Q, depth).
     """
 
     names: tuple[str, ...]
@@ -47,7 +47,7 @@ def queries(rankings: pd.DataFrame, direction: str, where: Path | str, made_by: 
 
     Raises:
         InputError: The table is not one block of ranks 1, 2, ... per query; `where` names it, and
-            `made_by` the DVC stage that makes it.
+            `made_by` the DVC stage that writes it.
     """
     rows = rankings[rankings["direction"] == direction]
     rank = rows["rank"].to_numpy()
@@ -65,11 +65,11 @@ def queries(rankings: pd.DataFrame, direction: str, where: Path | str, made_by: 
 
 
 def precision(found: Queries, k: int, stated: float, where: Path | str, made_by: str) -> Floats:
-    """Precision@k of each query, (Q,), whose mean has to be the one that was stated.
+    """Precision@k of each query, (Q,), whose mean has to equal `stated`.
 
     Raises:
-        InputError: It is not, or fewer than k candidates were kept: the files are of two runs.
-            `where` names them, and `made_by` the DVC stage that makes them.
+        InputError: It does not, or fewer than k candidates were kept: the files come from different
+            runs. `where` names them, and `made_by` the DVC stage that writes them.
     """
     depth = found.hits.shape[1]
     values: Floats = found.hits[:, :k].mean(axis=1, dtype=np.float64)
@@ -90,7 +90,7 @@ def interval(values: Floats, resamples: int, seed: int) -> Interval:
     of a paired difference.
 
     Args:
-        values: One a query, (Q,).
+        values: One per query, (Q,).
         resamples: How many.
         seed: Of the draws.
     """
@@ -101,9 +101,9 @@ def interval(values: Floats, resamples: int, seed: int) -> Interval:
 
 
 def correlation(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[float, float] | None:
-    """Pearson's and Spearman's correlation over the pairs of which both are there.
+    """Pearson's and Spearman's correlation over the pairs in which both values are finite.
 
-    None where there are fewer than 3 pairs, or one side does not vary.
+    None if there are fewer than 3 such pairs, or one side does not vary.
     """
     from scipy.stats import rankdata
 

@@ -1,4 +1,4 @@
-"""Faults that lie between what is asked for beside pretraining and keys of other blocks."""
+"""Contradictions between what is asked for besides pretraining and the keys of other blocks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from convirt.faults import Problem, one_of
 if TYPE_CHECKING:
     from convirt.params import Params
 
-# what the summary has beside the tasks in its `claim`
+# keys that the summary has beside the tasks in its `claim`
 RESERVED = frozenset({"equal_fraction", "linear", "mean"})
 RUN = re.compile(r"(.+)-([1-9]\d*)-(finetune|linear)")  # <task>-<init>, percent, protocol
 
 
 def finetuned(p: Params) -> Iterator[Problem]:
-    """Encoders out of transfer runs: which run, and whether it can be made at all."""
+    """Encoders from fine-tuned runs: whether the run exists and its encoder can be made at all."""
     m = p.matrix
     pairs = {f"{task}-{init}": (task, init) for task in m.task for init in m.init}
-    start: dict[str, str] = {}  # of each name, what its run starts from
+    start: dict[str, str] = {}  # for each name, what its run starts from
     for name, run in p.finetuned.items():
         key = f"finetuned.{name}"
         if name in p.model.baselines or name in p.objectives:
@@ -56,7 +56,7 @@ def finetuned(p: Params) -> Iterator[Problem]:
 
 
 def _of_another_corpus(p: Params, name: str, corpus: str) -> Iterator[Problem]:
-    """Where an encoder of `corpus` is asked for by what takes encoders of another one."""
+    """Uses of an encoder of `corpus` where encoders of another corpus are expected."""
     users = {"retrieval.corpus": p.retrieval.corpus} if name in p.retrieval.systems else {}
     if name in p.matrix.init:
         users |= {f"tasks.{t}.corpus": p.tasks[t].corpus for t in p.matrix.task if t in p.tasks}
@@ -68,7 +68,7 @@ def _of_another_corpus(p: Params, name: str, corpus: str) -> Iterator[Problem]:
 
 
 def zeroshot(p: Params) -> Iterator[Problem]:
-    """Zero-shot classification: systems that have a text encoder, tasks that have sentences."""
+    """Zero-shot classification: systems need a text encoder, and tasks need sentences."""
     own = p.zeroshot
     for i, name in enumerate(own.system):
         key = f"zeroshot.system.{i}"
@@ -92,7 +92,7 @@ def zeroshot(p: Params) -> Iterator[Problem]:
 
 
 def _prompts(p: Params, name: str) -> Iterator[Problem]:
-    """The prompts of a task have to be of its labels, and to tell yes from no."""
+    """The prompts of a task have to match its labels, and to separate yes from no."""
     task, prompts, key = p.tasks[name], p.zeroshot.prompts.get(name, {}), f"zeroshot.prompts.{name}"
     for label in task.labels:
         if label not in prompts:
@@ -106,7 +106,7 @@ def _prompts(p: Params, name: str) -> Iterator[Problem]:
 
 
 def reserved(p: Params) -> Iterator[Problem]:
-    """Tasks whose name the summary uses for something else."""
+    """Tasks whose names the summary uses for something else."""
     for name in sorted(RESERVED & set(p.tasks)):
         expected = f"a task name other than {', '.join(sorted(RESERVED))}"
         hint = "rename the task, its data set and its entry in matrix.task"
@@ -114,10 +114,10 @@ def reserved(p: Params) -> Iterator[Problem]:
 
 
 def compared(p: Params) -> Iterator[Problem]:
-    """The variants of Table 4: their encoders have to be those that are scored."""
+    """The variants of Table 4: the encoders that are trained have to be those that are scored."""
     own = p.ablation
     if not own.variants or own.corpus not in p.corpora:
-        return  # of the latter `params` tells
+        return  # `params` reports an unknown corpus
     users = {"retrieval.corpus": p.retrieval.corpus}
     if own.task in p.tasks:
         users[f"tasks.{own.task}.corpus"] = p.tasks[own.task].corpus
@@ -130,7 +130,7 @@ def compared(p: Params) -> Iterator[Problem]:
 
 
 def tabled(p: Params) -> Iterator[Problem]:
-    """The paper's tables: they are made of rankings, exact ones."""
+    """The paper's tables: they need rankings, and exact ones."""
     users = {"tables": p.tables, "ablation.variants": p.ablation.variants}
     if p.tables and not p.retrieval.systems:
         hint = "name one, such as convirt, or set tables: []"

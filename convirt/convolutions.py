@@ -1,11 +1,11 @@
-"""Convolutions that oneDNN is slow with on a CPU, computed otherwise: the same function.
+"""Convolutions that oneDNN computes slowly on a CPU, computed in another way: the same function.
 
-It has a kernel of its own for the weights' gradient of a depthwise convolution if the kernel is at
-most three wide and not wider than the map; others go to one for any grouping, ten to forty times
+For the weight gradient of a depthwise convolution, oneDNN has a fast routine if the kernel is at
+most three wide and not wider than the map; others go to a generic one, ten to forty times
 slower. That was a fifth of a training step of EfficientNet-Lite0 on one core. Here such a gradient
-is put together from vertical strips, three wide at most, of a map that was padded before.
+is assembled from vertical strips, at most three wide, of a map that is padded first.
 
-A convolution of 1 x 1 on a map of a few pixels is a product of matrices, and quicker as one.
+A 1 x 1 convolution on a map of a few pixels is faster as a matrix product.
 
 Gradients of all these weights may be left to another thread (`deferred`).
 """
@@ -20,18 +20,18 @@ from torch import Tensor, nn
 
 from convirt.deferred import of_weight
 
-WIDEST = 3  # columns of a depthwise kernel that oneDNN is quick with
-FEW = 4  # pixels of a map on which a product is quicker than a convolution of 1 x 1
+WIDEST = 3  # columns of a depthwise kernel that oneDNN is fast with
+FEW = 4  # pixels of a map, up to which a product is faster than a 1 x 1 convolution
 
 Pair = tuple[int, int]  # vertical, horizontal
-Around = tuple[int, int, int, int]  # left, right, top, bottom; below zero it cuts off
+Around = tuple[int, int, int, int]  # left, right, top, bottom; negative values crop
 
 
 class Depthwise(nn.Module):
     """A depthwise convolution of (N, C, H, W), with the parameters of the module it replaces."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        """Take over `conv`, whose padding may be timm's "same": by the size of the input."""
+        """Take over `conv`, whose padding may be timm's "same", by the size of the input."""
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
         self.stride, self.padding = cast(Pair, conv.stride), cast(Pair, conv.padding)
@@ -49,7 +49,7 @@ class Depthwise(nn.Module):
         return F.conv2d(x, self.weight, self.bias, self.stride, padding, 1, len(self.weight))
 
     def _around(self, x: Tensor) -> Around:
-        """What timm's "same" pads, which no convolution can: more at the end than at the start."""
+        """Padding of timm's "same", which no convolution has: more at the end than at the start."""
         from timm.layers import get_same_padding
 
         sides = zip(x.shape[2:], self.weight.shape[2:], self.stride, strict=True)
@@ -58,7 +58,7 @@ class Depthwise(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """A convolution of 1 x 1 of (N, C, H, W), with the parameters of the module it replaces."""
+    """A 1 x 1 convolution of (N, C, H, W), with the parameters of the module it replaces."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         """Take over `conv`."""
@@ -75,7 +75,7 @@ class Pointwise(nn.Module):
 
 
 def quicken(encoder: nn.Module) -> None:
-    """Replace, in place, the convolutions that this is for."""
+    """Replace the depthwise and 1 x 1 convolutions of an encoder, in place."""
     from timm.layers import Conv2dSame
 
     for parent in list(encoder.modules()):
@@ -101,7 +101,7 @@ def _is_pointwise(conv: nn.Conv2d) -> bool:
 
 
 def _is_trained(weight: Tensor) -> bool:
-    """Whether a gradient is wanted; in a lower precision, torch's own has to do."""
+    """Whether a gradient is wanted; in lower precision, torch's own gradient is used."""
     wanted = torch.is_grad_enabled() and weight.requires_grad
     return wanted and not torch.is_autocast_enabled("cpu")
 
@@ -111,12 +111,12 @@ def _plus(y: Any, bias: Tensor | None) -> Tensor:
 
 
 def weight_gradient(x: Tensor, dy: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
-    """Gradient of a depthwise convolution by its weights.
+    """Gradient with respect to the weights of a depthwise convolution.
 
     Args:
         x: The input, (N, C, H, W).
-        dy: Gradient by the output, (N, C, H', W').
-        kernel: Its height and width.
+        dy: Gradient with respect to the output, (N, C, H', W').
+        kernel: Height and width of the kernel.
         stride: Of the convolution.
         padding: On either side.
 
@@ -131,7 +131,7 @@ def weight_gradient(x: Tensor, dy: Tensor, kernel: Pair, stride: Pair, padding: 
     for left in range(0, width, WIDEST):
         wide = min(WIDEST, width - left)
         columns = (across - 1) * stride[1] + wide
-        start = padding[1] - left  # below zero: the strip begins inside the map
+        start = padding[1] - left  # negative: the strip begins inside the map
         sides = (start, columns - start - x.shape[3])
         ends = (padding[0], rows - padding[0] - x.shape[2])
         strips.append(_native(padded(x, (*sides, *ends)), dy, (height, wide), stride, (0, 0)))
@@ -139,7 +139,7 @@ def weight_gradient(x: Tensor, dy: Tensor, kernel: Pair, stride: Pair, padding: 
 
 
 def padded(x: Tensor, around: Around) -> Tensor:
-    """`F.pad` with zeros, in half the time: the middle is written once."""
+    """Like `F.pad` with zeros, in half the time: the middle is written only once."""
     left, right, top, bottom = around
     n, c, height, width = x.shape
     size = (n, c, height + top + bottom, width + left + right)
@@ -156,13 +156,13 @@ def padded(x: Tensor, around: Around) -> Tensor:
 
 
 def _inside(margin: int, old: int, new: int) -> slice:
-    """Where among `new` rows those of `old` that are kept come to lie; perhaps none."""
+    """The place among `new` rows of those of `old` that are kept; perhaps empty."""
     start = min(max(margin, 0), new)
     return slice(start, max(start, min(margin + old, new)))
 
 
 def _native(x: Tensor, dy: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
-    shape = x.new_empty(x.shape[1], 1, *kernel)  # of no other use
+    shape = x.new_empty(x.shape[1], 1, *kernel)  # only its shape is used
     return _by_weight(dy, x, shape, stride, padding)
 
 
@@ -229,12 +229,12 @@ def _has_few_pixels(x: Tensor) -> bool:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(N, C, H, W) to (N H W, C); no copy where channels lie together."""
+    """(N, C, H, W) to (N H W, C); no copy if the layout is channels_last."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 def _as_map(rows: Tensor, like: Tensor) -> Tensor:
-    """(N H W, C) to (N, C, H, W), N, H and W those of `like`."""
+    """(N H W, C) to (N, C, H, W), with N, H and W from `like`."""
     n, _, height, width = like.shape
     return rows.view(n, height, width, -1).permute(0, 3, 1, 2)
 

@@ -1,7 +1,7 @@
 """Gradients of weights, computed by whichever thread has nothing else to do.
 
-On the way back through a network each layer waits for the gradient of its output alone; gradients
-of weights are wanted at the end. So one thread can leave them to another that is done before it.
+In a backward pass each layer waits only for the gradient of its output; gradients of weights are
+needed only at the end. So one thread can leave them to another that finishes earlier.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ Job = Callable[[], Tensor]
 
 
 class Deferred:
-    """The gradients of weights that one thread leaves, for it and others to compute.
+    """Weight gradients that one thread leaves to be computed later, by itself or by others.
 
-    Who computes one changes no bit: each is an operation of its own, and they are added to the
-    weights in the order in which they were left.
+    Which thread computes a gradient changes no bit: each is an operation of its own, and they are
+    added to the weights' gradients in the order in which they were left.
     """
 
     def __init__(self) -> None:
-        """None is left yet."""
+        """Start with no gradient left."""
         self._weights: list[Tensor] = []
         self._gradients: dict[int, Tensor] = {}
         self._jobs: SimpleQueue[tuple[int, Job] | None] = SimpleQueue()
 
     @contextmanager
     def leaving(self) -> Iterator[None]:
-        """Leave those of this thread; once, and it cannot be nested."""
+        """Leave the gradients of this thread; can be used once, and not nested."""
         _thread.deferred = self
         try:
             yield
@@ -41,7 +41,7 @@ class Deferred:
             self._jobs.put(None)
 
     def leave(self, weight: Tensor, job: Job) -> None:
-        """Have a gradient of `weight` computed by somebody."""
+        """Leave a gradient of `weight` to whichever thread is free."""
         number = len(self._weights)
         self._weights.append(weight)
         self._jobs.put((number, job))
@@ -51,23 +51,23 @@ class Deferred:
         while (found := self._jobs.get()) is not None:
             number, job = found
             self._gradients[number] = job()
-        self._jobs.put(None)  # for the others
+        self._jobs.put(None)  # ends the other helpers as well
 
     @torch.no_grad()
     def add(self) -> None:
-        """Add the gradients to those of the weights, when all who helped are done."""
+        """Add the gradients to those of the weights; call it when all helpers are done."""
         for number, weight in enumerate(self._weights):
             gradient = self._gradients.pop(number)
             if weight.grad is not None:
                 weight.grad += gradient
             elif _laid_out_alike(gradient, weight):
                 weight.grad = gradient.view_as(weight)
-            else:  # as autograd does: optimisers walk through both as they lie in memory
+            else:  # as autograd does: optimisers step through both in memory order
                 weight.grad = torch.empty_like(weight).copy_(gradient)
 
 
 def of_weight(weight: Tensor, job: Job) -> Tensor | None:
-    """For a backward: the gradient of `weight`, or None where it is left to somebody."""
+    """For a backward function: the gradient of `weight`, or None if it is left for later."""
     if torch.compiler.is_compiling() or _thread.deferred is None:
         return job()
     _thread.deferred.leave(weight, job)

@@ -1,4 +1,4 @@
-"""Where tensors live."""
+"""Devices: which one a run computes on, its cores, its seed, and copies to it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def require(name: str) -> str:
-    """Return `name` ("cpu" or "cuda") if torch can compute there, and ready the CPU for it.
+    """Return `name` ("cpu" or "cuda") if torch can compute there, and prepare the CPU for it.
 
     Raises:
-        InputError: It is cuda and there is no usable GPU; a run on the CPU instead would be
-            another run, with other last bits and of another length.
+        InputError: It is cuda and there is no usable GPU. A run on the CPU instead would be
+            another run, with other last bits and another duration.
     """
     import torch
 
@@ -37,7 +37,7 @@ def require(name: str) -> str:
 
 
 def hardware(name: str) -> str:
-    """The make of what "cpu" or "cuda" stands for: another one may give other last bits."""
+    """The model of the CPU or GPU in use: another model may give other last bits."""
     import torch
 
     if name == "cuda":
@@ -50,7 +50,7 @@ def hardware(name: str) -> str:
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
 
 
-CORES = "CONVIRT_CORES"  # in the environment: how many a stage may count on, beside others
+CORES = "CONVIRT_CORES"  # environment variable: how many cores a stage may use beside others
 
 
 def cores() -> int:
@@ -66,21 +66,21 @@ def cores() -> int:
 
 
 def seed(name: str, value: int) -> None:
-    """Seed what torch draws on "cpu" or "cuda"."""
+    """Seed torch's generator on "cpu" or "cuda"."""
     import torch
 
     # not torch.manual_seed, which formats the stack for every kind of device that may start later:
-    # up to a millisecond, most of a step of a linear head
+    # that takes up to a millisecond, most of a step of a linear head
     torch.default_generator.manual_seed(value)
     if name == "cuda":
         torch.cuda.manual_seed_all(value)
 
 
 def sent(x: Tensor, device: str | torch.device) -> Tensor:
-    """A tensor of the CPU on a device, and nothing waits for it.
+    """Copy a CPU tensor to a device without waiting for the copy.
 
-    On its way to a GPU it is in pinned memory: a copy from any other waits until the GPU has done
-    all that it was told before, whatever `non_blocking` says.
+    A copy to a GPU goes through pinned memory: from any other memory it would wait until the GPU
+    has finished all work queued before, whatever `non_blocking` says.
     """
     if str(device).startswith("cuda"):
         x = x.pin_memory()
@@ -88,16 +88,16 @@ def sent(x: Tensor, device: str | torch.device) -> Tensor:
 
 
 def _keep_memory() -> None:
-    """Let glibc keep what is freed, up to 2 GiB, instead of handing it back to the system.
+    """Let glibc keep freed memory, up to 2 GiB, instead of handing it back to the system.
 
     A training step on the CPU frees and takes the same hundreds of megabytes as the one before,
-    and each page that comes back from the system costs a fault: a twelfth of a fine-tuning run.
-    No number changes; the peak of memory grows by a tenth.
+    and each page that comes back from the system costs a page fault: a twelfth of a fine-tuning
+    run. No result changes; peak memory grows by a tenth.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     arena_max, mmap_threshold, trim_threshold = -8, -3, -1  # from <malloc.h>
     libc = ctypes.CDLL(None)
-    libc.mallopt(arena_max, 1)  # a thread's own arena would hand memory back nevertheless
+    libc.mallopt(arena_max, 1)  # per-thread arenas would hand memory back nevertheless
     libc.mallopt(mmap_threshold, 1 << 30)
     libc.mallopt(trim_threshold, (1 << 31) - 1)

@@ -1,4 +1,4 @@
-"""Vectors of images on a plane: t-SNE, as in the paper's Figure 3."""
+"""Image vectors projected to a plane: t-SNE, as in the paper's Figure 3."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ NEIGHBOURS = 10
 def tsne(h: Floats, seed: int) -> NDArray[np.float64]:
     """t-SNE of the rows of h, (N, width) to (N, 2); on one thread, so the same bits every time.
 
-    The distance is Euclidean between unit vectors, which orders pairs as the cosine does. The
-    start is the plane of the first two principal components. Perplexity is 30, or less where
-    there are few rows.
+    The distance is Euclidean between unit vectors, which orders pairs as the cosine does. It
+    starts from the first two principal components. Perplexity is 30, or less if there are few rows.
     """
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
@@ -31,7 +30,7 @@ def tsne(h: Floats, seed: int) -> NDArray[np.float64]:
 
 
 def purity(h: Floats, labels: NDArray[np.str_]) -> float:
-    """Share of an image's 10 nearest others (cosine of h) with its label, mean over images."""
+    """Share of an image's 10 nearest others (by cosine of h) with its label, mean over images."""
     rows = unit(h)
     similarity = np.round(rows @ rows.T, 9)
     np.fill_diagonal(similarity, -np.inf)

@@ -1,4 +1,4 @@
-"""The one error that tells a user what to do next."""
+"""The one error class whose message says what to do next."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 
 class InputError(Exception):
-    """Something that the user gave is not what it has to be.
+    """Something that the user provided is not as required.
 
     Every message answers four questions in the same order: which file, what was expected,
     what was found, and which command or edit comes next.
 
     Attributes:
-        path: The file, folder or parameter that is at fault.
+        path: The file, folder or parameter at fault.
         expected: What should have been there.
         found: What was there instead.
-        hint: What to do next, best a command that can be pasted.
+        hint: What to do next, preferably a command that can be pasted.
     """
 
     def __init__(self, path: Path | str, expected: str, found: str, hint: str) -> None:
@@ -24,7 +24,7 @@ class InputError(Exception):
         super().__init__(f"{path}\n  expected: {expected}\n  found:    {found}\n  next:     {hint}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For processes that hand it on: pickle by itself would make it anew of its message."""
+        """For passing it between processes: plain pickle would rebuild it from the message."""
         return _made_anew, (type(self), self.args, vars(self))
 
 
@@ -35,4 +35,4 @@ def _made_anew(kind: type[InputError], args: tuple[Any, ...], values: dict[str, 
 
 
 class StoppedError(Exception):
-    """A run was asked to stop; what it has done is saved, as far as it has a scratch folder."""
+    """A run was asked to stop; its progress is saved if it has a scratch folder."""

@@ -1,7 +1,7 @@
-"""What of a Python file can change a result: all but comments, docstrings and blank lines.
+"""The part of a Python file that can change a result: all but comments, docstrings, blank lines.
 
-A digest of it stays the same when only words are mended, so that nobody hesitates to mend them:
-nothing is run again.
+Its digest stays the same when only comments or docstrings are edited, so such an edit reruns
+nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def essence(source: bytes) -> bytes:
     """The source without comments, docstrings, trailing blanks and blank lines.
 
-    Made by cutting, not by printing a syntax tree, so that every version of Python agrees. What
-    stands inside a string of several lines stays as it is.
+    These are cut from the text, not left out of a printed syntax tree, so that every version of
+    Python gives the same. The inside of a multi-line string stays as it is.
 
     Args:
         source: A Python file in UTF-8.
@@ -53,7 +53,7 @@ def essence(source: bytes) -> bytes:
     return b"\n".join(line for number, line in enumerate(kept, start=1) if line or number in inside)
 
 
-Place = tuple[int, int]  # line from 1 on, byte within it
+Place = tuple[int, int]  # line, counted from 1, and byte within it
 
 
 def _docstrings(tree: ast.AST) -> Iterator[tuple[Place, Place]]:
@@ -72,13 +72,13 @@ def _comments(source: bytes, lines: list[bytes]) -> Iterator[tuple[Place, Place]
             yield (line, start), (line, len(lines[line - 1]))
 
 
-@cache  # a stage asks at its start and again before it writes, `stages.code` for all stages
+@cache  # a stage needs it at its start and before it writes, `stages.code` for all stages
 def _digest(source: bytes) -> str:
     return hashlib.sha256(essence(source)).hexdigest()
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of the essence of a Python file, in hex.
+    """SHA-256 digest of the essence of a Python file, in hex.
 
     Raises:
         InputError: The file is missing or not valid Python.

@@ -1,6 +1,6 @@
-"""What is wrong with the parameters, told so that the next edit is plain.
+"""Explain what is wrong with the parameters, so that the next edit is plain.
 
-Holds no shape of its own: `convirt/params.py` hands over its models and what pydantic found.
+Defines no schema itself: `convirt/params.py` passes its models and the errors of pydantic.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from convirt.errors import InputError
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 MODULE_NAME = r"^[a-z][a-z0-9_]*$"
 LAUNCHER = r"^(python|torchrun( [A-Za-z0-9._:/=-]+)*)$"
-PATTERNS = {  # of texts, in words
+PATTERNS = {  # in words
     NAME: "a name of letters, digits, - and _, the first a letter or a digit",
     MODULE_NAME: "a name of small letters, digits and _, the first a letter",
     LAUNCHER: "python, or torchrun with options, one space before each",
@@ -35,7 +35,7 @@ class Problem(NamedTuple):
 
 
 class ParamsError(InputError):
-    """The parameters are not what they have to be; the message lists every fault that was seen.
+    """The parameters are not as required; the message lists every fault that was found.
 
     Attributes:
         problems: The faults; `path`, `expected`, `found` and `hint` are those of the first.
@@ -50,7 +50,7 @@ class ParamsError(InputError):
 
 
 def known_keys(model: type[BaseModel], data: Any, prefix: str = "") -> Iterator[str]:
-    """Every dotted key that `model` knows; names that a user chose are taken from `data`."""
+    """Every dotted key that `model` knows; names chosen by the user are taken from `data`."""
     data = data if isinstance(data, Mapping) else {}
     for name, field in model.model_fields.items():
         yield f"{prefix}{name}"
@@ -67,7 +67,7 @@ def _below(kind: Any, data: Any, prefix: str) -> Iterator[str]:
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """The known dotted key that resembles `key` most, by the last part as much as by the whole."""
+    """The known dotted key most similar to `key`; its last part counts as much as the whole."""
 
     def likeness(candidate: str) -> float:
         pairs = ((key, candidate), (key.split(".")[-1], candidate.split(".")[-1]))
@@ -79,7 +79,7 @@ def nearest(key: str, known: Iterable[str]) -> str:
 def explain(
     errors: Iterable[ErrorDetails], model: type[BaseModel], data: Mapping[str, Any]
 ) -> list[Problem]:
-    """One problem for each of pydantic's `errors` about `data` read as `model`."""
+    """One problem for each of pydantic's `errors` in validating `data` as `model`."""
     found = [(".".join(str(part) for part in error["loc"]), error) for error in errors]
     unknown = {key for key, error in found if error["type"] == "extra_forbidden"}
     missing = {key for key, error in found if error["type"] == "missing"}
@@ -102,7 +102,7 @@ def explain(
 
 
 def one_of(key: str, value: str, known: Iterable[str]) -> Iterator[Problem]:
-    """A problem when `value`, found at `key`, is none of the `known` names."""
+    """A problem if `value`, found at `key`, is none of the `known` names."""
     names = list(known)
     if value not in names:
         hint = f"nearest: {nearest(value, names)}" if names else f"define {value} first"
@@ -125,6 +125,6 @@ def _explain_value(key: str, error: ErrorDetails) -> Problem:
 
 
 def show(value: Any) -> str:
-    """A value and its type, cut to a line."""
+    """A value, shortened to one line, and its type."""
     text = repr(list(value) if isinstance(value, tuple) else value)
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"

@@ -1,9 +1,9 @@
-"""What a frozen encoder gives for the images of a store: computed once, kept on disk.
+"""The features that a frozen encoder gives for the images of a store: computed once, kept on disk.
 
-A linear probe sees images through the frozen encoder alone, so that all label fractions, repeats
-and solvers of one task and encoder share these numbers. They are always computed in the same
-blocks and always read from the file, so a run gives the same bytes whether the file was there or
-not. The folder is named after all that the numbers depend on; deleting it costs time, no more.
+A linear probe sees images only through the frozen encoder, so all label fractions, repeats and
+solvers of one task and encoder share these features. They are always computed in the same
+blocks and always read from the file, so a run gives the same bytes whether the file existed or
+not. The folder is named after everything that the features depend on; deleting it costs only time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from convirt import checkpoint, files, image_encoder
 from convirt.errors import InputError
 
-KEEP_EVERY = 60.0  # seconds between two marks to go on from; of no effect on results
+KEEP_EVERY = 60.0  # seconds between two marks to resume from; no effect on results
 FILE, PART, MARK = "features.npy", "features.part", "features.json"
 
 
@@ -36,19 +36,19 @@ def features(
 ) -> np.ndarray:
     """Read the features in `folder`, computing them first if they are not there yet.
 
-    Of several processes that need the same features one computes, the others wait for it. Killed
-    and run again it goes on from the last mark.
+    If several processes need the same features, one computes them and the others wait for it. A
+    killed computation resumes from the last mark.
 
     Args:
         folder: Of this cache, named after everything that the features depend on.
         images: A store's images, (N, S, S) uint8.
         rows: Which of them, ascending, (n,).
-        encoder: Folder of the image encoder; its network is not loaded where nothing is computed.
+        encoder: Folder of the image encoder; its network is loaded only if something is computed.
         device: "cpu" or "cuda".
-        report: Told after each block how many images it had.
-        confirm: Called before the file is kept; may raise, and then it is not.
-        waiting: Told the number of the process that is waited for.
-        check: Called again and again meanwhile; may raise.
+        report: Called with the number of images done since the last call, first with resumed ones.
+        confirm: Called before the file is kept; may raise to prevent that.
+        waiting: Called with the process that this one waits for, as "12 on host".
+        check: Called repeatedly during that wait; may raise to end it.
 
     Returns:
         (n, width) float32, a memory map: h_v of images[rows[i]] in row i, in evaluation mode.
@@ -60,7 +60,7 @@ def features(
     shape = (len(rows), image_encoder.read_image_config(encoder).width)
     if not path.exists():
         with checkpoint.locked(folder, waiting, check):
-            if not path.exists():  # the process that was waited for has made it
+            if not path.exists():  # the other process may have written it
                 _compute(folder, images, rows, encoder, device, report)
                 confirm()
                 (folder / PART).rename(path)
@@ -89,24 +89,24 @@ def _compute(
     device: str,
     report: Callable[[int], None],
 ) -> None:
-    """Write PART whole, on from MARK where there is one."""
+    """Write all of PART, resuming from MARK if there is one."""
     network, config = image_encoder.load_image_encoder(encoder)
     network.to(device)
     part, mark = folder / PART, folder / MARK
     done, offset = _marked(part, mark)
-    # plain writes and no memory map: a full disk is then an error and not a dead process
+    # plain writes, no memory map: a full disk then raises an error instead of killing the process
     with part.open("r+b" if done else "wb") as handle:
         if not done:
             shape = (len(rows), config.width)
             head = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(handle, head)
         else:
-            handle.truncate(offset)  # what was written after the mark
+            handle.truncate(offset)  # drops what was written after the mark
             handle.seek(offset)
             report(done)
         kept = time.monotonic()
         for h in image_encoder.encoded(images, rows[done:], network, config, device):
-            if h.shape[1] != config.width:  # rows would be shifted, and read without an error
+            if h.shape[1] != config.width:  # else rows would shift without any error
                 found, hint = f"{h.shape[1]} numbers a film", "dvc repro -f encoder pretrain"
                 raise InputError(encoder, f"{config.width}, as in its config.json", found, hint)
             handle.write(np.ascontiguousarray(h, "<f4").tobytes())
@@ -120,7 +120,7 @@ def _compute(
 
 
 def _marked(part: Path, mark: Path) -> tuple[int, int]:
-    """How many images are in PART for sure, and where they end in it."""
+    """How many images are certainly in PART, and at which byte they end."""
     try:
         at = json.loads(mark.read_text(encoding="utf-8"))
         if part.stat().st_size >= at["bytes"]:
@@ -131,6 +131,6 @@ def _marked(part: Path, mark: Path) -> tuple[int, int]:
 
 
 def _flush(descriptor: int, flush: Callable[[], None]) -> None:
-    """Bring what was written onto the disk."""
+    """Force what was written onto the disk."""
     flush()
     os.fsync(descriptor)

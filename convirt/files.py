@@ -22,7 +22,8 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; rename it to `path` on success, delete it on failure.
 
     Works for a file or a folder that the caller creates under the temporary name. An existing
-    folder at `path` is replaced: a kill leaves the old one, the new one, or for a moment none.
+    folder at `path` is replaced: a kill leaves the old or the new one, or, within a short moment,
+    none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
@@ -37,14 +38,14 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def _put(temporary: Path, path: Path) -> None:
-    """Rename; a folder in the way goes first, as often as another process puts one there."""
+    """Rename; a folder at `path` is moved away first, again if another process puts one there."""
     while True:
         old = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
         remove(old)
         try:
             if path.is_dir() and not path.is_symlink():
                 with contextlib.suppress(FileNotFoundError):
-                    path.rename(old)  # whole, since to delete it takes a while
+                    path.rename(old)  # as a whole, since deleting it takes a while
             temporary.replace(path)
         except BaseException as error:  # ctrl-C as well
             if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST):
@@ -59,7 +60,7 @@ def _put(temporary: Path, path: Path) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Delete what killed processes left behind while they wrote or deleted `path`."""
+    """Delete what processes left behind that were killed while writing or deleting `path`."""
     for stale in path.parent.glob(f".{path.name}.*.tmp"):
         number = stale.name.split(".")[-2]
         if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc").exists():
@@ -77,7 +78,7 @@ def remove(path: Path) -> None:
 def discard(path: Path) -> None:
     """Delete what nobody needs; what cannot be deleted yet is left to `sweep`.
 
-    On NFS a file that a process still holds open keeps a name, and so its folder, until then.
+    On NFS a file that a process holds open keeps a name, and so its folder, until it is closed.
     """
     with contextlib.suppress(OSError):
         remove(path)
@@ -92,15 +93,15 @@ def fresh_directory(path: Path) -> Iterator[Path]:
 
 
 def link(source: Path, path: Path) -> None:
-    """Let `path` be `source` as well, without a copy where the disk allows it."""
+    """Make `source` available as `path` too, by a hard link if the disk allows it, else a copy."""
     try:
         os.link(source, path)
-    except OSError:  # two disks, or one that knows no links
+    except OSError:  # two disks, or a file system without links
         shutil.copyfile(source, path)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write sorted, indented JSON; NaN and infinity, for which JSON has no word, are refused."""
+    """Write sorted, indented JSON; NaN and infinity, which JSON cannot express, are refused."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     with atomic(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The frozen half of a text encoder, computed once a sentence where memory allows."""
+"""The frozen half of a text encoder, computed once per sentence if memory allows."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from convirt.text_encoder import Packing, TextEncoder
 class FrozenText:
     """Outputs of the frozen half, kept after the first call when `keep` is set.
 
-    A kept output is what a computed one would be, up to rounding, which depends on
-    what else is in the batch.
+    A kept output equals a freshly computed one up to rounding, which depends on the rest of the
+    batch.
 
     Args:
         encoder: Its `lower` is the frozen half.
         sentences: Tokens of the distinct sentences.
         keep: Compute all sentences once, (tokens, width) float32 on the encoder's device.
-        buckets: 0 leaves all padding out. Otherwise it stays in and lengths are rounded up to a
-            multiple of this, for code and graphs that are made anew for every shape.
+        buckets: 0 leaves all padding out. Otherwise padding stays in and lengths are rounded up to
+            a multiple of this, for compiled code and graphs, which are made for each shape.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class FrozenText:
         return torch.cat(pieces)
 
     def __call__(self, rows: np.ndarray) -> tuple[Tensor, Packing]:
-        """Hidden states (T, width) of some sentences, and where their tokens lie."""
+        """Hidden states (T, width) of some sentences, and the places of their tokens."""
         return self.hidden(*self.step_inputs(rows))
 
     def step_inputs(self, rows: np.ndarray) -> tuple[Tensor, Packing]:
-        """The CPU's part of it: what `hidden` is given, on the encoder's device."""
+        """The part on the CPU: the arguments of `hidden`, on the encoder's device."""
         tokens, mask = self.sentences.batch(rows, max(self.buckets, 1))
-        # taken from the mask while that is on the CPU: a GPU would be waited for
+        # computed while the mask is on the CPU: on a GPU this would wait for it
         packing = Packing.of(mask, whole=self.buckets > 0)
         if self.keep:
             tokens = packing.pack(torch.from_numpy(self.sentences.places(rows, mask)))
@@ -56,11 +56,11 @@ class FrozenText:
         return sent(tokens, device), packing.to(device)
 
     def hidden(self, tokens: Tensor, packing: Packing) -> tuple[Tensor, Packing]:
-        """The device's part of it.
+        """The part on the device.
 
         Args:
-            tokens: (N, L) int64; or where outputs are kept the places of the tokens, (T,).
-            packing: Where they lie.
+            tokens: (N, L) int64; or, if outputs are kept, the places of the tokens, (T,).
+            packing: Their places in the batch.
         """
         if not self.keep:
             return self.encoder.lower(tokens, packing), packing

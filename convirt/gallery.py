@@ -1,4 +1,4 @@
-"""The picture of a retrieval: one query a row, its nearest images framed green or red."""
+"""The picture of a retrieval: each query with its nearest images, framed green or red."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def draw(rows: Sequence[tuple[Row | None, Row | None]], out: Path) -> None:
 
 
 def _row(sheet: Image.Image, pen: ImageDraw.ImageDraw, row: Row, x: int, y: int) -> None:
-    """One query and what it found, with its upper left corner at (x, y)."""
+    """Draw one query and what it found, with the upper left corner at (x, y)."""
     from PIL import ImageFont
 
     font = ImageFont.load_default(12)
@@ -68,7 +68,7 @@ def _row(sheet: Image.Image, pen: ImageDraw.ImageDraw, row: Row, x: int, y: int)
         pen.multiline_text((x, y + FRAME), "\n".join(lines), INK, font, spacing=2)
     else:
         sheet.paste(_tile(row.query, TILE), (x, y))
-    x += 2 * GAP  # the query stands apart
+    x += 2 * GAP  # a wider gap after the query
     for image, right in zip(row.found, row.right, strict=True):
         x += TILE + GAP
         frame = RIGHT if right else WRONG

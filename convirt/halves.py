@@ -1,9 +1,9 @@
-"""The two halves of a pair side by side on a CPU: the same bits in less time.
+"""The two halves of a pair in parallel on a CPU: the same bits in less time.
 
-Images and sentences have nothing to do with each other until they are compared. A core for each
-half does more than all cores for one half after the other: what a small batch consists of is too
-small to be divided well. The gradients of the embeddings take the same two ways back, and the
-thread that is there first computes gradients of the other's weights (`deferred`).
+Images and sentences are independent until they are compared. One core per half is faster than all
+cores on one half after the other: the operations of a small batch are too small to divide well. The
+backward passes of the halves also run in parallel, and the thread that finishes first computes
+gradients of the other's weights (`deferred`).
 """
 
 from __future__ import annotations
@@ -27,16 +27,15 @@ T = TypeVar("T")
 
 
 class Halves:
-    """The gradient of a batch, its halves side by side.
+    """The gradient of a batch, with its halves in parallel.
 
-    All threads share one generator of torch, so draws of both halves would interleave in no certain
-    order.
-    The first batch shows whether all halves but the last draw nothing; if one does, they are taken
-    one after the other as they always were.
+    All threads share one generator of torch, so draws of both halves would interleave in an
+    undefined order. The first batch shows whether any half but the last draws something; if one
+    does, the halves run one after the other.
     """
 
     def __init__(self, objective: Objective) -> None:
-        """Ready a thread; `objective` has halves."""
+        """Prepare a thread for an `objective` with halves."""
         self.objective = objective
         self.apart: bool | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="half")
@@ -48,7 +47,7 @@ class Halves:
 
         Args:
             inputs: The batch.
-            meanwhile: What this thread does when it has its embeddings before the others.
+            meanwhile: Called by this thread once it has its embeddings, while others may still run.
 
         Returns:
             The loss, detached, and what the objective logs.
@@ -72,7 +71,7 @@ class Halves:
     def _all(
         self, jobs: Sequence[Callable[[], T]], meanwhile: Callable[[], None] = lambda: None
     ) -> list[T]:
-        """Results in order; the last job is done by this thread."""
+        """Results in order; this thread does the last job."""
         if not self.apart:
             return [job() for job in jobs]
         elsewhere = [self._pool.submit(job) for job in jobs[:-1]]
@@ -81,7 +80,7 @@ class Halves:
         return [*(future.result() for future in elsewhere), here]
 
     def _back(self, jobs: Sequence[Callable[[], None]]) -> None:
-        """Likewise, and the thread that is done first computes gradients of the other's weights."""
+        """Run the backward passes; the thread that is done first helps with the other's weights."""
         if not self.apart:
             self._all(jobs)
             return
@@ -101,9 +100,9 @@ class Halves:
 
 
 def side_by_side(objective: Objective, device: torch.device, config: TrainConfig) -> Halves | None:
-    """`Halves` where they pay and change no bit: on a CPU with a core for each.
+    """`Halves` where they pay and change no bit: on a CPU with enough cores for both, else None.
 
-    Not for steps that are compiled, recorded, cut into chunks, shared among processes or of lower
+    None for steps that are compiled, recorded, cut into chunks, shared among processes or in lower
     precision.
     """
     usual = not (config.compile or config.chunk or config.graphs)

@@ -23,19 +23,19 @@ from convirt import checkpoint, convolutions, files
 from convirt.errors import InputError
 from convirt.resident import take
 
-BLOCK = 256  # images encoded at once: last bits depend on it, so it is no setting
+BLOCK = 256  # images encoded together: last bits depend on it, so it is no setting
 
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """What has to be known of an image encoder besides its weights.
+    """What has to be known about an image encoder besides its weights.
 
     Attributes:
         architecture: Name in timm.
         size: Pixels of the input's side.
         width: Length of h_v.
-        mean: Subtracted from grey values in [0, 1], one a channel.
-        std: Divides them, one a channel.
+        mean: Subtracted from grey values in [0, 1], one per channel.
+        std: Divides them, one per channel.
     """
 
     architecture: str
@@ -54,14 +54,14 @@ def create_image_encoder(
         architecture: A timm name.
         weights: "random"; "package:<module>" for weights that come as a Python package;
             "file:<path>" for a state dict on disk (safetensors, or a torch file of tensors only);
-            or the tag of a timm weight set, as "timm:resnet50.tv_in1k".
+            or the tag of a timm weight set, such as "timm:resnet50.tv_in1k".
         size: Pixels of the input's side.
         seed: Of the random initialisation.
 
     Raises:
-        InputError: Weights are missing or do not fit the architecture, or it has another size.
+        InputError: Weights are missing or do not fit the architecture, or it takes another size.
     """
-    import timm  # brings torchvision: seconds that a run on kept features does without
+    import timm  # also imports torchvision: seconds that a run on kept features saves
 
     torch.manual_seed(seed)
     source, _, name = weights.partition(":")
@@ -92,7 +92,7 @@ def create_image_encoder(
             "see the comment beside the key",
         )
     model.reset_classifier(0)
-    about = model.default_cfg  # of the weights: tags of one architecture differ
+    about = model.default_cfg  # depends on the weights: tags of one architecture differ
     config = ImageConfig(
         architecture=architecture,
         size=size,
@@ -113,7 +113,7 @@ def _require_size(model: nn.Module, name: str, size: int) -> None:
 
 @torch.no_grad()
 def _width(model: nn.Module, architecture: str, size: int) -> int:
-    """Length of the output; of what timm calls `num_features` a network may make another one."""
+    """Length of the output, which may differ from what timm calls `num_features`."""
     was = model.training
     try:
         h = model.eval()(torch.zeros(1, 3, size, size))
@@ -131,10 +131,10 @@ def _width(model: nn.Module, architecture: str, size: int) -> int:
 
 
 def _full_blocks(model: nn.Module) -> None:
-    """Start every BatchNorm at the factor 1, as torchvision's networks and so the paper's do.
+    """Start every BatchNorm at the factor 1, as in torchvision's networks and so the paper's.
 
-    In timm's the last one of a residual block starts at 0: of a random ResNet that stays as it is,
-    shortcuts alone would be left.
+    In timm's networks the last one of a residual block starts at 0: of a random ResNet that is not
+    trained, only the shortcuts would be left.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -194,7 +194,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         return checkpoint.load_safetensors(path)
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a torn or foreign file fails in many ways
+    except Exception as error:  # a truncated or foreign file fails in many ways
         reason = str(error).splitlines()[0][:200]
         raise InputError(path, "a state dict of tensors", reason, "download it again") from error
     if not isinstance(tensors, dict) or not all(torch.is_tensor(t) for t in tensors.values()):
@@ -206,7 +206,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 def _load_in_order(model: nn.Module, path: Path, name: str) -> None:
     """Load a state dict whose names differ but whose order and shapes are the model's.
 
-    EfficientNet-Lite0 as packaged has its own names; its 296 tensors stand in timm's order.
+    The packaged EfficientNet-Lite0 has its own names; its 296 tensors are in timm's order.
     """
     tensors = _read_weights(path)
     own = model.state_dict()
@@ -244,7 +244,7 @@ def to_input(images: Tensor, config: ImageConfig) -> Tensor:
 
 def normalise(x: Tensor, config: ImageConfig) -> Tensor:
     """Normalise grey values in [0, 1], (N, 1, H, W), to (N, 3, H, W), channels_last."""
-    # by numbers: a GPU would have to be waited for until it has taken a tensor of them
+    # by plain numbers: copying a tensor of them to a GPU would wait for it
     channels = [(x - mean) / std for mean, std in zip(config.mean, config.std, strict=True)]
     return torch.cat(channels, dim=1).contiguous(memory_format=torch.channels_last)
 
@@ -252,7 +252,7 @@ def normalise(x: Tensor, config: ImageConfig) -> Tensor:
 def encoded(
     images: np.ndarray, rows: np.ndarray, encoder: nn.Module, config: ImageConfig, device: str
 ) -> Iterator[np.ndarray]:
-    """The output h of an encoder in evaluation mode, block by block.
+    """Yield the output h of an encoder in evaluation mode, block by block.
 
     Args:
         images: A store's images, (N, S, S) uint8.
@@ -262,7 +262,7 @@ def encoded(
         device: "cpu" or "cuda".
 
     Yields:
-        (BLOCK, width) float32, fewer in the last one, in the order of `rows`.
+        (BLOCK, width) float32, fewer rows in the last block, in the order of `rows`.
     """
     encoder.eval()
     for start in range(0, len(rows), BLOCK):
@@ -292,7 +292,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_image_config(folder: Path) -> ImageConfig:
-    """What config.json of an encoder's folder tells of its image encoder."""
+    """Read the image encoder's part of config.json in an encoder's folder."""
     values = dict(read_config(folder)["image"])
     values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
     return ImageConfig(**{field.name: values[field.name] for field in fields(ImageConfig)})
@@ -313,10 +313,10 @@ def load_image_encoder(folder: Path) -> tuple[nn.Module, ImageConfig]:
 
 
 def prepared(encoder: nn.Module) -> nn.Module:
-    """Lay an encoder out for speed; its function and its weights stay the same.
+    """Prepare an encoder for speed; its function and its weights stay the same.
 
-    Activations that work in place make autograd copy more than they save: without them a step
-    of EfficientNet-Lite0 takes a seventh less on the CPU.
+    In-place activations make autograd copy more than they save: without them a step of
+    EfficientNet-Lite0 takes a seventh less time on the CPU.
     """
     for module in encoder.modules():
         if getattr(module, "inplace", False):

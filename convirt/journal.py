@@ -1,4 +1,4 @@
-"""The journal of a piece: one line a block of rows that is decoded, so that a kill loses a line."""
+"""The journal of a piece: one line per decoded block of rows, so that a kill loses one line."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def line(block: Block) -> bytes:
 
 
 def read(folder: Path) -> dict[int, Block]:
-    """First row -> finished block, the last of those that were decoded twice; mends a torn end."""
+    """First row -> finished block, the latest if decoded twice; repairs an incomplete last line."""
     path = folder / NAME
     data = path.read_bytes() if path.is_file() else b""
     blocks = {block.first: block for block in _parse(data)}
-    if data and not data.endswith(b"\n"):  # killed inside a line: the next shall start its own
+    if data and not data.endswith(b"\n"):  # killed within a line: the next starts a new one
         with path.open("ab") as file:
             file.write(b"\n")
     return blocks
@@ -38,4 +38,4 @@ def _parse(data: bytes) -> Iterator[Block]:
                 results.append(Packed(reason, converted, (top, left, height, width)))
             yield Block(value["first"], results, value["stamp"], value["check"])
         except (ValueError, KeyError, TypeError):
-            continue  # torn, so not finished
+            continue  # incomplete, so not finished

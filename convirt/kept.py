@@ -1,6 +1,6 @@
-"""The states that pretraining kept along its way, put back into encoders.
+"""The states that pretraining kept along the way, loaded back into encoders.
 
-A kept state holds what was trained, and buffers; what was frozen is in the final encoder's folder.
+A kept state holds trained parameters and buffers; frozen ones are in the final encoder's folder.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ def states(folder: Path) -> list[Kept]:
 
 
 def put(path: Path, image: nn.Module, pair: nn.Module | None) -> None:
-    """Replace all that was trained in an encoder by what a kept state holds.
+    """Replace the trained parameters and the buffers of an encoder by those of a kept state.
 
     Args:
         path: A safetensors file of `Objective.state_dict()` without frozen parameters.
         image: The image encoder of the final folder.
-        pair: The pair encoder that it is part of; None where there is no text half.
+        pair: The pair encoder that it is part of; None if there is no text encoder.
 
     Raises:
-        InputError: The state lacks a tensor that is trained, or one has another shape.
+        InputError: The state lacks a trained tensor, or one has another shape.
     """
     module, prefix = (image, "image_encoder.") if pair is None else (pair, "model.")
     tensors = checkpoint.load_safetensors(path)
@@ -68,5 +68,5 @@ def put(path: Path, image: nn.Module, pair: nn.Module | None) -> None:
 
 
 def _frozen(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters that no training moves."""
+    """Parameters that training does not change."""
     return {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}

@@ -1,14 +1,15 @@
 """Words of a report that deny or doubt the findings around them, as plain data.
 
-Phrases are written as in `convirt.label_rules`; of several that fit, the one with more words does.
+Phrases are written as in `convirt.label_rules`; of several that match at one place, the one with
+the most words counts.
 """
 
 from __future__ import annotations
 
-# No gap of a phrase holds one of these.
+# The gap "..." of a phrase holds none of these.
 GAPLESS = ("no", "not", "nor", "or", "but", "with", "without", "which", "however", "versus", "than")
 
-# They look like a cue or the end of a scope and are neither.
+# These look like a cue or the end of a scope, but are neither.
 NEUTRAL = (
     "no/without ... change* in/of/to/since/from",
     "no/without interval/significant change*",
@@ -50,7 +51,7 @@ DENY_AFTER = (
     "clearing of",
     "removal of",
 )
-# What follows is denied; where nothing follows in the clause, what precedes.
+# What follows is denied; if nothing follows in the clause, what precedes.
 DENY_NEAR = ("resolved", "absent")
 # What precedes is denied.
 DENY_BEFORE = (
@@ -72,7 +73,7 @@ DENY_BEFORE = (
     "has/have been excluded",
 )
 # What follows is uncertain. Words for "more likely than not" (likely, probably, consistent with,
-# favored) are no cues: they leave a mention positive.
+# favored) are not cues: they leave a mention positive.
 DOUBT_AFTER = (
     "may/might/could",
     "possibly",
@@ -94,7 +95,7 @@ DOUBT_AFTER = (
     "not definitely",
     "differential ... includes/include",
 )
-# What follows is uncertain; where nothing follows in the clause, what precedes.
+# What follows is uncertain; if nothing follows in the clause, what precedes.
 DOUBT_NEAR = (
     "possible",
     "suspected",
@@ -122,9 +123,9 @@ DOUBT_BEFORE = (
     "in the differential",
     "is/are ... in the differential",
 )
-# Doubts both sides.
+# Both sides are uncertain.
 DOUBT_AROUND = ("versus", "vs", "v s", "as opposed to")
-# What follows was said of another time.
+# What follows is about another time.
 ASIDE = ("history of", "previous history of", "known history of")
 # Ends every scope.
 BREAKS = (
@@ -147,7 +148,7 @@ BREAKS = (
     "due to",
     "because of",
 )
-# After a comma or "and" these open a new statement, unless the clause goes on with "or".
+# After a comma or "and" these open a new statement, unless the clause continues with "or".
 ASSERTS = (
     "there/the/a/an/it/this/these/his/her",
     "heart/lungs/lung/left/right/bilateral/bibasilar",

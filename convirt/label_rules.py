@@ -1,13 +1,13 @@
-"""Which words of a report name, hint at or rule out which finding: two vocabularies, as plain data.
+"""The words of a report that name, hint at or rule out a finding: two vocabularies, as plain data.
 
 The rules are our own, in the spirit of NegEx (Chapman et al., 2001), NegBio (Peng et al., 2018) and
 the labeler of CheXpert (Irvin et al., 2019). `convirt.labeler` applies them together with the cues
-of `convirt.label_cues`. A phrase is lower-case words, in which
+of `convirt.label_cues`. A phrase consists of lower-case words, in which
 
     word*    stands for any ending: opacit* is opacity and opacities
     one/two  stands for either word
     ...      stands for at most five words, none of them in `label_cues.GAPLESS`
-    a space  stands for the hyphen of a compound as well: air space is air-space
+    a space  also stands for the hyphen of a compound: air space is air-space
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Rule:
     Attributes:
         mentions: Name the finding; positive unless denied or doubted.
         hints: Signs that leave the finding open; uncertain unless denied.
-        denials: Say outright that it is absent ("heart size is normal").
-        homonyms: Hold a mention and mean something else ("pericardial effusion").
+        denials: State that the finding is absent ("heart size is normal").
+        homonyms: Contain a mention but mean something else ("pericardial effusion").
     """
 
     mentions: tuple[str, ...]
@@ -38,7 +38,7 @@ class Vocabulary:
 
     Attributes:
         rules: Label -> its phrases, in the order of the columns.
-        normal: The label of a report that states and doubts none of the others.
+        normal: The label of a report in which no other label is positive or uncertain.
         harmless: Labels beside which `normal` still holds.
     """
 

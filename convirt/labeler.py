@@ -1,13 +1,13 @@
 """Rules that turn the sentences of a report into labels: stated, denied, doubted, not mentioned.
 
-The route that ConVIRT's abstract argues against. A mention is positive unless a cue denies or
+The approach that ConVIRT's abstract argues against. A mention is positive unless a cue denies or
 doubts it. A cue reaches forwards or backwards over its clause, up to a word such as "but". If
-several reach a mention, the one with the fewest commas, "and" and "or" between counts, and of those
-a denial. The phrases stand in `convirt.label_rules` and `convirt.label_cues`.
+several cues reach a mention, the one separated by the fewest commas, "and" and "or" counts; on a
+tie, a denial wins over a doubt. The phrases are in `convirt.label_rules` and `convirt.label_cues`.
 
-Nothing is parsed, so some sentences are read wrongly: of "nodules, effusion and edema have
-resolved" only what follows the comma is denied, and "the heart, which is enlarged" names no
-cardiomegaly.
+Nothing is parsed, so some sentences are read wrongly: in "nodules, effusion and edema have
+resolved" only what follows the comma is denied, and "the heart, which is enlarged" does not count
+as cardiomegaly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from convirt import label_cues as cues
 from convirt.label_rules import Rule, Vocabulary
 
 POSITIVE, NEGATIVE, UNCERTAIN, BLANK = 1, 0, -1, -2
-_RANKED = (BLANK, NEGATIVE, UNCERTAIN, POSITIVE)  # the later wins over the earlier
+_RANKED = (BLANK, NEGATIVE, UNCERTAIN, POSITIVE)  # later ones win over earlier ones
 
 _SHORT = {"and/or": "or", "w/o": "without", "c/w": "consistent with", "r/o": "rule out"}
 _SHORT_FORM = re.compile(r"\b(?:and/or|w/o|c/w|r/o)\b")
@@ -40,7 +40,7 @@ _EITHER = re.compile(r"(?: \w[^ ]*){0,3}? or (?:\w[^ ]* ){0,3}?")
 
 _DENY, _DOUBT, _ASIDE, _BREAK, _NEUTRAL = "deny", "doubt", "aside", "break", "neutral"
 _FORWARDS, _BACKWARDS, _BOTH, _NEAR = "forwards", "backwards", "both", "near"
-_ORDER = (_ASIDE, _DENY, _DOUBT)  # of effects that are equally near the first counts
+_ORDER = (_ASIDE, _DENY, _DOUBT)  # of equally near effects the first counts
 _CUES = (
     (cues.NEUTRAL, _NEUTRAL, ""),
     (cues.DENY_AFTER, _DENY, _FORWARDS),
@@ -56,9 +56,9 @@ _CUES = (
 
 
 class _Scope(NamedTuple):
-    """A cue at work: its effect on the mentions inside text[start:end].
+    """The reach of a cue: its effect on the mentions inside text[start:end].
 
-    `forwards` tells at which end the cue stands.
+    `forwards` is true if the cue stands before `start`, false if it stands after `end`.
     """
 
     effect: str
@@ -68,7 +68,7 @@ class _Scope(NamedTuple):
 
 
 class _Mention(NamedTuple):
-    """Words of a label, text[start:end]; `state` is what they say if no cue reaches them."""
+    """Words of a label, text[start:end]; `state` holds if no cue reaches them."""
 
     start: int
     end: int
@@ -80,7 +80,7 @@ def label(sentences: Iterable[str], vocabulary: Vocabulary) -> np.ndarray:
     """Label sentences, each by itself.
 
     Args:
-        sentences: M of them, as they stand in a report.
+        sentences: M sentences as written in a report.
         vocabulary: One of `label_rules.VOCABULARIES`.
 
     Returns:
@@ -98,14 +98,14 @@ def combine(
 ) -> np.ndarray:
     """The labels of reports, from those of their sentences.
 
-    A label is positive if a sentence says so, else uncertain, else negative, else blank. The
-    normal one is positive if of the others only the harmless are positive or uncertain, else blank.
-    Both as in CheXpert's labeler (Irvin et al., 2019).
+    A label is positive if it is so in any sentence, else uncertain, else negative, else blank. The
+    normal label is blank if any label that is not harmless is positive or uncertain, else positive.
+    Both rules are those of CheXpert's labeler (Irvin et al., 2019).
 
     Args:
         states: (M, L), see `label`.
         reports: N arrays of rows of `states`; any may be empty.
-        vocabulary: The one of `states`.
+        vocabulary: That of `states`.
 
     Returns:
         (N, L) int8.
@@ -115,7 +115,7 @@ def combine(
     ranks = np.zeros((len(states) + 1, states.shape[1]), np.int8)
     for rank, state in enumerate(_RANKED):
         ranks[:-1][states == state] = rank
-    # Each report ends with the blank last row, since reduceat cannot take an empty stretch.
+    # Each report ends with the blank last row, since reduceat cannot handle an empty range.
     rows = np.concatenate([part for own in reports for part in (own, [len(states)])]).astype(int)
     starts = np.cumsum([0, *(len(own) + 1 for own in reports[:-1])])
     told = np.array(_RANKED, np.int8)[np.maximum.reduceat(ranks[rows], starts)]
@@ -164,7 +164,7 @@ def _mentions(text: str, number: int, patterns: _Patterns) -> Iterator[_Mention]
 
 
 def _resolve(text: str, mention: _Mention, scopes: Sequence[_Scope]) -> int:
-    """What a mention says, given the cues around it."""
+    """The state of a mention, given the cues around it."""
     reached = []
     for scope in scopes:
         if scope.start <= mention.start and mention.end <= scope.end:
@@ -204,7 +204,7 @@ def _scopes(text: str) -> Iterator[_Scope]:
 def _end_of_list(text: str, start: int, end: int) -> int:
     """Where a new statement begins after a cue: "no effusion, | small nodule".
 
-    A list with "or" goes on: "no effusion, large nodule, or pneumothorax".
+    A list with "or" continues: "no effusion, large nodule, or pneumothorax".
     """
     for match in _NEW_STATEMENT.finditer(text, start, end):
         if not _LIST.search(text, match.end(), end):
@@ -234,7 +234,7 @@ class _Patterns(NamedTuple):
 
 
 def _normalise(sentence: str) -> str:
-    """Lower case, words and marks one blank apart, a blank at either end."""
+    """Lower case, one blank between words and marks, and one at either end."""
     text = _SHORT_FORM.sub(lambda match: _SHORT[match.group()], sentence.lower())
     text = _MARK.sub(lambda match: f" {match.group()} ", text.replace("/", " or "))
     return f" {' '.join(text.replace('-', ' ').split())} "
@@ -246,7 +246,7 @@ def _patterns(rule: Rule) -> _Patterns:
 
 
 def _any_of(phrases: Sequence[str]) -> str:
-    """A pattern of any of the phrases, the longer ones first; of none it matches nothing."""
+    """A pattern of any of the phrases, longer ones first; without phrases it matches nothing."""
     longest_first = sorted(phrases, key=lambda phrase: -len(phrase.split()))
     choices = "|".join(_phrase(phrase, _GAP) for phrase in longest_first)
     return f"(?<= )(?:{choices})(?= )" if phrases else r"(?!)"
@@ -264,7 +264,7 @@ def _phrase(phrase: str, gap: str) -> str:
 
 
 def _cue_pattern() -> re.Pattern[str]:
-    """All cues, the longer ones first, each in a group that tells what it does."""
+    """All cues, longer ones first, each in a group whose name identifies its effect."""
     phrases = [(phrase, number) for number, row in enumerate(_CUES) for phrase in row[0]]
     phrases.sort(key=lambda one: -len(one[0].split()))
     groups = [

@@ -1,4 +1,4 @@
-"""Labelled images for a task: which of them, at which share, and how they come in batches."""
+"""Labelled images of a task: which are used, at which label fraction, and in batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from convirt.resident import take
 if TYPE_CHECKING:
     import pandas as pd
 
-EVAL_BATCH = 256  # images at once where no gradient is needed
+EVAL_BATCH = 256  # images per batch where no gradient is needed
 SPLITS = ("train", "val", "test")
 
 
@@ -37,16 +37,16 @@ def check_task(
     """Refuse a store on which a task cannot be trained, chosen or tested, before anything runs.
 
     Args:
-        records: One row an image: `image, patient, split` and the labels, 0 or 1.
+        records: One row per image: `image, patient, split` and the labels, 0 or 1.
         labels: The task's labels.
-        kind: "multiclass" needs exactly one label an image (and a unit).
+        kind: "multiclass" needs exactly one label per image (and per unit).
         metric: A name of `metrics.METRICS`.
         unit: "image", "study" or "patient".
-        where: What errors name.
-        splits: Which have to be usable.
+        where: The path that errors name.
+        splits: The splits that have to be usable.
 
     Raises:
-        InputError: A label is no column, a split is empty or holds one class only, or a unit of a
+        InputError: A label has no column, a split is empty or has only one class, or a unit of a
             multi-class task has no class or several.
     """
     for label in labels:
@@ -78,11 +78,11 @@ def check_task(
 def label_subset(records: pd.DataFrame, labels: Sequence[str], fraction: int, seed: int) -> Ints:
     """Draw `fraction` percent of the training images: stratified, nested, fixed by the seed.
 
-    Images with the same labels are a stratum. Hashes of (seed, image) shuffle each stratum, whose
-    m members then take the places (0 + u) / m, (1 + u) / m, ... on a line, u fixed per stratum;
-    the fraction is what lies first on the whole line. So 1% is part of 10% is part of 100%, each
-    stratum is there by its share to within one image, and the order of rows has no effect. A
-    class (a label present, or absent) that has no image among these gets its first one.
+    Images with the same labels form a stratum. Hashes of (seed, image) shuffle each stratum, whose
+    m members then take the places (0 + u) / m, (1 + u) / m, ... on a line, with u fixed per
+    stratum; the fraction is the first part of the whole line. So the 1% are part of the 10%, and
+    these of the 100%; each stratum has its share to within one image; and the order of rows has no
+    effect. A class (a label present, or absent) without an image in the fraction gets its first.
 
     Args:
         records: The training images: `image` (unique) and the labels, 0 or 1; n rows.
@@ -109,7 +109,7 @@ def label_subset(records: pd.DataFrame, labels: Sequence[str], fraction: int, se
         for value in (0.0, 1.0):
             where = np.flatnonzero(column == value)
             if len(where):
-                chosen.add(int(order[where[0]]))  # in already, unless the class is missing
+                chosen.add(int(order[where[0]]))  # already in, unless the class is missing
     return np.array(sorted(chosen), np.int64)
 
 
@@ -121,13 +121,13 @@ def _hash(seed: int, name: str) -> float:
 def prediction_table(
     test: pd.DataFrame, labels: Sequence[str], unit: str, repeats: Sequence[Floats]
 ) -> pd.DataFrame:
-    """One row a repeat and test image: who it is, what it has (y_), what was predicted (p_).
+    """One row per repeat and test image: its names, its labels (y_) and its predictions (p_).
 
     Args:
         test: Records of the n test images.
         labels: The task's labels.
         unit: "image", "study" or "patient".
-        repeats: Probabilities (n, L), one array a repeat.
+        repeats: Probabilities (n, L), one array per repeat.
     """
     import pandas as pd
 
@@ -151,7 +151,7 @@ class Source(Protocol):
 
     @property
     def units(self) -> Units:
-        """What is scored."""
+        """The units that are scored."""
 
     def batch(self, index: Ints) -> Tensor:
         """A model's input for the items at `index`, on the device."""
@@ -159,17 +159,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Images:
-    """Some images of a store, or their features, read batch by batch: all may exceed the memory.
+    """Some images of a store, or their features, read in batches: they may exceed the memory.
 
     Attributes:
         pixels: The whole store, (N, S, S) uint8, or its features, (N, width) float32; usually a
             memory map, or on the device (`resident.placed`).
-        rows: Where the n items lie in it.
+        rows: Rows of the n items in it.
         y: Labels, (n, L) float32.
-        units: What is scored.
+        units: The units that are scored.
         prepare: From (b, S, S) uint8 to the encoder's input; features stay as they are.
         device: Where batches go before they are prepared.
-        check: Called before each batch; what it raises ends whatever wanted the batch.
+        check: Called before each batch; an exception from it ends the caller's work.
     """
 
     pixels: np.ndarray | Tensor
@@ -186,7 +186,7 @@ class Images:
         return self.prepare(take(self.pixels, self.rows[index], torch.device(self.device)))
 
     def take(self, positions: Ints) -> Images:
-        """The items at some positions; units keep counting all items, so score no part."""
+        """The items at some positions; `units` still describes all items: do not score a part."""
         return replace(self, rows=self.rows[positions], y=self.y[torch.from_numpy(positions)])
 
 
@@ -200,7 +200,7 @@ def split_of(
     device: str,
     check: Callable[[], None] = lambda: None,
 ) -> Images:
-    """The images of one split; row i of `records` tells of pixels[i]. Arguments as in `Images`."""
+    """The images of one split; row i of `records` describes pixels[i]. Else as in `Images`."""
     rows = np.flatnonzero(records["split"] == split)
     part = records.iloc[rows]
     y = part[list(labels)].to_numpy(np.float64)
@@ -210,13 +210,13 @@ def split_of(
 
 
 def as_they_are(features: Tensor) -> Tensor:
-    """The `prepare` of features."""
+    """The `prepare` for features."""
     return features
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a frozen encoder gives for the items `at` (ascending): h is (len(at), width)."""
+    """A frozen encoder's output for the items `at` (ascending): h is (len(at), width)."""
 
     h: Tensor
     at: Ints

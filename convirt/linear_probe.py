@@ -1,7 +1,7 @@
-"""A linear probe of an encoder that is in memory: one number, and nothing is written.
+"""A linear probe of an encoder in memory: it returns one number and writes nothing.
 
-The transfer stage probes encoders on disk, one run a label fraction; this is for many states of
-one encoder. What is trained and how is the same (`transfer`, protocol "linear").
+The transfer stage probes encoders on disk, one run per label fraction; this is for many states of
+one encoder. The training is the same (`transfer`, protocol "linear").
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def test_metric(
 ) -> float:
     """The recipes' metric on the test split, mean over the recipes, one repeat each.
 
-    The encoder sees each image that some repeat needs once.
+    Each image that any repeat needs goes through the encoder once.
 
     Args:
         store: Of the task; checked by `labelled.check_task`.
@@ -40,7 +40,7 @@ def test_metric(
         encoder: On the recipes' device.
         config: Of the encoder.
         recipes: Of the protocol "linear".
-        l2: Penalties of the exact solver to choose from; None trains by steps.
+        l2: Penalties for the exact solver to choose from; None trains step by step.
     """
     device, split = recipes[0].device, store.records["split"].to_numpy(str)
     train = np.flatnonzero(split == "train")

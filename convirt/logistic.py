@@ -1,9 +1,9 @@
-"""Logistic regression with an L2 penalty, solved to its minimum: no rate, no epochs, no seed.
+"""Logistic regression with an L2 penalty, solved to its minimum: no learning rate, epochs or seed.
 
 The deterministic alternative to training a linear head step by step. Features are centred and
-divided by one number, their overall deviation over the training items, so that a penalty means the
-same for every encoder; a deviation for each feature was measured to be worse, since it lifts the
-features that hardly vary. The solution is written back as a head on the features as they are.
+divided by one number, their overall standard deviation over the training items, so that a penalty
+means the same for every encoder. A deviation per feature was measured to be worse, since it
+amplifies features that hardly vary. The solution is converted to a head on the unscaled features.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from convirt.errors import InputError
 from convirt.recipe import loss_of
 
 MOST_STEPS = 5000  # L-BFGS needs tens to hundreds
-FLAT = 1e-6  # largest gradient at a minimum
+FLAT = 1e-6  # largest gradient that counts as a minimum
 
 
 @dataclass(frozen=True)
@@ -39,27 +39,27 @@ class Solution:
 def solutions(h: Tensor, y: Tensor, kind: str, penalties: Sequence[float]) -> Iterator[Solution]:
     """Yield the minimum for each penalty, the strongest first, each starting from the one before.
 
-    What is minimised, in double precision, W the weights of the scaled features::
+    The objective, in double precision, with W the weights of the scaled features::
 
         mean over items of the (sum over labels of the) cross entropy + l2 / 2 * |W|^2
 
     The bias is not penalised. scikit-learn's `C` is 1 / (n * l2).
 
     Args:
-        h: Features, (n, d); needs 8 * n * d bytes more.
+        h: Features, (n, d); needs 8 * n * d bytes of extra memory.
         y: Labels, 0 or 1, (n, L) float32.
         kind: As in `recipe.Recipe`.
         penalties: Values of l2, above 0.
 
     Raises:
-        InputError: A minimum is not reached, since a penalty is too weak for data that a plane
-            parts.
+        InputError: A minimum is not reached, since a penalty is too weak for linearly separable
+            data.
     """
     z = h.double()
     mean = z.mean(dim=0)
     z -= mean
     scale = z.square().mean().sqrt()
-    scale = torch.where(scale > 0, scale, 1.0)  # features that are always the same
+    scale = torch.where(scale > 0, scale, 1.0)  # if all features are constant
     z /= scale
     target = y.double()
     labels = 1 if kind == "multiclass" else y.shape[1]
@@ -74,7 +74,7 @@ def solutions(h: Tensor, y: Tensor, kind: str, penalties: Sequence[float]) -> It
 def _minimise(
     z: Tensor, y: Tensor, kind: str, labels: int, l2: float, weight: Tensor, bias: Tensor
 ) -> int:
-    """Move `weight` and `bias` to the minimum, in place; the number of steps."""
+    """Move `weight` and `bias` to the minimum, in place, and return the number of steps."""
     weight.requires_grad_(True)
     bias.requires_grad_(True)
     solver = torch.optim.LBFGS(
@@ -97,7 +97,7 @@ def _minimise(
     slope = max(float(p.grad.abs().max()) for p in (weight, bias) if p.grad is not None)
     weight.requires_grad_(False)
     bias.requires_grad_(False)
-    # rounding ends a search near the minimum before its gradient is that small
+    # near the minimum, rounding may end the search before the gradient is that small
     if not slope <= 100 * FLAT:
         raise InputError(
             "params.yaml: finetune.linear.l2",

@@ -1,9 +1,9 @@
-"""AUROC and accuracy with 95% intervals: how well scores tell classes apart, and how sure that is.
+"""AUROC and accuracy with 95% intervals: how well scores separate classes, and how certain that is.
 
-The one table that goes in is a run's raw test predictions: one row an image and a repeat, with
+The only input is the table of a run's raw test predictions: one row per image and repeat, with
 the columns `repeat, image, patient, unit, y_<label>..., p_<label>...`. Scores are averaged over
-the images of a unit (an image, a study or a patient) before any metric is taken. ConVIRT scores
-MURA by patient (section 4.2), MURA itself by study.
+the images of a unit (an image, a study or a patient) before a metric is computed. ConVIRT scores
+MURA by patient (section 4.2), the MURA authors by study.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Metric = Callable[[Floats, Floats, Floats | None], Floats]
 
 
 def auroc(y: Floats, p: Floats, weights: Floats | None = None) -> Floats:
-    """Area under the ROC curve of one label: P(positive scores above negative), ties counting half.
+    """Area under the ROC curve of one label: P(positive scores above negative); ties count half.
 
     Args:
         y: 0 or 1, (n,).
@@ -37,7 +37,7 @@ def auroc(y: Floats, p: Floats, weights: Floats | None = None) -> Floats:
         weights: How often each item counts, (B, n); None counts each once.
 
     Returns:
-        (B,), or (1,) without weights; NaN where a row of weights holds one class only.
+        (B,), or (1,) without weights; NaN where a row of weights covers only one class.
     """
     weights = np.ones((1, len(y))) if weights is None else weights
     order = np.argsort(p, kind="stable")
@@ -53,16 +53,16 @@ def auroc(y: Floats, p: Floats, weights: Floats | None = None) -> Floats:
 
 
 def mean_auroc(y: Floats, p: Floats, weights: Floats | None = None) -> Floats:
-    """Plain mean over the labels of `auroc`; `y` and `p` are (n, L). Shapes else as there."""
+    """Plain mean of `auroc` over the labels; `y` and `p` are (n, L), other shapes as there."""
     values: Floats = np.mean([auroc(y[:, i], p[:, i], weights) for i in range(y.shape[1])], axis=0)
     return values
 
 
 def accuracy(y: Floats, p: Floats, weights: Floats | None = None) -> Floats:
-    """Share of items whose class is the highest scored one; the first of equals is taken.
+    """Share of items whose class has the highest score; of equal scores the first counts.
 
     `y` and `p` are (n, L), `y` one-hot; with L = 1 the classes are p < 0.5 and p >= 0.5.
-    Shapes else as in `auroc`.
+    Other shapes are as in `auroc`.
     """
     if y.shape[1] == 1:
         right = (p[:, 0] >= 0.5) == (y[:, 0] > 0.5)
@@ -78,13 +78,13 @@ METRICS: dict[str, Metric] = {"auroc": mean_auroc, "accuracy": accuracy}
 
 @dataclass(frozen=True)
 class Units:
-    """What is scored: U units, each an image, a study or a patient, made up of n images.
+    """The U units that are scored, each an image, a study or a patient; they hold n images.
 
     Attributes:
         of_image: The unit of each image, (n,).
         patient: The patient of each unit as a number below `patients`, (U,).
         patients: How many patients there are.
-        y: 0 or 1 for each unit and label, (U, L): positive if one of its images is.
+        y: 0 or 1 for each unit and label, (U, L): positive if any of its images is.
     """
 
     of_image: Ints
@@ -100,11 +100,11 @@ class Units:
 
 
 def group(unit: Sequence[str], patient: Sequence[str], y: Floats) -> Units:
-    """Gather images by unit; units and patients are numbered in the order of their names.
+    """Group images by unit; units and patients are numbered in the order of their names.
 
     Args:
-        unit: Name of each image's unit, n long.
-        patient: Name of each image's patient, n long; the images of a unit share it.
+        unit: Name of each image's unit, of length n.
+        patient: Name of each image's patient, of length n; the images of a unit share it.
         y: Labels of the images, (n, L).
     """
     _, first, of_image = np.unique(np.asarray(unit, str), return_index=True, return_inverse=True)
@@ -115,12 +115,12 @@ def group(unit: Sequence[str], patient: Sequence[str], y: Floats) -> Units:
 
 
 def check_classes(y: Floats, labels: Sequence[str], metric: str, where: Path | str) -> None:
-    """Refuse a set of labelled images on which `metric` has no meaning.
+    """Refuse a set of labelled images on which `metric` is not defined.
 
     AUROC needs both classes of every label, accuracy at least two classes in all.
 
     Raises:
-        InputError: A label has one class only, or there is no image; `where` names the set.
+        InputError: A label has only one class, or there is no image; `where` names the set.
     """
     share = y.sum(axis=0) / max(1, len(y))
     lone = [name for name, part in zip(labels, share, strict=True) if part in (0.0, 1.0)]
@@ -143,12 +143,13 @@ class Estimate:
         value: Mean over the repeats.
         low: Lower end of the interval over patients and repeats: the one that tables show.
         high: Its upper end.
-        patients: How many were tested.
-        fewest: Those of the class that has the fewest of them, if the metric needs both classes of
-            a label; else all. Of fewer than ten an interval is too narrow.
+        patients: Number of test patients.
+        fewest: Number of patients of the rarest class, if the metric needs both classes of a label;
+            else of all. With fewer than ten an interval is too narrow.
         repeats: The value of each repeat.
-        over_patients: The interval over patients alone, the repeats as they are.
-        over_repeats: The spread of the repeats, the patients as they are; None of a single one.
+        over_patients: The interval over patients alone, with the repeats as they are.
+        over_repeats: The spread of the repeats, with the patients as they are; None for a single
+            repeat.
     """
 
     value: float
@@ -162,7 +163,7 @@ class Estimate:
 
 
 def as_json(result: Estimate, resamples: int) -> dict[str, Any]:
-    """An estimate for a JSON file, with a sentence on how each interval was made."""
+    """An estimate for a JSON file, with a sentence on how each interval was computed."""
     count = len(result.repeats)
     way = f"95% bootstrap interval, {resamples} resamples of the test patients"
     spread = result.over_repeats
@@ -194,11 +195,12 @@ def estimate(predictions: pd.DataFrame, metric: str, resamples: int, seed: int) 
     """The metric of one run, mean over its R repeats, with bootstrap intervals.
 
     Patients, not images, are drawn with replacement, because the images of a patient are not
-    independent; a resample takes the same patients in every repeat. To the mean of their metrics
-    comes what other repeats (other labels, head and order) might have added, `repeat_noise`, and
-    the 2.5 and 97.5 percentiles of the sums are the interval: what the mean over R repeats might
-    have been with other patients and other draws, within 0 and 1. With one repeat it is that of the
-    patients alone. A resample in which a label has one class only has no AUROC and is drawn anew.
+    independent; a resample takes the same patients in every repeat. `repeat_noise`, which is what
+    other repeats (other labels, head and order) might have added, is added to each resample's mean.
+    The 2.5 and 97.5 percentiles of these sums, within 0 and 1, are the interval: what the mean over
+    R repeats might have been with other patients and other draws. With one repeat it is the
+    interval over patients alone. A resample in which a label has only one class has no AUROC and is
+    drawn again.
 
     Args:
         predictions: See the top of this file.
@@ -214,13 +216,13 @@ def paired_difference(
 ) -> Estimate:
     """The metric of run `a` minus that of run `b` on the same test images.
 
-    Each resample takes the same patients for both, so what makes a patient easy or hard for both
-    cancels. Where both have equally many repeats, the noise of repeats is that of their differences
-    too: repeat i has the same seed in both. Rows may be in any order; else as `estimate`. `repeats`
-    holds one difference a repeat where both runs have equally many, else the mean difference alone.
+    Each resample takes the same patients for both runs, so what makes a patient easy or hard for
+    both cancels. If both have equally many repeats, the noise of repeats is that of their paired
+    differences (repeat i has the same seed in both), and `repeats` holds one difference per repeat;
+    otherwise it holds the mean difference alone. Rows may be in any order; else as `estimate`.
 
     Raises:
-        ValueError: The two runs were tested on other images, units, patients or labels.
+        ValueError: The two runs were tested on different images, units, patients or labels.
     """
     mine = _first_repeat(a)
     keys = ["image", "patient", "unit", *(f"y_{label}" for label in _labels(a))]
@@ -242,7 +244,7 @@ def _bootstrap(runs: list[pd.DataFrame], metric: str, resamples: int, seed: int)
     scores = [_scores(run, labels, units) for run in runs]
 
     def each(weights: Floats | None) -> list[Floats]:
-        """The metric by run, repeat and resample: one (repeats, B) a run."""
+        """The metric by run, repeat and resample: one (repeats, B) per run."""
         return [np.stack([METRICS[metric](units.y, p, weights) for p in run]) for run in scores]
 
     def contrast(means: list[Floats]) -> Floats:
@@ -271,14 +273,14 @@ def _bootstrap(runs: list[pd.DataFrame], metric: str, resamples: int, seed: int)
 
 
 def _fewest(units: Units) -> int:
-    """Patients of the class of a label that has the fewest."""
+    """Number of patients of the rarest class, over all labels and both their classes."""
     return min(
         len(np.unique(units.patient[column == value])) for column in units.y.T for value in (0, 1)
     )
 
 
 def _scores(run: pd.DataFrame, labels: list[str], units: Units) -> list[Floats]:
-    """Scores of the units, (U, L), one a repeat."""
+    """Scores of the units, (U, L), one array per repeat."""
     columns = [f"p_{label}" for label in labels]
     repeats = [rows.sort_values("image") for _, rows in run.groupby("repeat", sort=True)]
     return [units.average(rows[columns].to_numpy(np.float64)) for rows in repeats]

@@ -1,4 +1,4 @@
-"""Packing a set into a store: count what is lost, write all or nothing."""
+"""Packing a data set into a store: count what is lost, write all or nothing."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def build(
 ) -> Funnel:
     """Decode every image and write the store, in one go and without a resume state.
 
-    The bytes are the same for any number of workers. Never more than a few jobs of images are in
-    memory. Nothing appears at `out` before all is written.
+    The bytes are the same for any number of workers. At most a few jobs' images are in memory.
+    Nothing appears at `out` before everything is written.
 
     Args:
         tables: What a reader returned.
@@ -71,7 +71,7 @@ def start(
 
     Raises:
         InputError: The folder holds a piece of something else.
-        OSError: There is no room: better now than after hours.
+        OSError: There is too little room: better to know now than after hours.
     """
     piece = pieces.start(folder, tables.images, share, to)
     row = piece.size * piece.size
@@ -149,7 +149,7 @@ def _beside(out: Path) -> Iterator[Path]:
 
 
 def _check_room(needed: Mapping[Path, int]) -> None:
-    """Raise the disk's own error unless `needed` bytes are free where each folder lies."""
+    """Raise the error of a full disk unless `needed` bytes are free on the disk of each folder."""
     wanted: Counter[int] = Counter()
     for folder, count in needed.items():
         wanted[folder.stat().st_dev] += count
@@ -225,7 +225,7 @@ def _split_sizes(records: pd.DataFrame, said: pd.DataFrame | None) -> dict[str, 
 
 
 def _dropped(funnel: Funnel) -> pd.DataFrame:
-    """What was dropped, one row a study or image, for a person to look up."""
+    """What was dropped, one row per study or image, for people to look up."""
     rows = [
         (what, name, reason)
         for what, count in (("study", funnel.studies), ("image", funnel.images))
@@ -236,7 +236,7 @@ def _dropped(funnel: Funnel) -> pd.DataFrame:
 
 
 def check_dropped(tables: Tables, max_dropped: float) -> None:
-    """Refuse a set of which too much was lost."""
+    """Refuse a data set of which too much was lost."""
     funnel = tables.funnel
     if funnel.images.kept > 0 and funnel.dropped_share <= max_dropped:
         return
@@ -251,7 +251,7 @@ def check_dropped(tables: Tables, max_dropped: float) -> None:
 
 
 def _check_parts(tables: Tables, records: pd.DataFrame, max_dropped: float) -> None:
-    """Refuse a set of which one part lost too much: 300 test films are 2% of COVIDx."""
+    """Refuse a data set if one part lost too much: 300 test films are only 2% of COVIDx."""
     columns = [name for name in ("split", "role") if name in tables.images]
     kept = set(records["image"])
     for part, own in tables.images.groupby(columns)["image"]:

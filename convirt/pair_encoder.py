@@ -1,4 +1,4 @@
-"""Both encoders and their projections: what ConVIRT trains and what its folder holds.
+"""Both encoders and their projections: what ConVIRT trains and what its folder contains.
 
 Symbols follow the paper (section 3): an image encoder f_v gives h_v, a text encoder f_u gives
 h_u, and the projections g_v, g_u give v and u, which the objective compares.
@@ -27,8 +27,8 @@ from convirt.text_encoder import TextEncoder, Tokenizer, create_text_encoder, sa
 class Projection(nn.Module):
     """A head with one hidden layer, W2 ReLU(W1 h) (section 3.1), with biases.
 
-    With `layers` 1 it is linear, W h (Table 4). Input (N, width) of h, output (N, dim), not
-    normalised.
+    With `layers` 1 it is linear, W h (Table 4). The input is h, (N, width), the output (N, dim),
+    not normalised.
     """
 
     def __init__(self, width: int, hidden: int, dim: int, layers: int = 2) -> None:
@@ -44,7 +44,7 @@ class Projection(nn.Module):
 
 
 class PairEncoder(nn.Module):
-    """Both encoders and both projections: what ConVIRT and its kin train."""
+    """Both encoders and both projections: what ConVIRT and related objectives train."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ def save_pair_encoder(model: PairEncoder, folder: Path) -> None:
 
 
 def is_pair_encoder(folder: Path) -> bool:
-    """Whether an encoder's folder holds a text encoder too."""
+    """Whether an encoder's folder also holds a text encoder."""
     return "projection" in read_config(folder)
 
 
@@ -133,7 +133,7 @@ def load_pair_encoder(folder: Path) -> PairEncoder:
 
 
 def load_encoders(folder: Path) -> tuple[nn.Module, ImageConfig, PairEncoder | None]:
-    """Read whatever an encoder's folder holds: the image encoder, and the pair it is part of.
+    """Read an encoder's folder: the image encoder, and the pair encoder that it is part of, if any.
 
     Raises:
         InputError: As `load_image_encoder` and `load_pair_encoder`.

@@ -1,4 +1,4 @@
-"""A store of studies as batches of pairs: one image view and one sentence a study (section 3.1)."""
+"""A store of studies as batches of pairs: one image view and one sentence each (section 3.1)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORDER, CHOICE, AUGMENT, VALIDATION, DROPOUT = range(5)
 
 
 def generator(seed: int, stream: int, *index: int) -> np.random.Generator:
-    """Randomness as a pure function of (seed, stream, index), so that any step can be redone."""
+    """A generator that depends on (seed, stream, index) alone, so that any step can be repeated."""
     return np.random.default_rng([seed, stream, *index])
 
 
@@ -36,7 +36,7 @@ class Sentences:
     def batch(self, rows: np.ndarray, multiple: int = 1) -> tuple[Tensor, Tensor]:
         """Tokens (N, L) int64 and mask (N, L) bool of some sentences.
 
-        Padded to the longest, whose length is rounded up to a multiple of `multiple`.
+        They are padded to the longest, whose length is rounded up to a multiple of `multiple`.
         """
         lengths = (self.starts[rows + 1] - self.starts[rows]).astype(np.int64)
         longest = -(-lengths.max() // multiple) * multiple
@@ -45,7 +45,7 @@ class Sentences:
         return torch.from_numpy(tokens), mask
 
     def places(self, rows: np.ndarray, mask: Tensor) -> np.ndarray:
-        """Where the tokens of a batch lie in `tokens`, (N, L) int64; 0 for padding."""
+        """Indices into `tokens` of the tokens of a batch, (N, L) int64; 0 for padding."""
         where = self.starts[rows][:, None] + np.arange(mask.shape[1])
         return np.where(mask.numpy(), where, 0)
 
@@ -55,7 +55,7 @@ def tokenize(
     tokenizer: Callable[[Sequence[str]], tuple[Tensor, Tensor]],
     chunk: int = 4096,
 ) -> Sentences:
-    """Tokenize once, at the start."""
+    """Tokenize all sentences once, at the start."""
     pieces: list[np.ndarray] = []
     for first in range(0, len(sentences), chunk):
         tokens, mask = tokenizer(sentences[first : first + chunk])
@@ -82,7 +82,7 @@ class Groups:
         return cls(values[order], starts)
 
     def pick(self, groups: np.ndarray, where: np.ndarray) -> np.ndarray:
-        """One member a group; `where` in [0, 1) says which."""
+        """Pick one member per group; `where` in [0, 1) selects it."""
         sizes = self.starts[groups + 1] - self.starts[groups]
         return np.asarray(self.members[self.starts[groups] + (where * sizes).astype(np.int64)])
 
@@ -99,7 +99,7 @@ class Batch:
         images: (N,) rows of the store's images.
         sentences: (N,) rows of the distinct sentences.
         studies: (N,) numbers of the studies within their split.
-        said: What all studies of the split say.
+        said: The sentences of all studies of the split.
     """
 
     images: np.ndarray
@@ -120,8 +120,8 @@ class Pairs:
     """Studies of one split, from which batches are drawn.
 
     Args:
-        records: One row an image: study, split.
-        sentences: One row a sentence: study, row (of the distinct sentences).
+        records: One row per image: study, split.
+        sentences: One row per sentence: study, row (of the distinct sentences).
         split: "train" or "val".
 
     Raises:
@@ -145,13 +145,13 @@ class Pairs:
         said = sentences[sentences["study"].isin(studies)]
         codes = np.searchsorted(studies, said["study"].to_numpy().astype(own.dtype))
         self.sentences = Groups.of(codes, said["row"].to_numpy(), self.count)
-        # One permutation of 217,000 studies costs 3 ms, so the latest is kept.
+        # A permutation of 217,000 studies takes 3 ms, so the latest is kept.
         self._latest: tuple[tuple[int, int], np.ndarray] | None = None
 
     def draw(self, seed: int, step: int, size: int) -> Batch:
         """The batch of a step: a pure function of (seed, step).
 
-        Every pass visits all studies once, in an order of its own; a batch may straddle two.
+        Every pass visits all studies once, in its own order; a batch may straddle two passes.
         """
         position = np.arange(step * size, (step + 1) * size)
         studies = np.empty(size, np.int64)
@@ -174,9 +174,9 @@ class Pairs:
         return self._latest[1]
 
     def fixed(self, seed: int, size: int) -> list[Batch]:
-        """All studies once in full batches with fixed views and sentences, for validation.
+        """All studies once, in full batches with fixed views and sentences, for validation.
 
-        The rest that does not fill a batch is left out: the loss depends on the batch's size.
+        A remainder that does not fill a batch is left out: the loss depends on the batch size.
 
         Raises:
             InputError: There are fewer studies than a batch holds.

@@ -1,9 +1,9 @@
-"""The strict, typed view of `params.yaml`: the only module that knows its shape.
+"""The strict, typed view of `params.yaml`: the only module that knows its structure.
 
 The file is read as YAML 1.2, as DVC reads it: `lr: 1e-05`, which `dvc exp run -S train.lr=1e-5`
-writes, is a float here, while PyYAML (YAML 1.1) would hand over the text "1e-05". Nothing is
-converted silently: a quoted number is an error, and so is a key that is unknown or missing.
-What each key means is said once, in the comments of `params.yaml`.
+writes, is a float here, while PyYAML (YAML 1.1) would return the text "1e-05". Nothing is
+converted silently: a quoted number is an error, and so is an unknown or missing key.
+The comments of `params.yaml` explain each key.
 """
 
 from __future__ import annotations
@@ -77,11 +77,11 @@ def _share_or_count(value: float) -> float:
     return value
 
 
-# a folder and a DVC stage are named after it, and dotted keys go through it
+# names a folder and a DVC stage, and is part of dotted keys
 Name = Annotated[str, StringConstraints(pattern=NAME)]
-# that of a file too
+# names a file too
 ModuleName = Annotated[str, StringConstraints(pattern=MODULE_NAME)]
-# what starts a stage of pretraining: part of a command of dvc.yaml, so no word that a shell reads
+# starts a pretraining stage; part of a command in dvc.yaml, so it has no shell syntax
 Launcher = Annotated[str, StringConstraints(pattern=LAUNCHER)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -126,7 +126,7 @@ class Compute(_Strict):
 
 
 class Demo(_Strict):
-    """`demo.*`; `sets` maps a set's name to how much of what is drawn for it."""
+    """`demo.*`; `sets` maps a set's name to how much of each kind is drawn for it."""
 
     seed: Seed
     side: Annotated[int, Field(ge=16)]
@@ -225,7 +225,7 @@ class Train(_Strict):
 
 
 class Objective(_Strict):
-    """`objectives.<name>`: what differs from the general blocks, and settings of its own.
+    """`objectives.<name>`: values that differ from the general blocks, and its own settings.
 
     The objective itself checks `options`.
     """
@@ -237,7 +237,7 @@ class Objective(_Strict):
 
 
 class Pretraining(_Strict):
-    """One objective's blocks, with what it overrides."""
+    """One objective's blocks, with its overrides applied."""
 
     train: Train
     augment: Augment
@@ -257,7 +257,7 @@ class Task(_Strict):
 
 
 class Matrix(_Strict):
-    """`matrix.*`: the axes of the transfer runs; without a task there are none."""
+    """`matrix.*`: the axes of the transfer runs; without a task there are no runs."""
 
     task: Names
     init: Axis
@@ -266,7 +266,7 @@ class Matrix(_Strict):
 
 
 class FullProtocol(_Strict):
-    """`finetune.finetune.*`: all weights are trained."""
+    """`finetune.finetune.*`: training of all weights."""
 
     head_steps: Natural
     head_lr: Positive
@@ -275,7 +275,7 @@ class FullProtocol(_Strict):
 
 
 class LinearProtocol(_Strict):
-    """`finetune.linear.*`: a linear head alone is trained."""
+    """`finetune.linear.*`: training of a linear head alone."""
 
     solver: Literal["adam", "lbfgs"]
     l2: Penalties
@@ -284,7 +284,7 @@ class LinearProtocol(_Strict):
 
 
 class Finetune(_Strict):
-    """`finetune.*`: what both transfer protocols share, and what is each one's own."""
+    """`finetune.*`: what both transfer protocols share, and each one's own settings."""
 
     batch_size: Count
     weight_decay: NonNegative
@@ -308,7 +308,7 @@ class Retrieval(_Strict):
 
 
 class ZeroShotPrompts(_Strict):
-    """`zeroshot.prompts.<task>.<label>`; classes that exclude each other need no negative ones."""
+    """`zeroshot.prompts.<task>.<label>`; mutually exclusive classes need no negative prompts."""
 
     positive: Labels
     negative: Annotated[tuple[Text, ...], *_List] = ()
@@ -359,7 +359,7 @@ class Params(_Strict):
     _source: str = PrivateAttr("params.yaml")
 
     def get(self, key: str) -> Any:
-        """The plain, JSON-able value at a dotted key, as in `get("tasks.rsna")`.
+        """The plain, JSON-able value at a dotted key, such as `get("tasks.rsna")`.
 
         Raises:
             ParamsError: There is no such key; the message names the nearest one.
@@ -380,17 +380,17 @@ def load(path: Path) -> Params:
     """Read and check a parameter file.
 
     Raises:
-        ParamsError: The file is missing, is no YAML mapping, or holds a key or value that is
-            unknown, missing, of another type, out of its range, or at odds with another one.
+        ParamsError: The file is missing, is no YAML mapping, or a key or value in it is unknown,
+            missing, of another type, out of range, or in conflict with another one.
     """
     return parse(read_yaml(path), path)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML 1.2 file that holds a mapping, unchecked.
+    """Read a YAML 1.2 file that holds a mapping, without checking it.
 
     Raises:
-        ParamsError: The file is missing, is no YAML (a repeated key included), or no mapping.
+        ParamsError: The file is missing, not valid YAML (repeated keys included), or no mapping.
     """
     try:
         return from_yaml(path.read_bytes(), path)
@@ -400,10 +400,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def from_yaml(text: str | bytes, source: Path | str) -> dict[str, Any]:
-    """The mapping in a YAML 1.2 text, unchecked; `source` is named in errors.
+    """The mapping in a YAML 1.2 text, unchecked; errors name `source`.
 
     Raises:
-        ParamsError: The text is no YAML (a repeated key included), or no mapping.
+        ParamsError: The text is not valid YAML (repeated keys included), or no mapping.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -421,7 +421,7 @@ def from_yaml(text: str | bytes, source: Path | str) -> dict[str, Any]:
 
 
 def parse(data: Mapping[str, Any], source: Path | str = "params.yaml") -> Params:
-    """Check plain data, as read from YAML; `source` is named in errors.
+    """Check plain data, as read from YAML; errors name `source`.
 
     Raises:
         ParamsError: As in `load`.
@@ -437,13 +437,14 @@ def parse(data: Mapping[str, Any], source: Path | str = "params.yaml") -> Params
 
 
 def pretraining(params: Params, objective: str, variant: str | None = None) -> Pretraining:
-    """The blocks that an objective is trained with: the general ones with its own values in them.
+    """The blocks that an objective is trained with: the general ones, overridden by its own values.
 
     `params` may be the view of a stage that declared train, augment, model.projection and
-    objectives.<objective>; for a variant, whose values come on top, also ablation.variants.<it>.
+    objectives.<objective>. A variant overrides these in turn and also needs
+    ablation.variants.<variant>.
 
     Raises:
-        ParamsError: One of its own values has no such key in the block, or is out of its range.
+        ParamsError: One of its own values has a key that the block lacks, or is out of range.
     """
     layers = {f"objectives.{objective}": params.objectives[objective]}
     if variant is not None:
@@ -473,7 +474,7 @@ def pretraining(params: Params, objective: str, variant: str | None = None) -> P
 
 # ------------------------------------------------------------------------------ checking pairs
 def _contradictions(params: Params) -> Iterator[Problem]:
-    """Faults that lie between two keys."""
+    """Contradictions between two keys."""
     p = params
     if p.compute.precision == "bfloat16" and p.compute.device != "cuda":
         found = f"bfloat16 on compute.device: {p.compute.device}"
@@ -527,7 +528,7 @@ def _own_values(p: Params, objective: str, variant: str | None = None) -> Iterat
     except ParamsError as error:
         yield from error.problems
         return
-    most = 2 * p.model.image.size - 1  # its half is mirrored at the border
+    most = 2 * p.model.image.size - 1  # half of the kernel is mirrored at the border
     if augment.blur_kernel > most:
         hint = f"set it to {most}, or raise model.image.size"
         yield Problem("augment.blur_kernel", f"at most {most}", str(augment.blur_kernel), hint)
@@ -558,7 +559,7 @@ def _ablation(p: Params) -> Iterator[Problem]:
 def _keeps_states(p: Params, objective: str) -> bool:
     try:
         return pretraining(p, objective).train.keep_every > 0
-    except ParamsError:  # told elsewhere
+    except ParamsError:  # reported elsewhere
         return True
 
 

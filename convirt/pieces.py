@@ -1,14 +1,14 @@
-"""Pieces: decoded images of a share of a set, kept on disk while a store is being made.
+"""Pieces: decoded images of a share of a data set, kept on disk while a store is being made.
 
-A piece is a folder that a killed run finds again and that can be moved between machines:
+A piece is a folder that a restarted run finds again and that can be moved between machines:
 
     about.json      what it belongs to and which images it holds
     images.npy      (n, S, S) uint8; rows of images that are not decoded yet are zero
-    journal.jsonl   a line for each finished block of rows: what became of each image, a stamp of
+    journal.jsonl   a line for each finished block of rows: the result for each image, a stamp of
                     the image files, and the CRC-32 of the rows
 
-A row counts as decoded once its block is in the journal. The order, so that a kill at any moment
-is harmless: rows, then the line. What a dying machine has lost of the rows, the CRC-32 shows.
+A row counts as decoded once its block is in the journal. Rows are written before their line, so
+that a kill at any moment is harmless. The CRC-32 detects rows that a crashing machine lost.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from convirt.datasets.squares import Block, Packed
 from convirt.errors import InputError
 from convirt.provenance import digest
 
-BLOCK = 64  # images a job; the bytes of a store do not depend on it
+BLOCK = 64  # images per job; the bytes of a store do not depend on it
 ABOUT, ROWS = "about.json", "images.npy"
 Belongs = Mapping[str, str | int]
 
@@ -56,11 +56,11 @@ class Share:
 
     @property
     def folder(self) -> str:
-        """Name of its folder."""
+        """Name of the piece's folder."""
         return f"{self.number}-of-{self.of}"
 
     def bounds(self, count: int) -> tuple[int, int]:
-        """First row and end of the share, of `count` rows."""
+        """First row and end (exclusive) of the share of `count` rows."""
         return count * (self.number - 1) // self.of, count * self.number // self.of
 
 
@@ -69,10 +69,10 @@ class Piece:
     """A piece on disk.
 
     Attributes:
-        folder: Where it lies.
-        first: Row of the set that is its row 0.
-        count: How many rows it has, n.
-        size: Side of an image, pixels, S.
+        folder: Its folder.
+        first: Row of the data set that is its row 0.
+        count: Number of its rows, n.
+        size: Side of an image in pixels, S.
         blocks: First row (of the piece) -> finished block.
     """
 
@@ -89,14 +89,14 @@ class Piece:
 
     @property
     def results(self) -> list[Packed]:
-        """What became of each image, in order; the piece is finished."""
+        """The result for each image, in order; the piece has to be finished."""
         return [result for _, block in sorted(self.blocks.items()) for result in block.results]
 
     def append_kept(self, file: BinaryIO) -> None:
-        """Write the rows of the kept images to the end of `file`, a block at a time.
+        """Append the rows of the kept images to `file`, one block at a time.
 
         Raises:
-            InputError: The rows are not those that were written.
+            InputError: The rows differ from those that were written.
         """
         with (self.folder / ROWS).open("rb") as rows:
             for _, block in sorted(self.blocks.items()):
@@ -115,14 +115,14 @@ class Piece:
                 file.write(data if keep.all() else square[keep].tobytes())
 
     def _read(self, rows: BinaryIO, block: Block) -> bytes | None:
-        """The bytes of a block, None if they are not those that were written."""
+        """The bytes of a block, None if they differ from those that were written."""
         area = self.size * self.size
         rows.seek(len(squares.header(self.count, self.size)) + block.first * area)
         data = rows.read(len(block.results) * area)
         return data if zlib.crc32(data) == block.check else None
 
     def sound(self, paths: list[str]) -> dict[int, Block]:
-        """The blocks whose rows are whole and whose image files are those that were read."""
+        """The blocks whose rows are intact and whose image files have not changed since."""
         good = {}
         with (self.folder / ROWS).open("rb") as rows:
             for first, block in self.blocks.items():
@@ -133,22 +133,22 @@ class Piece:
 
 
 def belongs(images: pd.DataFrame, size: int, made_by: Mapping[str, str]) -> dict[str, str | int]:
-    """What a piece has to agree in with the others of its store.
+    """Properties that all pieces of one store have to share.
 
     Args:
-        images: Tables.images of the whole set.
+        images: Tables.images of the whole data set.
         size: Side of a stored image, pixels.
-        made_by: Digests and versions of what decodes.
+        made_by: Digests and versions of the code that decodes.
     """
     return {"images": digest(images["image"].tolist()), "size": size, **made_by}
 
 
 def start(folder: Path, images: pd.DataFrame, share: Share, to: Belongs) -> Piece:
-    """Make a piece, or find out how far it came.
+    """Create a piece, or find out how far an existing one has come.
 
     Args:
-        folder: Of the piece; held by nobody else.
-        images: Tables.images of the whole set.
+        folder: Of the piece; used by no other process.
+        images: Tables.images of the whole data set.
         share: Which part of it.
         to: From `belongs`.
 
@@ -162,12 +162,12 @@ def start(folder: Path, images: pd.DataFrame, share: Share, to: Belongs) -> Piec
     rows = folder / ROWS
     if (folder / ABOUT).exists():
         _require_same(folder, about)
-    else:  # the last file of a new piece is the one that makes it a piece
+    else:  # written last: a folder is a piece only with this file
         (folder / journal.NAME).unlink(missing_ok=True)
         squares.create(rows, piece.count, piece.size)
         files.write_json(folder / ABOUT, about)
     if not rows.is_file() or rows.stat().st_size != squares.file_size(piece.count, piece.size):
-        # lost, or cut off on the way
+        # lost, or truncated in transfer
         squares.create(rows, piece.count, piece.size)
     piece.blocks = journal.read(folder)
     piece.blocks = piece.sound(images["path"].iloc[first:end].tolist())
@@ -184,12 +184,12 @@ def decode(
 
     Args:
         piece: From `start`.
-        images: Tables.images of the whole set.
-        processes: How many decode at once.
+        images: Tables.images of the whole data set.
+        processes: How many decode in parallel.
         progress: Called with the number of images done since the last call.
 
     Raises:
-        InputError: A process died, or runs other code.
+        InputError: A process died, or runs different code.
         OSError: The disk is full.
     """
     paths = images["path"].iloc[piece.first : piece.first + piece.count].tolist()
@@ -209,12 +209,12 @@ def decode(
 
 
 def complete(home: Path, count: int, to: Belongs) -> list[Piece]:
-    """All pieces of a set that was divided, in order; none if it was not.
+    """All pieces of a data set that was divided, in order; none if it was not divided.
 
     Args:
-        home: Folder of the pieces' folders.
-        count: Images of the whole set.
-        to: From `belongs`, what the store needs.
+        home: Folder that contains the pieces' folders.
+        count: Images of the whole data set.
+        to: From `belongs`, as the store needs it.
 
     Raises:
         InputError: A piece is missing, not finished, or of something else.

@@ -1,9 +1,10 @@
 """Several processes that train one model, each on its part of every batch; started by torchrun.
 
-With N pairs a batch and P processes, process p encodes pairs p N/P to (p + 1) N/P. Embeddings are
-gathered in that order, with the gradient going back to whoever made them, so that each process
-takes the loss of the whole batch; gradients are then averaged. Loss and gradients are those of one
-process that encodes all N pairs. Alone, without torchrun, nothing here does anything.
+With N pairs per batch and P processes, process p encodes pairs p N/P to (p + 1) N/P. Embeddings are
+gathered in that order, and gradients flow back to the process that computed them, so that each
+process computes the loss of the whole batch; gradients are then averaged. Loss and gradients are
+those of one process that encodes all N pairs. In a single process, without torchrun, nothing here
+has any effect.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ _by_itself = False  # inside of `alone`
 
 
 def count() -> int:
-    """How many processes work together; one, where this one works `alone`."""
+    """How many processes work together; one while this one works `alone`."""
     return dist.get_world_size() if dist.is_initialized() and not _by_itself else 1
 
 
 def rank() -> int:
-    """Which of them this is; number 0 is the one that writes."""
+    """The number of this process; process 0 is the one that writes."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Join the others, if torchrun has started this process; of several GPUs take its own.
+    """Join the others if torchrun has started this process, and select its own GPU.
 
     Args:
-        device: "cuda" talks by NCCL, "cpu" by gloo.
+        device: "cuda" communicates by NCCL, "cpu" by gloo.
 
     Raises:
         InputError: There is no GPU for this process.
@@ -58,16 +59,16 @@ def joined(device: str) -> Iterator[None]:
                 f"torchrun --nproc-per-node {there} ...",
             )
         torch.cuda.set_device(local)
-    # the others wait for as long as the first validates; torchrun notices who has died, and this
-    # who hangs
+    # long, since the others wait while the first validates; torchrun detects a process that died,
+    # this timeout one that hangs
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(hours=1))
     yield
-    dist.destroy_process_group()  # not after an error: it would wait for those who wait for us
+    dist.destroy_process_group()  # not after an error: processes would wait for each other
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Let the first process do something by itself, such as validate; nothing is then shared."""
+    """Let the first process work by itself, for example validate; nothing is shared meanwhile."""
     global _by_itself
     _by_itself = True
     try:
@@ -77,7 +78,7 @@ def alone() -> Iterator[None]:
 
 
 def part(size: int) -> slice:
-    """The rows of a batch of `size` that are this process's own.
+    """This process's own rows of a batch of `size`.
 
     Raises:
         InputError: The batch cannot be cut into equal parts.
@@ -92,9 +93,9 @@ def part(size: int) -> slice:
 
 
 def gather(x: Tensor) -> Tensor:
-    """The rows of all processes, in the order of the batch; (n, ...) to (N, ...).
+    """Gather the rows of all processes, in the order of the batch; (n, ...) to (N, ...).
 
-    The gradient of a row is the sum of what all processes have for it.
+    The gradient of a row is the sum of its gradients in all processes.
     """
     if count() == 1:
         return x
@@ -109,7 +110,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 def broadcast(x: Tensor) -> Tensor:
-    """What the first process has; shape and type have to be the same everywhere."""
+    """The first process's tensor; shape and type have to be the same everywhere."""
     if count() == 1:
         return x
     sent = x.contiguous().clone()
@@ -118,7 +119,7 @@ def broadcast(x: Tensor) -> Tensor:
 
 
 def broadcast_object(value: T) -> T:
-    """A value of the first process, such as a text or a dictionary; others pass anything."""
+    """The first process's value, such as a text or a dictionary; the others may pass anything."""
     if count() == 1:
         return value
     told: list[Any] = [value]
@@ -128,7 +129,7 @@ def broadcast_object(value: T) -> T:
 
 
 def mean(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The mean over the processes of scalars by name; the names have to be the same everywhere."""
+    """The mean of named scalars over the processes; the names have to be the same everywhere."""
     if count() == 1 or not values:
         return values
     stacked = torch.stack([value.detach().double() for value in values.values()])
@@ -137,12 +138,12 @@ def mean(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def any_of(answer: bool) -> bool:
-    """Whether any process says yes; nobody goes on before all have answered."""
+    """Whether `answer` is true in any process; none continues before all have answered."""
     return minimum(-int(answer)) < 0
 
 
 def minimum(value: int) -> int:
-    """The smallest of the processes' values."""
+    """The smallest value of all processes."""
     if count() == 1:
         return value
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -152,12 +153,12 @@ def minimum(value: int) -> int:
 
 
 def data_parallel(model: nn.Module, device: torch.device, averaging: bool = True) -> nn.Module:
-    """`model` with gradients that are averaged over the processes; alone it stays as it is.
+    """Wrap `model` so that gradients are averaged over the processes; unchanged for a single one.
 
-    On GPUs BatchNorm takes its statistics over the whole batch, as one process would; torch has
-    that for GPUs only, so on CPUs each process normalises its own part.
+    On GPUs BatchNorm takes its statistics over the whole batch, as one process would. Torch
+    supports that only on GPUs, so on CPUs each process normalises its own part.
 
-    Without `averaging` gradients stay each process's own, for `average`.
+    Without `averaging` gradients stay local to each process, for `average`.
     """
     if count() == 1:
         return model
@@ -168,14 +169,14 @@ def data_parallel(model: nn.Module, device: torch.device, averaging: bool = True
     if not averaging:
         return model
     own = [torch.cuda.current_device()] if device.type == "cuda" else None
-    # or gradients are sorted into messages anew after the first step, which is another one in a run
-    # that goes on; in other places they are added in another order
+    # otherwise gradients are regrouped into messages after the first step, which is a later step in
+    # a resumed run; regrouped gradients are added in another order
     warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
     return nn.parallel.DistributedDataParallel(model, device_ids=own, find_unused_parameters=True)
 
 
 def average(parameters: Iterable[nn.Parameter]) -> None:
-    """Average the gradients that backward passes have left, over the processes, in one message."""
+    """Average the gradients of backward passes over the processes, in one message."""
     if count() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]

@@ -1,8 +1,8 @@
-"""What made a file: which code, which parameters, which versions; and the guard over them.
+"""The code, parameters and versions that produced a file; and a guard against edits during a run.
 
-DVC hashes a stage's code and parameters when the stage has *ended* (its open bug 11058), so an
-edit during a run would be recorded as the maker of outputs that the former code made. `Guard`
-remembers both as they were at the start and tells what differs later.
+DVC hashes a stage's code and parameters when the stage has *ended* (its open bug 11058), so after
+an edit during a run it would record the edited code for outputs of the original code. `Guard`
+remembers code and parameters as they were at the start and reports later differences.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DISTRIBUTIONS = (
     "torch",
     "torchvision",
     "transformers",
-)  # what can change a number in an output
+)  # packages that can change a number in an output
 
 
 # ------------------------------------------------------------------------------ imported modules
@@ -44,7 +44,7 @@ def import_closure(entry: Path, root: Path) -> tuple[Path, ...]:
     """Every project file that running `entry` can import, found without running anything.
 
     Imports inside functions count; those under `if TYPE_CHECKING:` do not, since they change
-    nothing at run time. Where a file calls `importlib.import_module`, each text in it that names
+    nothing at run time. If a file calls `importlib.import_module`, each string in it that names
     a project module (also as "module:attribute") counts as an import of that module.
 
     Args:
@@ -92,7 +92,7 @@ def _packages(path: Path, root: Path) -> list[Path]:
 
 
 def _imported_names(path: Path, root: Path) -> tuple[str, ...]:
-    """Dotted names that `path` may import; some are attributes of modules, not modules."""
+    """Dotted names that `path` may import; some may be attributes of modules."""
     package = ".".join(path.relative_to(root).parent.parts) if root in path.parents else ""
     try:
         return _names_in(path.read_bytes(), package)
@@ -173,7 +173,7 @@ def versions() -> dict[str, str]:
 
 
 def lookup(data: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key of nested mappings, None where there is none."""
+    """The value at a dotted key of nested mappings, None if there is none."""
     value: Any = data
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -183,7 +183,7 @@ def lookup(data: Mapping[str, Any], key: str) -> Any:
 class Guard:
     """Source files and parameters as they were at the start of a run.
 
-    Comments and docstrings do not count, see `convirt.essence`.
+    Comments and docstrings do not count (see `convirt.essence`).
 
     Attributes:
         code: Hex digest over the names and contents of the source files.
@@ -201,17 +201,17 @@ class Guard:
         self.code = digest(names)
 
     def touched(self) -> bool:
-        """Whether a file was written since the last call; cheap, reads no contents."""
+        """Whether a file was written since the last call; cheap, since it reads no contents."""
         before, self._stamps = self._stamps, self._stat()
         return before != self._stamps
 
     def changes(self) -> list[str]:
-        """What differs from the start: names of files, and of parameters as "params.yaml: key"."""
+        """Differences from the start: names of files, and of parameters as "params.yaml: key"."""
         found = []
         for path, sha in self._files.items():
             try:
                 same = digest_of(path) == sha
-            except InputError:  # gone, or no Python any more
+            except InputError:  # deleted, or no longer valid Python
                 same = False
             if not same:
                 found.append(str(path.relative_to(self._root)))
@@ -224,7 +224,7 @@ class Guard:
         return found
 
     def _read_values(self) -> dict[str, Any] | None:
-        # unchecked on purpose: an invalid value under a key that is not read changes nothing here
+        # unchecked on purpose: an invalid value under a key that is not read has no effect here
         from convirt.faults import ParamsError
         from convirt.params import read_yaml
 
@@ -240,25 +240,25 @@ class Guard:
             try:
                 stat = path.stat()
                 stamps.append((stat.st_mtime_ns, stat.st_size))
-            except OSError:  # gone, or a disk of the network that does not answer just now
+            except OSError:  # deleted, or a network disk that does not answer just now
                 stamps.append(None)
         return tuple(stamps)
 
 
 # ------------------------------------------------------------------------------ determinism
 def make_deterministic(threads: int, seed: int) -> None:
-    """Make torch give the same bits on every run on one type of machine.
+    """Make torch give the same bits on every run on the same type of machine.
 
     Args:
-        threads: CPU threads of torch; sums are split among them, so the number sets last bits.
-        seed: Seeds Python, NumPy and torch; draws that matter still take a generator of their own.
+        threads: CPU threads of torch; sums are split among them, so their number affects last bits.
+        seed: Seeds Python, NumPy and torch; draws that matter still use generators of their own.
 
-    Operations without a deterministic implementation raise RuntimeError from here on.
+    Afterwards, operations without a deterministic implementation raise RuntimeError.
     """
     import os
     import random
 
-    # cuBLAS reads it when CUDA starts; without it deterministic matrix products are refused
+    # cuBLAS reads this when CUDA starts; without it deterministic matrix products are refused
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
     import numpy as np
@@ -266,10 +266,10 @@ def make_deterministic(threads: int, seed: int) -> None:
 
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    # Filling every new tensor with NaN finds reads of unset memory; it costs a fifth of a step.
+    # Filling new tensors with NaN would find reads of unset memory, but costs a fifth of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-    # float32 shall mean float32, also where the environment asks for less, as containers may
+    # float32 has to mean float32, even if the environment asks for less, as containers may
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     random.seed(seed)
     np.random.seed(seed % 2**32)

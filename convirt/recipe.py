@@ -1,4 +1,4 @@
-"""The parts of a transfer run that hold no state: its numbers, order, schedule and loss."""
+"""The stateless parts of a transfer run: its numbers, order, schedule and loss."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Recipe:
 
     Attributes:
         protocol: "finetune" or "linear".
-        kind: "multiclass" has a softmax and one-hot labels, "binary" and "multilabel" a sigmoid
-            a label.
+        kind: "multiclass" has a softmax and one-hot labels, "binary" and "multilabel" one sigmoid
+            per label.
         metric: The validation criterion, a name of `metrics.METRICS`.
-        head_steps, head_lr: Of fine-tuning alone.
-        bfloat16: Autocast in training steps. Scores are always taken in float32, since 8 bits of
-            mantissa would tie them.
+        head_steps, head_lr: For fine-tuning only.
+        bfloat16: Autocast in training steps. Scores are always computed in float32, since 8 bits of
+            mantissa would give ties.
     """
 
     protocol: str
@@ -47,14 +47,14 @@ class Recipe:
 
 
 def key_of(*parts: int) -> int:
-    """A seed for torch out of (seed, phase, epoch, batch)."""
+    """A seed for torch, derived from (seed, phase, epoch, batch)."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def batches(n: int, size: int, *key: int) -> list[Ints]:
     """A permutation of n items in ceil(n / size) parts that differ by at most one in length.
 
-    So every item is seen once an epoch and no BatchNorm sees a last batch of one image.
+    So every item is seen once per epoch, and BatchNorm never gets a last batch of one image.
     """
     order = np.random.default_rng(key).permutation(n)
     return np.array_split(order, math.ceil(n / size))
@@ -62,18 +62,18 @@ def batches(n: int, size: int, *key: int) -> list[Ints]:
 
 @dataclass(frozen=True, order=True)
 class Score:
-    """Validation after an epoch: the higher metric wins, the lower loss breaks a tie."""
+    """Validation after an epoch: the higher metric wins, and the lower loss breaks a tie."""
 
     value: float
     minus_loss: float
 
 
 def plan(history: Sequence[Score], recipe: Recipe) -> tuple[int, float, bool]:
-    """Where training stands after the validations in `history`.
+    """The state of training after the validations in `history`.
 
     Returns:
-        Position of the best one (the first of equals), the rate of the next epoch, which is
-        lowered after each `patience` epochs without a new best, and whether training is over:
+        The position of the best one (the first of equals); the learning rate of the next epoch,
+        lowered after each `patience` epochs without a new best; and whether training is over, after
         `stop` epochs without a new best.
     """
     best, flat, lr = 0, 0, recipe.lr
@@ -88,7 +88,7 @@ def plan(history: Sequence[Score], recipe: Recipe) -> tuple[int, float, bool]:
 
 
 def loss_of(logits: Tensor, y: Tensor, kind: str) -> Tensor:
-    """Cross entropy of one-hot classes, else binary cross entropy, mean over items and labels."""
+    """Cross entropy for one-hot classes, else binary cross entropy; mean over items and labels."""
     if kind == "multiclass":
         return F.cross_entropy(logits, y)
     return F.binary_cross_entropy_with_logits(logits, y)

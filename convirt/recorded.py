@@ -1,9 +1,9 @@
 """A training step as one CUDA graph: forward, backward and update in a single launch.
 
 The kernels of a step of 32 pairs run in less time than the host takes to launch them one by one, so
-they are recorded once and launched together. Kernels and their order are those of a step that is
-not recorded, and so are its bits. One graph is recorded for each shape of what a step is given:
-sentences are padded to multiples of 16 tokens, which makes two or three.
+they are recorded once and launched together. Kernels, their order and the resulting bits are the
+same as without recording. One graph is recorded for each shape of a step's inputs: sentences are
+padded to multiples of 16 tokens, which gives two or three shapes.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Step = tuple[Tensor, dict[str, Tensor]]  # the loss, and what the objective logs
 
 @dataclass
 class Recording:
-    """A step that can be done again.
+    """A step that can be replayed.
 
     Attributes:
-        given: Where the step reads its inputs; they are copied there.
-        made: Where it leaves the loss and the logged values, until the next one is done.
-        replay: Does it.
+        given: Tensors from which the step reads its inputs; inputs are copied into them.
+        made: Where it leaves the loss and the logged values, until the next step overwrites them.
+        replay: Runs the step.
     """
 
     given: tuple[Tensor, ...]
@@ -45,14 +45,14 @@ class Recording:
 class Recorder:
     """Steps of an objective, recorded as they come.
 
-    The first step of a shape is taken as it is, which lets kernels be chosen, compiled and loaded;
+    The first step of each shape runs unrecorded, so that kernels are chosen, compiled and loaded;
     the second one is recorded, and from then on replayed.
 
     Args:
         objective: In training mode, on the GPU.
-        optimiser: Of its parameters; rates are tensors on the GPU (`set_rate`).
+        optimiser: Of its parameters; learning rates are tensors on the GPU (`set_rate`).
         autocast: As in the loop.
-        quiet: Returns as soon as no other thread asks anything of the GPU.
+        quiet: Returns as soon as no other thread uses the GPU.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Recorder:
         self._camera = Camera()
 
     def step(self, inputs: Inputs) -> Step:
-        """Forward, backward and update; torch is seeded, the rate is set.
+        """Forward, backward and update; torch has to be seeded and the learning rate set.
 
         Returns:
             The loss, detached, and what the objective logs; both are overwritten by the next step.
@@ -79,7 +79,7 @@ class Recorder:
         if shapes not in self._known:
             self._known[shapes] = None
             with self._camera.aside(), warnings.catch_warnings():
-                # that Adam could do with less where nothing is recorded: it soon is
+                # it warns that capturable Adam is slow unless recorded: recording follows
                 warnings.filterwarnings("ignore", message="This instance was constructed with cap")
                 return self._step(replace(inputs, more=more))
         recording = self._known[shapes] or self._record(inputs, given)
@@ -104,7 +104,7 @@ class Recorder:
         return loss.detach(), {name: value.detach() for name, value in logs.items()}
 
     def _forward(self, inputs: Inputs) -> Step:
-        """The objective's; what is embedded by networks of their own, side by side."""
+        """The objective's forward pass; halves, if it has them, run in parallel."""
         if not self.objective.in_halves():
             loss, logs = self.objective(inputs)
             return loss, logs
@@ -113,10 +113,10 @@ class Recorder:
 
 
 class Camera:
-    """What is CUDA's part: streams beside the usual one, and memory that all graphs share.
+    """The CUDA side: streams beside the usual one, and memory that all graphs share.
 
-    They may share it, since they are replayed one after the other and only what they return has to
-    last.
+    Graphs may share it, since they are replayed one after the other and only what they return has
+    to last.
     """
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class Camera:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Do something on the other stream, where it will be recorded: autograd remembers it."""
+        """Work on the stream that will be recorded, since autograd remembers the stream."""
         usual = torch.cuda.current_stream()
         self.stream.wait_stream(usual)
         with torch.cuda.stream(self.stream):
@@ -133,9 +133,9 @@ class Camera:
         usual.wait_stream(self.stream)
 
     def side_by_side(self, halves: Sequence[Callable[[], Tensor]]) -> tuple[Tensor, ...]:
-        """The last half on a stream of its own: a branch of the graph, backward as well.
+        """Run the last half on a stream of its own: a branch of the graph, in the backward too.
 
-        The kernels of a half are too small for the whole GPU, and leave room for the other's.
+        The kernels of a half are too small to fill the GPU, and leave room for the other's.
         """
         here = torch.cuda.current_stream()
         self.beside.wait_stream(here)
@@ -147,9 +147,9 @@ class Camera:
         return (*made, last)
 
     def take(self, step: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
-        """Record a step without doing it: where it leaves what it returns, and how to do it."""
+        """Record a step without running it; returns where its results go, and its replay."""
         graph = torch.cuda.CUDAGraph()
-        # the thread that loads may go on: nothing of this stream is its business
+        # lets the loading thread continue: it does not use this stream
         with torch.cuda.graph(
             graph, pool=self.memory, stream=self.stream, capture_error_mode="thread_local"
         ):
@@ -158,7 +158,7 @@ class Camera:
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate, in place where it is a tensor, as graphs read it."""
+    """Set the learning rate, in place if it is a tensor, since graphs read it there."""
     for group in optimiser.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -167,7 +167,7 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 def obstacle(objective: Objective | type[Objective], config: TrainConfig) -> str | None:
-    """Why its steps cannot be recorded: they are not the same sequence of kernels each time."""
+    """Why steps cannot be recorded (they would not be the same kernels each time), else None."""
     reasons = {
         "the objective draws or looks up something on the CPU in each step": (
             not objective.recordable
@@ -180,7 +180,7 @@ def obstacle(objective: Objective | type[Objective], config: TrainConfig) -> str
 
 
 def require_recordable(objective: Objective, config: TrainConfig) -> None:
-    """Raise `InputError` where there is an `obstacle`."""
+    """Raise `InputError` if there is an `obstacle`."""
     if found := obstacle(objective, config):
         raise InputError(
             "graphs of TrainConfig",

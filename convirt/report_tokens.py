@@ -12,7 +12,7 @@ from torch import Tensor
 from convirt.text_encoder import Tokenizer
 
 END, UNKNOWN = 0, 1  # the first two numbers of any vocabulary
-CHUNK = 4096  # sentences that are tokenized at a time
+CHUNK = 4096  # sentences tokenized at a time
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Vocabulary:
 
     Attributes:
         pieces: (V,) texts. Number 0 ends a report, 1 stands for a piece that no train report has.
-            `begin`, which opens what a decoder reads and is never written, is number V.
+            Number V, `begin`, opens a decoder's input and is never written.
     """
 
     pieces: tuple[str, ...]
@@ -41,13 +41,13 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Reports:
-    """The sentences of a corpus in numbers, and reports as rows of them.
+    """The sentences of a corpus as token numbers, and reports as rows of them.
 
     Attributes:
         vocabulary: Of the numbers.
         tokens: (T,) int64, the sentences back to back.
         starts: (M + 1,) int64; sentence m is tokens[starts[m] : starts[m + 1]].
-        max_tokens: A report is cut after so many, its end included.
+        max_tokens: A report is cut after this many, its end included.
     """
 
     vocabulary: Vocabulary
@@ -68,10 +68,10 @@ class Reports:
         Args:
             texts: The M distinct sentences.
             train: The train reports as rows of `texts`; only their pieces make the vocabulary.
-            tokenizer: That of the text encoder; its length limit, one of sentences, plays no part.
-            max_tokens: As the attribute, 2 at least.
+            tokenizer: That of the text encoder; its length limit, meant for sentences, is not used.
+            max_tokens: As the attribute, at least 2.
         """
-        # lists of numbers take ten times the memory of arrays: not of all sentences at once
+        # lists of numbers take ten times the memory of arrays, so not for all sentences together
         lengths, parts = [0], []
         for first in range(0, len(texts), CHUNK):
             pieces = tokenizer.pieces(texts[first : first + CHUNK])

@@ -1,8 +1,8 @@
-"""Where the images of a run lie: in the memory of the GPU if they fit, or on the disk's side of it.
+"""Where the images of a run are stored: in the GPU's memory if they fit, else on the host.
 
-A store is uint8: MIMIC-CXR's 377,110 films of 256 x 256 pixels are 25 GB, a third of a GPU of
-80 GB. From there a batch is one gather without any copy; from a memory map it is copied through
-pinned memory while the step before it computes. Both give the same bytes.
+A store is uint8: MIMIC-CXR's 377,110 films of 256 x 256 pixels are 25 GB, a third of an 80 GB GPU.
+From GPU memory a batch is one gather without any copy. From a memory map it is copied through
+pinned memory while the previous step computes. Both give the same bytes.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from torch import Tensor
 from convirt.devices import sent
 from convirt.errors import InputError
 
-SHARE = 0.5  # of the free memory of a GPU that `auto` lets images have; the rest is for the run
-CHUNK = 1 << 30  # bytes copied to the GPU at once
+SHARE = 0.5  # of the GPU's free memory that `auto` gives to images; the rest is for the run
+CHUNK = 1 << 30  # bytes copied to the GPU at a time
 
 
 def placed(images: np.ndarray, where: str, device: str) -> np.ndarray | Tensor:
-    """The images of a store where a run reads them from.
+    """The images of a store, placed where a run reads them.
 
     Args:
         images: (N, S, S) uint8, usually a memory map.
-        where: "ram" leaves them as they are; "gpu" copies them to the GPU; "auto" does so where
-            they take at most half of its free memory.
+        where: "ram" leaves them as they are; "gpu" copies them to the GPU; "auto" does so if they
+            take at most half of its free memory.
         device: cpu or cuda.
 
     Raises:
-        InputError: "gpu", and there is none, or they do not fit.
+        InputError: "gpu", and there is no GPU or the images do not fit.
     """
     if where == "ram" or (where == "auto" and device == "cpu"):
         return images
@@ -46,7 +46,7 @@ def placed(images: np.ndarray, where: str, device: str) -> np.ndarray | Tensor:
 
 
 def copied(images: np.ndarray, device: torch.device) -> Tensor:
-    """The images on a device, copied piece by piece, so that no second copy is held in memory."""
+    """Copy the images to a device piece by piece, so that memory holds no second copy."""
     there = torch.empty(images.shape, dtype=torch.uint8, device=device)
     step = max(1, CHUNK // max(1, images[:1].nbytes))
     for first in range(0, len(images), step):
@@ -58,9 +58,9 @@ def take(images: np.ndarray | Tensor, rows: np.ndarray, device: torch.device) ->
     """Some images, in the order of `rows`, on a device; from either place.
 
     Args:
-        images: (N, ...), of `placed`.
+        images: (N, ...), from `placed`.
         rows: (n,) which.
-        device: Where to; pinned memory is on the way to a GPU.
+        device: The target; a copy to a GPU goes through pinned memory.
 
     Returns:
         (n, ...).

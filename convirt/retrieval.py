@@ -14,21 +14,21 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Ranker = Callable[[NDArray[np.floating], NDArray[np.floating], int], Ints]  # as `top_k`
 
-CHUNK = 1 << 24  # similarities held at once
-BLOCK = 1 << 13  # candidates that are scaled to length 1 at once
-DECIMALS = 12  # of a cosine; what differs only beyond is a tie
-SAMPLE = 1000  # queries, at most, that tell the recall of an approximate ranking
+CHUNK = 1 << 24  # similarities in memory at a time
+BLOCK = 1 << 13  # candidates scaled to length 1 at a time
+DECIMALS = 12  # of a cosine; a difference beyond them is a tie
+SAMPLE = 1000  # most queries on which the recall of an approximate ranking is measured
 
 
 def top_k(queries: NDArray[np.floating], candidates: NDArray[np.floating], k: int) -> Ints:
-    """The k candidates nearest to each query by cosine, nearest first, of all candidates.
+    """The k candidates nearest to each query by cosine, nearest first.
 
-    Exact: no approximate index. Of equally near candidates the one with the lower index comes
-    first; cosines are taken in double precision and rounded, so that equal embeddings tie
+    Exact: all candidates are compared. Of equally near candidates the one with the lower index
+    comes first; cosines are computed in double precision and rounded, so that equal embeddings tie
     whatever the order in which a matrix product sums.
 
-    Candidates are read block by block, once for `CHUNK / BLOCK` queries, so that the memory
-    beside the two arrays does not grow with their number, and a memory map will do.
+    Candidates are read block by block, once per `CHUNK / BLOCK` queries, so that the memory besides
+    the two arrays does not grow with their number, and they may be a memory map.
 
     Args:
         queries: (Q, D), any length but zero.
@@ -53,13 +53,13 @@ def top_k(queries: NDArray[np.floating], candidates: NDArray[np.floating], k: in
 
 
 def _nearest(q: Floats, candidates: NDArray[np.floating], k: int) -> Ints:
-    """Indices (Q, k) of the candidates nearest to unit vectors, all queries at a time."""
+    """Indices (Q, k) of the candidates nearest to unit vectors q, all queries together."""
     cosine = np.full((len(q), k), -np.inf)  # of the best so far, nearest first
     index = np.zeros((len(q), k), np.int64)
     for start in range(0, len(candidates), BLOCK):
         block = np.round(q @ unit(candidates[start : start + BLOCK]).T, DECIMALS)
         for i, row in enumerate(block):
-            # what only equals the k-th best comes later in the order and is no better
+            # a candidate that only equals the k-th best comes later in the order, so it loses
             near = np.flatnonzero(row > cosine[i, -1])
             if len(near) > k:
                 kth = np.partition(row[near], len(near) - k)[len(near) - k]
@@ -76,7 +76,7 @@ def require(k: int, candidates: int) -> None:
     """Refuse a k above the number of candidates.
 
     Raises:
-        InputError: There are fewer than k.
+        InputError: There are fewer than k candidates.
     """
     if k > candidates:
         raise InputError(
@@ -128,10 +128,10 @@ def precision_at_k(
 
 
 def recall_at_k(approximate: Ints, exact: Ints) -> float:
-    """Share of the k nearest candidates that an approximate ranking holds, in any order.
+    """Share of the k nearest candidates that an approximate ranking contains, in any order.
 
     If `exact` is `[[4, 2], [7, 1]]` and `approximate` is `[[2, 5], [7, 1]]`, then one of two and
-    two of two were found, and the recall is 3/4. A candidate in place of one that is equally near
+    two of two were found, and the recall is 3/4. A candidate found instead of an equally near one
     counts as a miss.
 
     Args:
@@ -151,7 +151,7 @@ def chance(query_labels: NDArray[np.str_], candidate_labels: NDArray[np.str_]) -
     """Precision@k of a random ranking: how common a query's label is, mean over queries.
 
     Raises:
-        InputError: A query's label is no candidate's, so that it cannot be right.
+        InputError: No candidate has a query's label, so that the query has no right answer.
     """
     names, counts = np.unique(candidate_labels, return_counts=True)
     share = dict(zip(names.tolist(), (counts / len(candidate_labels)).tolist(), strict=True))
@@ -168,7 +168,7 @@ def chance(query_labels: NDArray[np.str_], candidate_labels: NDArray[np.str_]) -
 def highest(
     query_labels: NDArray[np.str_], candidate_labels: NDArray[np.str_], ks: tuple[int, ...]
 ) -> dict[int, float]:
-    """By k the Precision@k of a perfect ranking, mean over queries, whose labels all occur."""
+    """Precision@k of a perfect ranking for each k, mean over queries, whose labels all occur."""
     names, counts = np.unique(candidate_labels, return_counts=True)
     there = counts[np.searchsorted(names, query_labels)]
     return {k: float(np.minimum(there, k).mean() / k) for k in ks}
@@ -176,13 +176,13 @@ def highest(
 
 @dataclass(frozen=True)
 class Retrieval:
-    """The rankings of a set of queries and what they are worth.
+    """The rankings of a set of queries and their scores.
 
     Attributes:
         ranking: Indices of candidates, nearest first, (Q, max(k)).
         precision: Precision@k by k.
-        chance: That of a random ranking.
-        highest: By k what Precision@k can be at most: less than 1 where classes have fewer than k
+        chance: Precision@k of a random ranking.
+        highest: By k the highest possible Precision@k: less than 1 if classes have fewer than k
             candidates.
         recall: Of an approximate ranking, at max(k); None if it is exact.
     """
@@ -204,8 +204,8 @@ def retrieve(
 ) -> Retrieval:
     """Rank the candidates for each query and score the rankings; shapes as above.
 
-    With `approximate` that ranks in place of `top_k`, and `top_k` measures its recall on as many
-    queries as `SAMPLE`, evenly spaced.
+    If given, `approximate` ranks instead of `top_k`, and `top_k` measures its recall on at most
+    `SAMPLE` evenly spaced queries.
     """
     expected = chance(query_labels, candidate_labels)
     ranking = (approximate or top_k)(queries, candidates, max(ks))

@@ -28,9 +28,9 @@ def load_probe(
     """Read a linear run's classifier: (N, 3, S, S) to logits (N, L), and its L labels.
 
     Args:
-        root: What the encoder's folder in config.json is relative to.
+        root: The folder to which the encoder's folder in config.json is relative.
         folder: models/finetune/<run>, with the head alone.
-        hint: The command that makes it.
+        hint: The command that creates it.
 
     Raises:
         InputError: A file or a weight is missing, or the encoder is no longer that of the run.
@@ -50,7 +50,7 @@ def load_probe(
 
 
 def saliency(model: nn.Module, x: Tensor, labels: Tensor) -> NDArray[np.float32]:
-    """Largest absolute gradient over the channels, of one logit an image.
+    """Largest absolute gradient over the channels, of one logit per image.
 
     Args:
         model: (N, 3, S, S) to logits (N, L), in evaluation mode.
@@ -58,7 +58,7 @@ def saliency(model: nn.Module, x: Tensor, labels: Tensor) -> NDArray[np.float32]
         labels: Which logit of each image, (N,).
 
     Returns:
-        (N, S, S) float32, not negative.
+        (N, S, S) float32, non-negative.
     """
     x = x.detach().clone().requires_grad_(True)
     logits = model(x).gather(1, labels[:, None]).sum()
@@ -68,7 +68,7 @@ def saliency(model: nn.Module, x: Tensor, labels: Tensor) -> NDArray[np.float32]
 
 
 def samples(records: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, int]:
-    """By class the row of its first image query: the first in the list's order, not a chosen one.
+    """Row of each class's first image query, in the order of the list: none is hand-picked.
 
     Args:
         records: Of a retrieval store: `role` and `label`.

@@ -1,8 +1,8 @@
-"""A retrieval set searched with encoders: image by image, and by text where there is a text half.
+"""Search of a retrieval set with encoders: by image, and by text if there is a text encoder.
 
 Section 4.2 of the paper. Image-image compares h, the image encoder's output; text-image compares
-the projections v and u. The paper does not say which vectors it takes; h before the projection is
-the only reading that gives the encoders without one a row in its Table 2.
+the projections v and u. The paper does not say which vectors it uses; h before the projection is
+the only reading by which encoders without a projection can have a row in its Table 2.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SENTENCES = 256  # encoded at a time: memory does not grow with the number of qu
 
 
 class Search(NamedTuple):
-    """One set of queries put to the candidates."""
+    """One set of queries, searched among the candidates."""
 
     direction: str
     names: list[str]
@@ -43,10 +43,10 @@ class Parts(NamedTuple):
 
 
 def parts_of(store: Store, where: Path) -> Parts:
-    """Tell queries from candidates; `where` is what errors name.
+    """Separate queries from candidates; errors name `where`.
 
     Raises:
-        InputError: It is no retrieval store, or it lacks candidates or queries.
+        InputError: The store is no retrieval store, or lacks candidates or queries.
     """
     role = store.records.get("role")
     if role is None:
@@ -72,7 +72,7 @@ def encode(
 ) -> np.ndarray:
     """The output h of an encoder on `device` for images (N, S, S) uint8: (N, width) float32.
 
-    With `rows` for these images alone, in that order.
+    With `rows`, for these images only, in that order.
     """
     rows = np.arange(len(images)) if rows is None else rows
     return np.concatenate(list(encoded(images, rows, encoder, config, device)))
@@ -86,15 +86,15 @@ def search(
     ks: tuple[int, ...],
     approximate: Ranker | None = None,
 ) -> list[Search]:
-    """The searches that a set and an encoder allow, all candidates ranked.
+    """The searches that a retrieval set and an encoder allow, among all candidates.
 
     Args:
         store: The retrieval set.
-        parts: Of it.
+        parts: Its queries and candidates.
         h: Of all its images, (N, width).
-        pair: The encoder's projections and text half, where it has them; in evaluation mode.
+        pair: The encoder's projections and text half, if it has them; in evaluation mode.
         ks: The k of Precision@k.
-        approximate: Ranks in place of the exact search, which then measures its recall.
+        approximate: Ranks instead of the exact search, which then measures its recall.
     """
     label = store.records["label"].to_numpy(str)
     candidate_labels, searches = label[parts.candidates], []
@@ -122,6 +122,6 @@ def search(
 
 
 def _projected(pair: PairEncoder, sentences: Sequence[str]) -> np.ndarray:
-    """Their u, (N, dim) float32."""
+    """The u of sentences, (N, dim) float32."""
     u: np.ndarray = pair.project_text(pair.encode_sentences(sentences)).cpu().numpy()
     return u

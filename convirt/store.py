@@ -1,7 +1,7 @@
-"""The packed set, opened: every image small, square and 8-bit in one array, its tables beside it.
+"""A packed data set, opened: all images small, square and 8-bit in one array, with tables.
 
-`packing.py` writes it. They are apart so that a stage which only reads stores does not depend on
-the code that decodes images and cuts reports.
+`packing.py` writes it. The two are separate so that a stage which only reads stores does not depend
+on the code that decodes images and splits reports.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Store:
         """Open the store at `path`.
 
         Raises:
-            InputError: There is none, or it is damaged or of another version.
+            InputError: There is none, or it is damaged or has another format version.
         """
         hint = f"dvc repro preprocess@{path.name}"
         try:

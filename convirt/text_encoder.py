@@ -24,7 +24,7 @@ Move = Callable[[Tensor], Tensor]
 
 
 def text_folder(weights: str) -> str:
-    """Folder or hub name for transformers of "package:<module>", "file:<folder>" or a hub name."""
+    """What transformers loads for "package:<module>", "file:<folder>" or a hub name."""
     source, _, name = weights.partition(":")
     if source == "file":
         if not (Path(name) / "config.json").is_file():
@@ -42,17 +42,17 @@ def text_folder(weights: str) -> str:
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the T tokens of N sentences, back to back, would lie in a batch padded to length L.
+    """The places of T tokens of N sentences, stored back to back, in a batch padded to length L.
 
-    Sentences of reports differ in length: four in ten places of a padded batch are padding on the
-    demo, more in real reports. Layers work token by token, so they are given the tokens alone;
-    attention alone has to know which sentence a token is of.
+    Sentences of reports differ in length: padding is 40% of a padded batch on the demo, and more in
+    real reports. Layers work token by token, so they get the tokens alone; only attention has to
+    know which sentence a token belongs to.
 
     Attributes:
-        mask: (N, L) bool, true where a token is.
-        index: (T,) int64, places in range(N L), ascending; None where the padding stays in, so that
+        mask: (N, L) bool, true where there is a token.
+        index: (T,) int64, places in range(N L), ascending; None if the padding stays in, so that
             T is N L.
-        number: (N L,) int64, which token is there; T where none is. None likewise.
+        number: (N L,) int64, which token is at each place; T where there is none. None likewise.
     """
 
     mask: Tensor
@@ -61,7 +61,7 @@ class Packing:
 
     @classmethod
     def of(cls, mask: Tensor, whole: bool = False) -> Packing:
-        """That of a mask; with `whole` the padding stays in, so that T = N L is no surprise."""
+        """The packing of a mask; with `whole` the padding stays in, so that T is always N L."""
         if whole:
             return cls(mask, None, None)
         there = mask.flatten()
@@ -69,7 +69,7 @@ class Packing:
         return cls(mask, index, torch.where(there, there.cumsum(0) - 1, len(index)))
 
     def to(self, device: torch.device) -> Packing:
-        """The same on another device."""
+        """The same packing on another device."""
         if self.index is None or self.number is None:
             return Packing(sent(self.mask, device), None, None)
         return Packing(*(sent(x, device) for x in (self.mask, self.index, self.number)))
@@ -82,7 +82,7 @@ class Packing:
         return packed
 
     def spread(self, x: Tensor) -> Tensor:
-        """Tokens (T, ...) to padded (N, L, ...), zero where none is if the padding was left out."""
+        """Tokens (T, ...) to padded (N, L, ...), with zeros for padding that was left out."""
         if self.index is None:
             return x.view(*self.mask.shape, *x.shape[1:])
         padded: Tensor = _Moved.apply(x, self._padded, self._packed)
@@ -99,9 +99,9 @@ class Packing:
 
 
 class _Moved(torch.autograd.Function):
-    """Tokens put elsewhere by `there`, and their gradient put back by `back`; both only gather.
+    """Tokens moved by `there`, and their gradient moved back by `back`; both only gather.
 
-    Torch's own gradient adds up into zeros, for which a deterministic GPU sorts the places first.
+    Torch's own gradient adds into zeros, for which a deterministic GPU first sorts the places.
     """
 
     @staticmethod
@@ -125,18 +125,18 @@ def packed_attention(
     packing: Packing | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each sentence, in the form that transformers asks of such functions.
+    """Attention within each sentence, with the signature that transformers requires.
 
     Args:
         module: The attention's own module.
-        query: (1, heads, T, d), of tokens back to back; likewise key and value.
+        query: (1, heads, T, d), of tokens stored back to back; likewise key and value.
         key: See query.
         value: See query.
-        attention_mask: None; `packing` tells all.
+        attention_mask: None; `packing` replaces it.
         dropout: Of the attention's weights.
         scaling: Of the products; None is d to the power of -1/2.
-        packing: Which sentence each token is of.
-        more: Of no interest here.
+        packing: Which sentence each token belongs to.
+        more: Not used.
 
     Returns:
         (1, T, heads, d), and None for the weights.
@@ -152,8 +152,8 @@ def packed_attention(
 class TextEncoder(nn.Module):
     """A BERT whose embeddings and first layers are frozen (section 4.1, appendix A).
 
-    The frozen part always runs in evaluation mode, without dropout: its output for a sentence
-    is then a constant and may be cached. Dropout acts in the trained layers only.
+    The frozen part always runs in evaluation mode, without dropout, so that its output for a
+    sentence is constant and may be cached. Dropout acts in the trained layers only.
     """
 
     def __init__(self, bert: Any, frozen_layers: int) -> None:
@@ -211,7 +211,7 @@ class TextEncoder(nn.Module):
         return self.upper(self.lower(tokens, packing), packing)
 
     def _layers(self, hidden: Tensor, packing: Packing, first: int, last: int) -> Tensor:
-        hidden = hidden.unsqueeze(0)  # as one long sentence, which `packed_attention` takes apart
+        hidden = hidden.unsqueeze(0)  # as one long sentence, which `packed_attention` splits again
         for layer in self.bert.encoder.layer[first:last]:
             output = layer(hidden, None, packing=packing)
             hidden = output[0] if isinstance(output, tuple) else output
@@ -219,10 +219,10 @@ class TextEncoder(nn.Module):
 
 
 def save_text_encoder(encoder: TextEncoder, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the weights and the tokenizer as transformers reads them."""
+    """Write the weights and the tokenizer in the format of transformers."""
     encoder.bert.save_pretrained(folder)
     backend = getattr(tokenizer.inner, "backend_tokenizer", None)
-    if backend is not None:  # or the file would keep the cut and the padding of the last call
+    if backend is not None:  # else the file would keep the truncation and padding of the last call
         backend.no_truncation()
         backend.no_padding()
     tokenizer.inner.save_pretrained(folder)
@@ -263,10 +263,10 @@ class Tokenizer:
 
 
 def create_tokenizer(weights: str, max_tokens: int) -> Tokenizer:
-    """The tokenizer of a text encoder alone, without its weights.
+    """Load the tokenizer of a text encoder without the encoder's weights.
 
     Raises:
-        InputError: It cannot be had.
+        InputError: It cannot be loaded.
     """
     from transformers import AutoTokenizer
     from transformers.utils import logging
@@ -287,7 +287,7 @@ def create_text_encoder(
     """Build a text encoder f_u from a package, a folder or a hub name.
 
     Raises:
-        InputError: The weights cannot be had, or sentences may be longer than they know positions.
+        InputError: The weights cannot be loaded, or have fewer positions than `max_tokens`.
     """
     from safetensors import SafetensorError
     from transformers import AutoModel
@@ -300,23 +300,23 @@ def create_text_encoder(
         bert, told = AutoModel.from_pretrained(
             folder,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told below, by name
+            ignore_mismatched_sizes=True,  # reported below, by name
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise _unusable(weights, str(error).splitlines()[0][:200]) from error
     if told["mismatched_keys"]:
         name, found, wanted = min(told["mismatched_keys"])
         raise _unusable(weights, f"{name} {list(found)} instead of {list(wanted)}")
-    # transformers fills what a file lacks with random numbers, or an empty vocabulary, in silence
+    # transformers silently fills what a file lacks with random numbers or an empty vocabulary
     missing = sorted(key for key in told["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise _unusable(weights, f"{len(missing)} tensors missing, such as {missing[0]}")
     has_parts = hasattr(bert, "embeddings") and hasattr(getattr(bert, "encoder", None), "layer")
-    # others compute positions or attention in a way of their own, which the layers are not told
+    # other models compute positions or attention in their own way, outside of these layers
     if not has_parts or not getattr(bert, "_supports_attention_backend", False):
         raise _unusable(weights, f"a {type(bert).__name__}")
     positions = _positions(bert)
-    # or a run would end at the first such sentence, days after its start
+    # else a run would fail at the first such sentence, perhaps days after its start
     if max_tokens > positions:
         where = "params.yaml: model.text.max_tokens"
         raise InputError(
@@ -326,7 +326,7 @@ def create_text_encoder(
 
 
 def _positions(bert: nn.Module) -> int:
-    """How long a sentence may be; RoBERTa and its kin count from behind the padding's number."""
+    """How long a sentence may be; RoBERTa and its kin count positions from after the padding's."""
     config: Any = bert.config
     table = getattr(bert.embeddings, "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)

@@ -1,10 +1,10 @@
 """Pretraining: the one visible loop (section 3 and appendix A of the paper).
 
-Randomness is a pure function of (seed, step), so a state of weights, optimiser and counters is
-all that a resumed run needs to end with the same bits as an unbroken one (on the CPU).
+Randomness is a pure function of (seed, step). So weights, optimiser state and counters are all that
+a resumed run needs to end with the same bits as an uninterrupted one (on the CPU).
 
 Under torchrun several processes run this loop together (`processes`): each draws the same batch and
-encodes its part of it; the first alone validates and writes.
+encodes its part of it; only the first validates and writes.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from convirt.objectives.base import Inputs, Objective
 from convirt.pairs import AUGMENT, DROPOUT, VALIDATION, Batch, Pairs, generator
 from convirt.resident import take
 
-KEPT = "kept/step-{:09d}.safetensors"  # below the scratch folder: states along the way
+KEPT = "kept/step-{:09d}.safetensors"  # in the scratch folder: states along the way
 ASK_EVERY = 20  # steps after which several processes ask each other whether to stop
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to pretrain; names and units as in `train` of params.yaml."""
+    """How to pretrain; names and units as in params.yaml, mostly its block `train`."""
 
     lr: float
     weight_decay: float
@@ -85,18 +85,18 @@ class Corpus:
 
 @dataclass
 class Progress:
-    """Everything besides weights that a resumed run has to know.
+    """Everything that a resumed run has to know besides the weights and the optimiser.
 
     Attributes:
         step: Steps done.
-        best_cost: Lowest criterion so far, its sign turned where large is good.
-        best_step: When that was.
-        best_loss: Lowest validation loss so far, which the rate goes by.
-        flat: Evaluations since that, or since the rate fell.
-        decays: How often the rate fell.
-        sums: Loss and logged values, summed up since the last evaluation.
-        count: Over so many steps.
-        history: One row an evaluation.
+        best_cost: Lowest criterion so far, negated if larger is better.
+        best_step: The step at which it was reached.
+        best_loss: Lowest validation loss so far, which controls the learning rate.
+        flat: Evaluations since that loss, or since the last decay of the rate.
+        decays: How often the rate has decayed.
+        sums: Loss and logged values, summed since the last evaluation.
+        count: Number of steps in `sums`.
+        history: One row per evaluation.
     """
 
     step: int = 0
@@ -112,15 +112,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run ends with; the objective holds the best state.
+    """The results of a run; the objective holds the best state.
 
     Attributes:
-        history: One row an evaluation, the first before any step: step, train_loss (None there),
+        history: One row per evaluation, the first before any step: step, train_loss (None there),
             val_loss, lr, chance, and whatever else the objective logs.
-        best_step: Steps after which the criterion was best.
-        steps: Steps in all.
+        best_step: Number of steps after which the criterion was best.
+        steps: Steps in total.
         waiting: Share of this process's time spent waiting for data.
-        rate: Pairs a second in this process.
+        rate: Pairs per second in this process.
     """
 
     history: list[dict[str, float | None]]
@@ -135,16 +135,16 @@ class Result:
 
 
 def total_steps(config: TrainConfig, pairs: int) -> int:
-    """Steps of a run: `evaluations`, or fewer if `max_passes` over the corpus come first.
+    """Steps of a run: `evaluations` intervals, or fewer if `max_passes` over the corpus come first.
 
-    Always whole evaluations, and at least one of them.
+    Always whole intervals of `eval_every` steps, and at least one.
     """
     limit = config.max_passes * pairs / config.batch_size / config.eval_every
     return config.eval_every * max(1, min(config.evaluations, math.floor(limit)))
 
 
 def doubts(config: TrainConfig, pairs: int) -> Iterator[str]:
-    """What is odd about a run over so many pairs, before it starts; nothing stops for it."""
+    """Warnings about a run over `pairs` training pairs, before it starts; none of them stops it."""
     steps = total_steps(config, pairs)
     passes = steps * config.batch_size / pairs
     if passes > config.max_passes:
@@ -161,7 +161,7 @@ def doubts(config: TrainConfig, pairs: int) -> Iterator[str]:
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int, decays: int) -> float:
-    """The rate of a step.
+    """The learning rate of a step: a linear warm-up, times one of the schedules.
 
     1. Linear warm-up over `warmup` steps (the paper has none).
     2. plateau: the base rate times `factor` for each decay (the paper's annealing).
@@ -177,10 +177,10 @@ def learning_rate(config: TrainConfig, step: int, steps: int, decays: int) -> fl
 
 
 def note_validation(progress: Progress, cost: float, loss: float, config: TrainConfig) -> bool:
-    """Count flat evaluations, decay the rate, and tell whether this is the lowest cost so far.
+    """Count flat evaluations, decay the rate, and return whether this is the lowest cost so far.
 
-    The rate goes by the loss whatever chooses the best state: a criterion such as CIDEr is noisy,
-    and its rare records would send the rate of a run that learns to nought.
+    The rate follows the loss, whatever criterion chooses the best state: a criterion such as CIDEr
+    is noisy, and its rare records would bring the rate of a run that still learns to zero.
     """
     if loss < progress.best_loss:
         progress.best_loss, progress.flat = loss, 0
@@ -204,27 +204,27 @@ def pretrain(
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Train an objective; afterwards it holds the state of the best validation.
+    """Train an objective, which afterwards holds the state of the best validation.
 
     Args:
         objective: In its initial state.
         corpus: Images, sentences and pairs.
         spec: Ranges of the image transforms.
-        config: The rest.
-        scratch: Where the resume state and the kept states (`KEPT`) live; None keeps none.
-        report: Called after every step with step, steps, loss (now and then), the values of a
-            validation, rate and waiting.
+        config: All other settings.
+        scratch: Folder of the resume state and the kept states (`KEPT`); None keeps none.
+        report: Called after every step with step, steps, rate and waiting; at some steps also with
+            the loss and the values of a validation.
         device: cpu or cuda.
-        stop: Asked after every step and between the batches of a validation.
+        stop: Called after every step and between the batches of a validation; true stops the run.
 
     Raises:
-        InputError: The resume state or the corpus cannot be used, the batch cannot be cut into
-            equal parts for all processes, the objective cannot be cut into chunks or recorded, or
-            the loss is no longer finite; the last resume state is then from before.
-        StoppedError: `stop` said so; what was done is saved.
+        InputError: The resume state or the corpus cannot be used, the batch cannot be divided
+            equally among all processes, the objective cannot be cut into chunks or recorded, or
+            the loss is no longer finite (the last resume state is then from before).
+        StoppedError: `stop` returned true; the progress is saved.
     """
     where = torch.device(device)
-    if where.type == "cuda":  # with its number, since the thread that loads has a device of its own
+    if where.type == "cuda":  # with its number: the loading thread has a device of its own
         where = torch.device("cuda", torch.cuda.current_device())
     objective.to(where)
     in_chunks = config.chunk > 0
@@ -247,8 +247,8 @@ def pretrain(
     )
     steps = total_steps(config, corpus.train.count)
     progress, best = _resume(scratch, objective, trained, optimiser)
-    # in double precision and never reset between evaluations, so that it does not matter when
-    # they are read
+    # in double precision and reset only by evaluations, so that it does not matter when they are
+    # read in between
     running = {
         name: torch.tensor(value, dtype=torch.float64, device=where)
         for name, value in progress.sums.items()
@@ -262,7 +262,7 @@ def pretrain(
 
     def leave() -> NoReturn:
         save()
-        processes.any_of(False)  # nobody ends before the first has written
+        processes.any_of(False)  # no process ends before the first has written
         raise StoppedError
 
     def evaluate() -> dict[str, float]:
@@ -282,14 +282,14 @@ def pretrain(
             checkpoint.save_safetensors(scratch / KEPT.format(progress.step), _own(objective))
         return values
 
-    objective.train()  # here and after validations: it walks through hundreds of submodules
+    objective.train()  # only here and after validations, since it visits hundreds of submodules
     if progress.step % config.eval_every == 0 and not _evaluated(progress):
-        evaluate()  # where it starts from, or was stopped
+        evaluate()  # the start of the run, or an evaluation at which it was stopped
 
     for step, inputs, wait in feed.steps(progress.step, steps):
         waited += wait
         recorded.set_rate(optimiser, learning_rate(config, step, steps, progress.decays))
-        # the first process has the key that one alone has
+        # the first process has the same key as a single process
         key = (step, processes.rank()) if processes.rank() else (step,)
         if in_chunks:
             seed = partial(_seed, where, config.seed, step, processes.rank())
@@ -300,7 +300,7 @@ def pretrain(
             loss, logs = halves.backward(inputs, meanwhile=feed.ahead)
         elif recorder:
             _seed(where, config.seed, *key)
-            loss, logs = recorder.step(inputs)  # with the update
+            loss, logs = recorder.step(inputs)  # includes the update
         else:
             _seed(where, config.seed, *key)
             with autocast():
@@ -308,7 +308,7 @@ def pretrain(
             loss.backward()
         if not recorder:
             optimiser.step()
-            # None, not zeros: the next step writes gradients and adds to nothing
+            # None, not zeros: the next step then writes gradients instead of adding to them
             optimiser.zero_grad(set_to_none=True)
         for name, value in {"train_loss": loss, **logs}.items():
             running[name] = running.get(name, 0.0) + value.detach().double()
@@ -332,7 +332,7 @@ def pretrain(
             if not math.isfinite(status["loss"]):
                 began_at = processes.minimum(int(broken))
                 raise _not_finite(corpus, config, began_at, status["loss"])
-        if leaving:  # the next run evaluates what is due here
+        if leaving:  # an evaluation that is due here is left to the next run
             leave()
         if evaluate_now:
             status |= evaluate()
@@ -353,7 +353,7 @@ def pretrain(
 
 
 def _seed(device: torch.device, seed: int, *key: int) -> None:
-    """Seed torch, for dropout and what objectives draw."""
+    """Seed torch, for dropout and for draws of objectives."""
     devices.seed(device.type, int(generator(seed, DROPOUT, *key).integers(2**63)))
 
 
@@ -367,7 +367,7 @@ def _evaluate(
     rate: float,
     stop: Callable[[], bool],
 ) -> tuple[dict[str, float], bool]:
-    """Validate, add a row to the history, and tell whether this is the best so far."""
+    """Validate, add a row to the history, and return whether this is the best so far."""
     objective.eval()
     found: dict[str, float] | None = None
     if processes.rank() == 0:
@@ -389,7 +389,7 @@ def _evaluate(
 
 
 def _evaluated(progress: Progress) -> bool:
-    """Whether the step at which a run stands has its row."""
+    """Whether the current step of a run already has its row."""
     return bool(progress.history) and progress.history[-1]["step"] == progress.step
 
 
@@ -401,7 +401,7 @@ def _asked(stop: Callable[[], bool], step: int) -> bool:
 
 
 def _until(stop: Callable[[], bool], batches: Iterator[Inputs]) -> Iterator[Inputs]:
-    """The batches, as long as nobody says stop."""
+    """Yield the batches, until `stop` returns true."""
     for inputs in batches:
         if stop():
             raise StoppedError
@@ -416,7 +416,7 @@ def optimiser_of(parameters: list[nn.Parameter], config: TrainConfig) -> torch.o
             parameters, lr=config.lr, weight_decay=decay, momentum=0.9, fused=True
         )
     lr: float | Tensor = config.lr
-    if config.graphs:  # which read the rate where it lies
+    if config.graphs:  # graphs read the rate from its place in memory
         lr = torch.tensor(lr, device=parameters[0].device)
     return torch.optim.Adam(
         parameters, lr=lr, weight_decay=decay, fused=True, capturable=config.graphs
@@ -424,19 +424,19 @@ def optimiser_of(parameters: list[nn.Parameter], config: TrainConfig) -> torch.o
 
 
 def autocast_of(device: torch.device, precision: str) -> Callable[[], Any]:
-    """The context in which a run computes: bfloat16 where that is its precision."""
+    """The autocast context of a run: on only if its precision is bfloat16."""
     enabled = precision == "bfloat16"
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def resumed_step(scratch: Path) -> int:
-    """Steps that the state in `scratch` has behind it; 0 without one."""
+    """Steps done by the state in `scratch`; 0 if there is none."""
     state = checkpoint.read_state(scratch)
     return int(state["step"]) if state else 0
 
 
 def moved(scratch: Path, device: str) -> str | None:
-    """What is to be told where the state in `scratch` was made by another kind of chip."""
+    """A warning if the state in `scratch` was computed on another kind of chip, else None."""
     state, now = checkpoint.read_state(scratch), devices.hardware(device)
     if state is None or state["hardware"] == now:
         return None
@@ -450,7 +450,7 @@ Loaded = tuple[Batch, Tensor, list[augment.Draws]]  # images, and draws for each
 
 
 class Feed:
-    """The corpus as inputs of an objective: one batch a step, and fixed ones for validation."""
+    """The corpus as inputs of an objective: one batch per step, and fixed ones for validation."""
 
     def __init__(
         self,
@@ -468,13 +468,13 @@ class Feed:
         self._ready: Inputs | None = None
 
     def steps(self, first: int, steps: int) -> Iterator[tuple[int, Inputs, float]]:
-        """Step, this process's inputs and the wait for them; a thread loads one ahead."""
+        """Step, this process's inputs and the wait for them; a thread loads one batch ahead."""
 
         def load(step: int) -> Loaded:
             batch = self.corpus.train.draw(self.config.seed, step, self.config.batch_size)
-            # the first view has the key that a single view has
+            # the first view has the same key as a single view
             keys = [(step,), *((step, view) for view in range(1, self.views))]
-            # drawn for the whole batch, so that a part has the values that it has there
+            # drawn for the whole batch, so that values do not depend on how it is divided
             draws = [self._draws(batch, AUGMENT, *key).part(self.part) for key in keys]
             own = batch.part(self.part)
             return own, self._images(own), draws
@@ -494,26 +494,26 @@ class Feed:
                 yield step, inputs, wait
 
     def ahead(self) -> None:
-        """Transform the coming batch if it is loaded: for a thread that has nothing else to do."""
+        """Transform the coming batch if it is loaded: for a thread that is otherwise idle."""
         if self._coming is not None and self._coming.done():
             self._ready = self._transformed(*self._coming.result())
 
     def settle(self) -> None:
-        """Return as soon as the coming batch, if one is, has been loaded: its thread is still."""
+        """Wait until the coming batch, if any, has been loaded, so that its thread is idle."""
         if self._coming is not None:
             futures.wait([self._coming])
 
     def validation(self) -> Iterator[Inputs]:
-        """The same each time: whole films; or where views are compared, views drawn once."""
+        """The same inputs each time: whole films, or fixed views if several views are compared."""
         for number, batch in enumerate(self.fixed):
-            # whoever validates is under autocast, which would round the places films are read at
+            # validation runs under autocast, which would round the coordinates of the sampling
             with torch.autocast(self.device.type, enabled=False):
                 inputs = self._validated(number, batch)
             self._mark_step()
             yield inputs
 
     def _mark_step(self) -> None:
-        """What CUDA graphs of compiled encoders left of the step before may be overwritten."""
+        """Allow CUDA graphs of compiled encoders to overwrite outputs of the previous step."""
         if self.config.compile:
             torch.compiler.cudagraph_mark_step_begin()
 
@@ -550,7 +550,7 @@ def _require_finite(value: float, step: int) -> None:
 
 
 def _not_finite(corpus: Corpus, config: TrainConfig, step: int, mean: float) -> InputError:
-    """The error of a loss that is not finite, with the step where it began and its batch."""
+    """The error for a loss that is not finite, with the first such step and its batch."""
     batch = corpus.train.draw(config.seed, step, config.batch_size)
     rows = ", ".join(str(row) for row in batch.images)
     where = f"training loss at step {step + 1}, on rows {rows} of records.parquet"
@@ -562,13 +562,13 @@ def _copy(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _own(objective: Objective) -> dict[str, Tensor]:
-    """The state without what stays as it was: frozen parameters."""
+    """The state without frozen parameters, which do not change."""
     frozen = {name for name, p in objective.named_parameters() if not p.requires_grad}
     return {name: value for name, value in objective.state_dict().items() if name not in frozen}
 
 
 Trained = list[tuple[str, nn.Parameter]]
-INFINITE = ("best_cost", "best_loss")  # before the first validation; JSON has no infinity
+INFINITE = ("best_cost", "best_loss")  # until the first validation; JSON has no infinity
 
 
 def _save(
@@ -598,7 +598,7 @@ def _save(
 def _resume(
     scratch: Path | None, objective: nn.Module, trained: Trained, optimiser: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, Tensor]]:
-    """Take up the state in `scratch` if there is one; otherwise start at step 0."""
+    """Resume from the state in `scratch` if there is one; otherwise start at step 0."""
     found = checkpoint.load_state(scratch) if scratch is not None else None
     _require_same(found[1] if found else None, scratch)
     if found is None:
@@ -617,8 +617,8 @@ def _resume(
     moments = {key: part(f"optimiser/{key}/") for key in keys}
     for name, parameter in trained:
         own = {key: moments[key][name] for key in keys if name in moments[key]}
-        # The fused kernel walks memory: a moment has to lie in memory as its parameter does,
-        # channels_last for instance, which a file does not keep.
+        # The fused kernel works in memory order: a moment needs the memory layout of its parameter,
+        # channels_last for instance, which a file does not preserve.
         for key, value in own.items():
             if value.shape == parameter.shape and value.dim():
                 own[key] = torch.empty_like(parameter).copy_(value).detach()
@@ -628,9 +628,9 @@ def _resume(
 
 
 def _require_same(state: dict[str, Any] | None, scratch: Path | None) -> None:
-    """All processes have to take up the same state, and as many as had made it.
+    """Require that all processes resume from the same state, and that their number is unchanged.
 
-    Another number draws other dropout and normalises other parts: another run.
+    Another number of processes draws other dropout and normalises other parts: another run.
     """
     step = None if state is None else state["step"]
     first = processes.broadcast_object(step)

@@ -1,19 +1,20 @@
 """Transfer of an image encoder to a labelled task: the paper's linear and fine-tuning protocols.
 
 Section 4.2 and appendix B. Linear: the encoder is frozen and a linear head is trained, here on
-features that were computed before (`feature_cache`), so that the encoder is no part of the run.
-Fine-tuning: the head alone for the first steps, then everything. Both validate after every epoch,
-lower the rate when validation is flat, stop, and keep the best state.
+features computed beforehand (`feature_cache`), so that the encoder is not part of the run.
+Fine-tuning: the head alone for the first steps, then all weights. Both validate after every epoch,
+lower the learning rate when validation is flat, stop early, and keep the best state.
 
-Where the paper is silent: no augmentation here, so what a frozen encoder gives for an image is a
-constant and is computed once; a frozen encoder is in evaluation mode, so its BatchNorm statistics
-do not move; no class weights; the state after the head-only phase is validated as epoch 0 and may
-be the best one; of equal validation metrics the lower loss is better; label fractions are
+Where the paper is silent: there is no augmentation, so a frozen encoder's features of an image are
+constant and computed once; a frozen encoder is in evaluation mode, so its BatchNorm statistics do
+not change; there are no class weights; the state after the head-only phase is validated as epoch 0
+and may be the best one; of equal validation metrics the lower loss is better; label fractions are
 stratified and nested (`labelled.label_subset`).
 
-Instead of the paper's optimiser a linear head may take the exact minimum (`probe`).
+Instead of being trained by the paper's optimiser, a linear head may be set to the exact minimum
+(`probe`).
 
-Every random draw is a pure function of (seed, phase, epoch, batch), so any step can be redone.
+Every random draw is a pure function of (seed, phase, epoch, batch), so any step can be repeated.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ from convirt.logistic import Solution, solutions
 from convirt.metrics import METRICS, Ints
 from convirt.recipe import Recipe, Score, batches, key_of, loss_of, plan, probabilities
 
-KEEP_EVERY = 60.0  # seconds between two resume states; of no effect on results
+KEEP_EVERY = 60.0  # seconds between two resume states; no effect on results
 INIT, HEAD, MAIN = 0, 1, 2  # phases, for the keys of random draws
 
 
 def linear_head(width: int, labels: int, recipe: Recipe) -> nn.Sequential:
-    """Dropout and one linear layer, drawn from the recipe's seed: (N, width) to logits (N, L)."""
+    """Dropout and a linear layer, initialised by the recipe's seed: (N, width) to logits (N, L)."""
     torch.manual_seed(key_of(recipe.seed, INIT))
     return nn.Sequential(nn.Dropout(recipe.dropout), nn.Linear(width, labels))
 
@@ -51,7 +52,7 @@ class Classifier(nn.Module):
     """An encoder and a head: (N, 3, H, W) to logits (N, L)."""
 
     def __init__(self, encoder: nn.Module, width: int, labels: int, recipe: Recipe) -> None:
-        """Put a fresh head, drawn from the recipe's seed, on an encoder of (N, width) outputs."""
+        """Put a new head, initialised by the recipe's seed, on an encoder of (N, width) outputs."""
         super().__init__()
         self.encoder = encoder
         self.head = linear_head(width, labels, recipe)
@@ -80,7 +81,7 @@ def score(model: nn.Module, source: Source, recipe: Recipe) -> Score:
 # ------------------------------------------------------------------------------ the loop
 @dataclass(frozen=True)
 class EpochReport:
-    """What the callback is told after each epoch; the head-only phase is epoch 0."""
+    """What the callback gets after each epoch; the head-only phase is epoch 0."""
 
     epoch: int
     lr: float
@@ -91,7 +92,7 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run went: its epochs, the one whose state was kept, its validations."""
+    """The course of a run: its epochs, the one whose state was kept, and its validations."""
 
     best_epoch: int
     epochs: int
@@ -111,15 +112,15 @@ def transfer(
     Args:
         model: On the recipe's device: a `Classifier`, of which the head alone is trained first, or
             for the linear protocol a `linear_head`.
-        train: What the model takes, images or features, the label fraction already taken.
-        val: The same of the validation images.
+        train: The model's inputs, images or features, already cut to the label fraction.
+        val: The same for the validation images.
         recipe: The protocol and its numbers.
         report: Called after each epoch.
-        scratch: Folder of the resume state; with one or without, the result is the same bytes.
+        scratch: Folder of the resume state; the result is the same bytes with or without one.
 
     Raises:
-        ValueError: The model is not one of the recipe's protocol.
-        StoppedError: `train` or `val` raised it in place of a batch; what was done is saved.
+        ValueError: The model does not fit the recipe's protocol.
+        StoppedError: `train` or `val` raised it instead of returning a batch; progress is saved.
     """
     if isinstance(model, Classifier) != (recipe.protocol == "finetune"):
         raise ValueError(f"{type(model).__name__} is no model of the protocol {recipe.protocol}")
@@ -181,11 +182,11 @@ def transfer(
 
 
 class Pass:
-    """How far the pass over the training items has come.
+    """The progress of the pass over the training items.
 
     Attributes:
         batches: Steps done.
-        total: Loss of their items, summed up on the device, so that no step waits for it.
+        total: Loss of their items, summed on the device, so that no step waits for it.
     """
 
     def __init__(self, device: str) -> None:
@@ -204,7 +205,7 @@ def _require_finite(loss: float, epoch: int, lr: float) -> None:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which penalty was chosen, and the steps to its minimum."""
+    """The penalty that was chosen, and the number of steps to its minimum."""
 
     l2: float
     steps: int
@@ -213,13 +214,13 @@ class Choice:
 def probe(
     head: nn.Sequential, train: Source, val: Source, recipe: Recipe, penalties: Sequence[float]
 ) -> Choice:
-    """Set `head` to the penalised logistic regression that validates best; of equals the strongest.
+    """Set `head` to the penalised regression that validates best; on a tie the strongest penalty.
 
     Args:
         head: A `linear_head`; its initial weights have no effect.
-        train: Features, the label fraction already taken; all of them are held in memory.
+        train: Features, already cut to the label fraction; all of them are held in memory.
         val: Features of the validation images.
-        recipe: Of it the kind, the metric and the device.
+        recipe: Only its kind, metric and device are used.
         penalties: Values of l2 to choose from.
 
     Raises:
@@ -233,7 +234,7 @@ def probe(
         found = score(head, val, recipe)
         if best is None or found > best[0]:
             best = found, solution
-    assert best is not None  # params.yaml holds no empty list
+    assert best is not None  # params.yaml allows no empty list
     _fill(linear, best[1])
     return Choice(best[1].l2, best[1].steps)
 
@@ -245,9 +246,9 @@ def _fill(linear: nn.Linear, solution: Solution) -> None:
 
 
 def train_head(classifier: Classifier, train: Source, recipe: Recipe) -> None:
-    """The first `head_steps` steps of fine-tuning: the head alone, the encoder frozen.
+    """Run the first `head_steps` steps of fine-tuning: the head alone, with the encoder frozen.
 
-    Features are computed for the images that these steps draw and for no others.
+    Features are computed only for the images that these steps draw.
     """
     drawn: list[Ints] = []
     while len(drawn) < recipe.head_steps:
@@ -269,7 +270,7 @@ def step(
     recipe: Recipe,
     key: int,
 ) -> Tensor:
-    """One update on the items at `index`; the loss, detached, so that nothing waits for it."""
+    """Update on the items at `index`; returns the loss, detached, so that nothing waits for it."""
     model.train()
     devices.seed(recipe.device, key)
     x = source.batch(index)
@@ -285,7 +286,7 @@ def step(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Steps of a linear head are too small to divide: threads would wait for each other."""
+    """Use one thread: steps of a linear head are so small that threads would only wait."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -309,7 +310,7 @@ def _snapshot(model: nn.Module) -> dict[str, Tensor]:
 def _state(
     model: nn.Module, optimizer: torch.optim.Adam, best: dict[str, Tensor], passed: Pass
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Everything that the next step depends on, besides the history."""
+    """Everything that the next step depends on, except the history."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
     for name, parameter in model.named_parameters():
@@ -325,7 +326,7 @@ def _restore(
     tensors: dict[str, Tensor],
     state: dict[str, Any],
 ) -> dict[str, Tensor]:
-    """Undo `_state`; returns the best state."""
+    """Restore what `_state` returned; returns the best state."""
     own = _snapshot(model)
     passed.batches = state["batches"]
     passed.total.copy_(tensors["total"])
@@ -333,8 +334,8 @@ def _restore(
     for name, parameter in model.named_parameters():
         if f"adam/step/{name}" not in tensors:
             continue
-        # fused Adam takes it for granted that the moments are laid out like their parameter
-        # (channels_last, say) and is silently wrong where they are not; a file forgets layouts
+        # fused Adam assumes that moments have the memory layout of their parameter (channels_last,
+        # say) and is silently wrong if they do not; a file does not preserve layouts
         moments = {key: torch.empty_like(parameter) for key in MOMENTS[1:]}
         for key, moment in moments.items():
             moment.detach().copy_(tensors[f"adam/{key}/{name}"])

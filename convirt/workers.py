@@ -1,4 +1,4 @@
-"""Doing many jobs in several processes, none of which outlives the one that started it."""
+"""Run many jobs in several processes, none of which outlives the one that started it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from convirt import files
 from convirt.errors import InputError
 
 Result = TypeVar("Result")
-ALONE = 4.0  # seconds of work before other processes are started: they take as long to import
-AHEAD = 3  # jobs a process that are handed out at once
+ALONE = 4.0  # seconds of work before other processes start: their imports take as long
+AHEAD = 3  # jobs per process that are handed out in advance
 
 
 def run(
@@ -29,9 +29,9 @@ def run(
     """Call `function` with each of `jobs`, here or in other processes.
 
     Args:
-        function: Of a module; its results do not depend on who calls it.
+        function: At the top level of a module; its results do not depend on the calling process.
         jobs: Arguments of the calls.
-        processes: How many work at once.
+        processes: How many work in parallel.
 
     Yields:
         Results, in the order in which they are finished.
@@ -50,7 +50,7 @@ def run(
 def _in_pool(
     function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], processes: int, code: str
 ) -> Iterator[Result]:
-    # Spawned, not forked: the caller may run threads (a progress bar), and forks copy their locks.
+    # Spawned, not forked: the caller may run threads (a progress bar), whose locks a fork copies.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, initializer=_end_with_parent)
     queue = iter(jobs)
@@ -84,7 +84,7 @@ def _in_pool(
 
 
 def _call(function: Callable[..., Result], job: tuple[Any, ...]) -> tuple[str, Result]:
-    """The result, and a digest of the code that made it: a process imports when it starts."""
+    """A digest of the code in use, since a process imports when it starts, and the result."""
     return _code(function), function(*job)
 
 
@@ -95,7 +95,7 @@ def _code(function: Callable[..., Any]) -> str:
 
 
 def _end_with_parent() -> None:
-    """Let a process end when its parent is killed, so that none goes on writing alone."""
+    """Let a process end when its parent is killed, so that it does not go on writing alone."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

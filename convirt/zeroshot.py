@@ -1,8 +1,8 @@
 """Zero-shot classification: a linear classifier whose weights are written in words.
 
-An image is as positive as its v is near to the u of sentences that affirm a label, against those
-that deny it (CheXzero, Tiu 2022, doi:10.1038/s41551-022-00936-9; for exclusive classes CLIP,
-Radford 2021, arXiv 2103.00020). No label is used.
+An image's score for a label is high if its v is nearer to the u of sentences that affirm the label
+than to the u of those that deny it (CheXzero, Tiu 2022, doi:10.1038/s41551-022-00936-9; for
+exclusive classes CLIP, Radford 2021, arXiv 2103.00020). No label is used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from convirt.pair_encoder import PairEncoder
 
 @dataclass(frozen=True)
 class Prompts:
-    """Sentences that affirm a label, and sentences that deny it (none where classes exclude)."""
+    """Sentences that affirm a label, and sentences that deny it (none for exclusive classes)."""
 
     positive: tuple[str, ...]
     negative: tuple[str, ...] = ()
@@ -26,19 +26,19 @@ class Prompts:
 
 @torch.inference_mode()
 def direction(pair: PairEncoder, sentences: Sequence[str]) -> Tensor:
-    """The mean of the u of sentences, (dim,): its product with a v is the mean of the cosines."""
+    """The mean u of sentences, (dim,): its dot product with a v is the mean of the cosines."""
     u: Tensor = pair.project_text(pair.encode_sentences(sentences)).mean(dim=0)
     return u
 
 
 class ZeroShot(nn.Module):
-    """Images (N, 3, S, S) to logits (N, L), one a label.
+    """Images (N, 3, S, S) to logits (N, L), one per label.
 
-    A logit is what `kind` makes a probability of, as in a trained classifier:
+    `kind` determines how logits become probabilities, as in a trained classifier:
 
     - binary, multilabel: (mean cosine to the positive prompts - mean cosine to the negative ones)
       / tau. Its sigmoid is the softmax over the two.
-    - multiclass: mean cosine to the class's prompts / tau. Softmax is over the classes.
+    - multiclass: mean cosine to the class's prompts / tau. The softmax is over the classes.
     """
 
     weight: Tensor  # (L, dim)

@@ -1,1 +1,1 @@
-"""Command-line programs, the stages of `dvc.yaml` first: `python -m stages.<name> --help`."""
+"""Command-line programs, among them the stages of `dvc.yaml`: `python -m stages.<name> --help`."""

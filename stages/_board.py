@@ -1,4 +1,4 @@
-"""What `stages.runs` shows: a table that keeps still on a terminal, plain lines elsewhere."""
+"""What `stages.runs` shows: a table that stays in place on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ WORDS = {"done": "done", "cached": "taken from DVC's cache", "unchanged": "is up
 
 
 class Board:
-    """Counts what ended and shows it on stderr.
+    """Counts the stages that ended and shows them on stderr.
 
     Attributes:
-        failures: Of each stage that failed, how it ended and its log.
+        failures: For each stage that failed, how it ended and its log.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Board:
         self._total = len(schedule.waiting)
         self._begin = time.monotonic()
         self.say(f"{self._total} stages to look at, {len(crew.workers)} at a time")
-        if not (self._console.is_terminal and self._console.file.isatty()):  # FORCE_COLOR
+        if not (self._console.is_terminal and self._console.file.isatty()):  # despite FORCE_COLOR
             yield
             return
         self._live = Live(
@@ -55,30 +55,30 @@ class Board:
         self._live = None
 
     def say(self, message: str, style: str = "") -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self._told = time.monotonic()
         self._console.print(Text(message, style=style), soft_wrap=True)
 
     def started(self, stage: str, slot: str) -> None:
-        """A stage was given to a worker."""
+        """Report that a stage was given to a worker."""
         if self._live is None:
             self.say(f"start {stage}{f' on GPU {slot}' if slot else ''}")
 
     def done(self, ended: Ended, notes: list[str]) -> None:
-        """A stage has ended well, with what it has to say beside."""
+        """Report a stage that succeeded, with its notes."""
         self._ended[ended.stage] = ended
         for note in notes:
             self.say(f"{ended.stage}: {note}", style="yellow")
         self.say(f"{ended.stage} {WORDS[ended.outcome]} ({_clock(ended.seconds)}){self._tail()}")
 
     def up_to_date(self, stages: list[str]) -> None:
-        """Stages that wait need not run after all."""
+        """Report waiting stages that need not run after all."""
         self._ended |= {stage: Ended(stage, "unchanged", 0.0) for stage in stages}
         if stages:
             self.say(f"{len(stages)} stages are up to date after all{self._tail()}")
 
     def failed(self, ended: Ended, log: Path, dropped: list[str]) -> None:
-        """A stage has not; those below it were dropped."""
+        """Report a stage that failed, and how many stages below it were dropped."""
         self.failures.append((ended, log))
         self._dropped += dropped
         below = f"; {len(dropped)} below it will not run" if dropped else ""
@@ -86,13 +86,13 @@ class Board:
         self.say(text, style="red")
 
     def refresh(self) -> None:
-        """Tell now and then that all is well, where there is no table."""
+        """Where there is no table, list the running stages after `EVERY` seconds without a line."""
         if self._live is None and time.monotonic() - self._told >= EVERY:
             names = ", ".join(worker.stage or "" for worker in self._crew.busy())
             self.say(f"running {names}{self._tail()}")
 
     def summary(self) -> None:
-        """What came of it, and where to read about failures."""
+        """Print how many stages ran, and the logs of those that failed."""
         counts = dict.fromkeys(WORDS, 0)
         for ended in self._ended.values():
             counts[ended.outcome] += 1

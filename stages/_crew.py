@@ -1,4 +1,4 @@
-"""The workers of `stages.runs`: one process a slot, each in a process group of its own."""
+"""The workers of `stages.runs`: one process per slot, each in its own process group."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from convirt import checkpoint, devices
 from convirt.errors import InputError
 
 PATIENCE = 90.0  # seconds that a killed run is given to end; more than _repro.GRACE
-COLOURED = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")  # stages write to logs
+COLOURED = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")  # unset: stages write to logs
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A stage that a worker has come to the end of.
+    """A stage that a worker has finished with.
 
     Attributes:
         outcome: done (its command ran), cached (DVC had its outputs), unchanged, or failed.
-        seconds: From the order to the answer, waiting for DVC's lock included.
-        why: Of a failure that is not in the log.
+        seconds: From the order to the answer, including the wait for DVC's lock.
+        why: The cause of a failure, where the log does not hold it.
     """
 
     stage: str
@@ -45,14 +45,14 @@ class Worker:
     """A slot and its process, which is started with the first order."""
 
     slot: str  # for CUDA_VISIBLE_DEVICES
-    cores: int  # that it may count on
+    cores: int  # that its stages may use
     lock: int
     stage: str | None = None
     since: float = 0.0
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def order(self, stage: str, log: Path) -> None:
-        """Let the worker reproduce a stage; it has to be idle."""
+        """Let the worker, which has to be idle, reproduce a stage."""
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "stages._repro", str(self.lock)],
@@ -65,12 +65,12 @@ class Worker:
             )
         self.stage, self.since = stage, time.monotonic()
         text = json.dumps({"stage": stage, "log": str(log)}) + "\n"
-        with contextlib.suppress(BrokenPipeError):  # then `answer` tells that it has died
+        with contextlib.suppress(BrokenPipeError):  # then `answer` reports that it has died
             _pipe(self.process.stdin).write(text.encode())
             _pipe(self.process.stdin).flush()
 
     def answer(self) -> Ended:
-        """Read the answer; one of a worker that has died is made here."""
+        """Read the answer; for a worker that has died, report a failure."""
         assert self.process is not None and self.stage is not None
         stage, self.stage = self.stage, None
         seconds = time.monotonic() - self.since
@@ -82,7 +82,7 @@ class Worker:
         return Ended(stage, "failed", seconds, why)
 
     def end(self, kill: bool = False) -> None:
-        """End the process and what it has started: at once, or once DVC has come to an end."""
+        """End the process and what it has started: immediately (`kill`), or when DVC has ended."""
         if self.process is None:
             return
         with contextlib.suppress(BrokenPipeError):
@@ -95,7 +95,7 @@ class Worker:
 
 
 class Crew:
-    """As many workers as jobs."""
+    """One worker per job."""
 
     def __init__(self, slots: Sequence[str], lock: int) -> None:
         """Plan one worker for each of `slots`, values of CUDA_VISIBLE_DEVICES."""
@@ -103,15 +103,15 @@ class Crew:
         self.workers = [Worker(slot, cores, lock) for slot in slots]
 
     def idle(self) -> list[Worker]:
-        """Those that could take an order."""
+        """The workers that could take an order."""
         return [worker for worker in self.workers if worker.stage is None]
 
     def busy(self) -> list[Worker]:
-        """Those that work on one."""
+        """The workers that are reproducing a stage."""
         return [worker for worker in self.workers if worker.stage is not None]
 
     def wait(self, timeout: float) -> list[Ended]:
-        """What has ended, after at most `timeout` seconds."""
+        """Wait at most `timeout` seconds; return the stages that have ended."""
         with selectors.DefaultSelector() as selector:
             for worker in self.busy():
                 assert worker.process is not None
@@ -119,7 +119,7 @@ class Crew:
             return [key.data.answer() for key, _ in selector.select(timeout)]
 
     def close(self) -> None:
-        """End all; a second interrupt ends them at once."""
+        """End all workers; a second interrupt kills them."""
         try:
             for worker in self.workers:
                 if worker.process is not None:
@@ -135,15 +135,15 @@ class Crew:
 
 @contextmanager
 def alone(folder: Path, tell: Callable[[str], None]) -> Iterator[int]:
-    """Hold `folder` for one runner and its workers; yields the lock, for the workers to inherit.
+    """Hold `folder` for one runner and its workers; yield the lock, which the workers inherit.
 
-    The lock is held as long as a worker lives, so a run that is started right after a kill waits
-    for the end of the stages that were killed.
+    The lock is held as long as a worker lives. A run started right after a kill therefore waits
+    until the killed stages have ended.
 
     `tell` is called if there is something to wait for.
 
     Raises:
-        InputError: Another runner holds it for longer.
+        InputError: Another runner holds the folder for longer than `PATIENCE`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+", encoding="utf-8") as file:

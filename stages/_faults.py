@@ -1,4 +1,4 @@
-"""What the operating system refuses, in words that tell what to do next."""
+"""Errors of the operating system, in words that say what to do next."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 from convirt.errors import InputError
 
-# no permission, a file system mounted to read, a file where a folder should be or the reverse
+# no permission, a file system mounted read-only, a file where a folder should be or the reverse
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
-# flock on a file system that knows no locks
+# flock on a file system without locks
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def explained(error: BaseException, root: Path) -> InputError | None:
-    """The error of a full disk, or of a place that cannot be written; None for all else."""
+    """The error of a full disk, or of a place that cannot be locked, read or written; else None."""
     if _disk_full(error):
         hint = "free some space (`dvc gc -w` drops old outputs), then run the same command"
         return InputError(root, "room to write", f"{error}", hint)
@@ -30,6 +30,6 @@ def explained(error: BaseException, root: Path) -> InputError | None:
 
 
 def _disk_full(error: BaseException) -> bool:
-    """Whether `error` tells of a full disk; safetensors and arrow say it in words alone."""
+    """Whether `error` means a full disk; safetensors and arrow say so only in the message."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return full or "No space left on device" in str(error)

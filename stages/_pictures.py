@@ -1,4 +1,4 @@
-"""The pictures of the tables' page, as PNG bytes; which of them may leave the machine."""
+"""The pictures of the tables' page as PNG bytes, and which of them may leave the machine."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Drawn:
     """What was drawn.
 
     Attributes:
-        grids: Tables that have a cell.
+        grids: Tables with at least one measured cell.
         pictures: Figures, in the order of the page.
-        public: PNG bytes by name, free of anything of a patient.
-        private: Likewise, but with images of given data.
-        absent: Tables and figures that the parameters ask nothing of, and what would.
+        public: PNG bytes by name; they show nothing of a patient.
+        private: Likewise, but showing images of given data.
+        absent: Tables and figures that the parameters do not ask for, and parameters that would.
     """
 
     grids: list[Grid] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Drawn:
     absent: list[str] = field(default_factory=list)
 
     def add(self, key: str, title: str, figure: Figure, caption: str, alt: str) -> None:
-        """Take a figure that shows no image of a patient."""
+        """Add a figure that shows no image of a patient."""
         from convirt.results.html import Picture, size_of
 
         png = self.public[key] = _png(figure)
@@ -54,7 +54,7 @@ class Drawn:
 
 
 def draw(stage: Stage, measured: Measured, made_up: frozenset[str]) -> Drawn:
-    """Draw every table and figure of which something was measured.
+    """Draw every table and figure for which something was measured.
 
     Raises:
         InputError: A file that one of them needs is missing.

@@ -1,26 +1,26 @@
-"""Which stages have to run, and which of them next: a graph and arithmetic, nothing of DVC."""
+"""Which stages have to run, and which of them next: a graph and arithmetic, without DVC."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-Upstream = Mapping[str, Collection[str]]  # of each stage: the stages whose outputs it reads
+Upstream = Mapping[str, Collection[str]]  # for each stage, the stages whose outputs it reads
 
 
 def outdated(
     order: Sequence[str], upstream: Upstream, changed: Callable[[str], bool]
 ) -> dict[str, bool]:
-    """The stages of `order` that changed, and all below them, in that order.
+    """The stages of `order` that changed, and all stages below them, in the same order.
 
     Args:
-        order: Names, each after its upstream.
-        upstream: Names that are not in `order` are taken for up to date.
-        changed: Asked, once, about stages whose upstream is up to date only: to look at a stage's
-            files costs time, and below an outdated stage it would not tell much.
+        order: Stage names, each after its upstream.
+        upstream: Names that are not in `order` count as up to date.
+        changed: Called once for each stage whose upstream is up to date, and for no other: looking
+            at a stage's files takes time, and says little below an outdated stage.
 
     Returns:
-        True for a stage that changed; False for one below, which may turn out to be up to date.
+        True for a stage that changed; False for one below it, which may turn out up to date.
     """
     found: dict[str, bool] = {}
     for name in order:
@@ -31,14 +31,14 @@ def outdated(
 
 
 class Schedule:
-    """Knows which stages may start: those for which all that is above them is done.
+    """Knows which stages may start: those for which every stage above is done.
 
-    Of those that may start, the one with the longest chain of stages below comes first, then the
-    one with the most stages below, then the earlier one: pretraining before transfers that could
-    start as well.
+    Of these, the one with the longest chain of stages below it comes first; ties go to the one
+    with the most stages below it, then to the earlier one. So pretraining comes before transfers
+    that could start as well.
 
     Attributes:
-        running: Handed out and not ended, in the order of their start.
+        running: Stages that were handed out and have not ended, in the order of their start.
     """
 
     def __init__(self, names: Collection[str], upstream: Upstream) -> None:
@@ -59,25 +59,25 @@ class Schedule:
 
     @property
     def waiting(self) -> list[str]:
-        """Neither handed out nor dropped, in the order of preference."""
+        """Stages that were neither handed out nor dropped, in the order of preference."""
         return sorted(self._waiting, key=self._rank.__getitem__)
 
     @property
     def finished(self) -> bool:
-        """Nothing runs and nothing waits."""
+        """Whether nothing runs and nothing waits."""
         return not self.running and not self._waiting
 
     def ready(self) -> list[str]:
-        """Those that may start, in the order of preference."""
+        """The stages that may start, in the order of preference."""
         return [name for name in self.waiting if not self._above[name]]
 
     def start(self, name: str) -> None:
-        """A stage that was ready begins to run."""
+        """Record that a ready stage has started."""
         self._waiting.remove(name)
         self.running.append(name)
 
     def done(self, name: str) -> None:
-        """A stage has ended well, or was ready and need not run."""
+        """Record that a stage succeeded, or was ready and need not run."""
         self._waiting.discard(name)
         if name in self.running:
             self.running.remove(name)
@@ -85,7 +85,7 @@ class Schedule:
             self._above[below].discard(name)
 
     def failed(self, name: str) -> list[str]:
-        """A stage has not; returns the stages below it, which are dropped."""
+        """Record that a stage failed; return the stages below it, which are dropped."""
         self.running.remove(name)
         dropped = [below for below in self.waiting if below in self._all_below(name)]
         self._waiting.difference_update(dropped)
@@ -112,14 +112,16 @@ def seconds_left(
 
     Args:
         waiting: Stages that have not started.
-        running: Seconds for which stages have been running.
-        taken: Seconds that ended stages took.
+        running: Seconds for which each stage has been running.
+        taken: Seconds that each ended stage took.
         jobs: How many run at a time.
 
     Returns:
-        Seconds, as if the rest could be dealt out evenly; None if no stage has ended. A stage is
-        expected to take the mean of those whose name is most like its own: of finetune@a-convirt-10
-        those of finetune@ that have most of a, convirt and 10; of all where none of its kind ended.
+        Seconds, as if the rest could be split evenly among the jobs, but at least those of its
+        longest stage; None if no stage has ended. A stage is expected to take the mean time of the
+        ended stages whose names are most like its own: for finetune@a-convirt-10, those of
+        finetune@ that share most of a, convirt and 10. If none of its kind has ended, it is
+        expected to take the mean of all.
     """
     if not taken:
         return None
@@ -138,6 +140,6 @@ def seconds_left(
 
 
 def _parts(name: str) -> tuple[str, frozenset[str]]:
-    """The stage that a member of a matrix belongs to, and what the member is made up of."""
+    """The stage that a member of a matrix belongs to, and the parts of the member's name."""
     kind, _, member = name.partition("@")
     return kind, frozenset(member.split("-"))

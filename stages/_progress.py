@@ -15,7 +15,7 @@ EVERY = 10.0  # seconds between two plain lines
 
 
 class Progress:
-    """Counts steps and tells rate, elapsed and remaining time, and the fields of the caller.
+    """Counts steps and shows rate, elapsed and remaining time, and the fields of the caller.
 
     Example:
         with stage.progress("pretrain chest", total=300, unit="pairs") as progress:
@@ -24,7 +24,7 @@ class Progress:
     """
 
     def __init__(self, console: Console, what: str, total: int, unit: str, done: int) -> None:
-        """Prepare; `done` of `total` were made by an earlier, interrupted run."""
+        """Prepare; an earlier, interrupted run completed `done` of `total`."""
         self._console, self._what, self._total, self._unit = console, what, total, unit
         self._first = self._done = done
         self._fields: dict[str, Any] = {}
@@ -61,7 +61,7 @@ class Progress:
             self._say()
 
     def update(self, advance: int = 1, **fields: Any) -> None:
-        """Count `advance` more; `fields` (numbers or text) are shown until they are given anew."""
+        """Count `advance` more; `fields` (numbers or text) are shown until they are replaced."""
         self._done += advance
         self._fields |= fields
         if self._bar:

@@ -1,4 +1,4 @@
-"""The two protocols of the stage finetune: what is trained on what, and what is kept of it."""
+"""The two protocols of the stage finetune: what each trains on what, and which weights it keeps."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class Protocol(StrEnum):
     linear = "linear"
 
 
-APART = 1000  # seeds of the repeats of two neighbouring seeds lie so far apart: at most so many
+APART = 1000  # repeat i of seed s is run with seed s * APART + i, so repeats are at most so many
 WEIGHTS = {Protocol.finetune: "model.safetensors", Protocol.linear: "head.safetensors"}
 
 
 class Setting(NamedTuple):
-    """What a protocol trains on what.
+    """What a protocol trains, and on what.
 
     Attributes:
         part: The images of a split, or their features.
-        records: Row i tells of image i of those.
+        records: Row i describes image i, or the features in row i.
         build: A model with a fresh head.
-        train: Of model, training and validation part, recipe, report and scratch folder: leaves
-            the model in its best state and tells how it got there.
-        weights: What is kept of a trained model.
+        train: Takes model, training and validation part, recipe, report and scratch folder; leaves
+            the model in its best state and returns how it got there.
+        weights: The weights of a trained model that are kept.
     """
 
     part: Callable[[str], Images]
@@ -58,12 +58,12 @@ class Setting(NamedTuple):
 
 
 def own(p: Params, protocol: str) -> FullProtocol | LinearProtocol:
-    """The parameters that a protocol reads alone."""
+    """The parameters that only this protocol reads."""
     return p.finetune.linear if protocol == Protocol.linear else p.finetune.finetune
 
 
 def recipe(p: Params, spec: Task, protocol: str, repeat: int) -> Recipe:
-    """The numbers of params.yaml; each repeat of each seed is a run with a seed of its own."""
+    """The recipe from params.yaml; each repeat of each seed is a run with a seed of its own."""
     from convirt.recipe import Recipe
 
     f = p.finetune
@@ -93,9 +93,9 @@ class Given(NamedTuple):
     """What both protocols start from.
 
     Attributes:
-        stage: That runs them.
-        store: Of the task.
-        encoder: Its folder.
+        stage: The stage that runs them.
+        store: The store of the task.
+        encoder: The folder of the encoder.
         spec: The task.
         inputs: Digests of store and encoder.
         scratch: Where features are kept.
@@ -112,7 +112,7 @@ class Given(NamedTuple):
 
 
 def setting(protocol: Protocol, given: Given) -> Setting:
-    """Ready a protocol."""
+    """Prepare a protocol."""
     return _fine_tuned(given) if protocol is Protocol.finetune else _linear(given)
 
 
@@ -171,7 +171,7 @@ def _linear(given: Given) -> Setting:
 
 
 def _features(given: Given, rows: np.ndarray) -> np.ndarray:
-    """Features of some images, (n, width); other runs may have left them in the scratch folder."""
+    """Features of the images `rows`, (n, width), which another run may have left in scratch."""
     from convirt import devices, feature_cache, provenance
 
     stage, encoder, compute = given.stage, given.encoder, given.stage.params.compute

@@ -1,8 +1,8 @@
-"""All that `stages.runs` asks of DVC: what is outdated, and to reproduce a stage.
+"""All that `stages.runs` asks of DVC: which stages are outdated, and to reproduce a stage.
 
-As a program this is a worker of `stages.runs`, one a job: it reads a JSON object a line on stdin
-(`stage`, `log`), does what `dvc --wait-for-lock repro --single-item <stage>` does, and answers with
-one on stdout. The worker loads DVC once; a `dvc` a stage would load it each time.
+As a program this is a worker of `stages.runs`, one per job. It reads one JSON object per line from
+stdin (`stage`, `log`), does what `dvc --wait-for-lock repro --single-item <stage>` does, and
+answers with one on stdout. The worker loads DVC once; one `dvc` per stage would load it each time.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from convirt.errors import InputError
 from stages._plan import outdated
 
 GRACE = 60.0  # seconds between SIGTERM and SIGKILL for a stage that may be saving its state
-LINGER = 600.0  # seconds for which DVC may go on recording after that
+LINGER = 600.0  # seconds, from the end of the orders on, for which DVC may go on recording
 UNCHANGED, CACHED = "didn't change, skipping", "is cached - skipping run"  # DVC's words
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What of DVC's graph matters to a run.
+    """The parts of DVC's graph that matter to a run.
 
     Attributes:
-        stale: True of a stage that changed, False of one below such; each after its upstream.
-        upstream: Of each stage: the stages whose outputs it reads.
+        stale: True for a stage that changed, False for one below it; each after its upstream.
+        upstream: For each stage, the stages whose outputs it reads.
         total: How many stages the targets need.
     """
 
@@ -44,11 +44,11 @@ class Pipeline:
 
 
 def examine(targets: Sequence[str], ran: Collection[str] = ()) -> Pipeline:
-    """Ask DVC once for everything; waits while another `dvc` holds the lock.
+    """Ask DVC once for everything; wait while another `dvc` holds the lock.
 
     Args:
         targets: As for `dvc repro`; none means all of dvc.yaml.
-        ran: Stages that ran already; those of them that DVC always runs are not stale.
+        ran: Stages that already ran; those among them that DVC always runs do not count as stale.
 
     Raises:
         InputError: DVC cannot read the pipeline, does not know a target, or is busy.
@@ -77,7 +77,7 @@ def changed(names: Collection[str]) -> set[str]:
     """Those of the stages `names` that DVC would run now; nothing above them may be outdated.
 
     Raises:
-        InputError: As of `examine`.
+        InputError: As for `examine`.
     """
     with _repository() as repo:
         stages = (stage for stage in repo.index.stages if stage.addressing in names)
@@ -86,7 +86,7 @@ def changed(names: Collection[str]) -> set[str]:
 
 @contextlib.contextmanager
 def _repository() -> Iterator[Any]:
-    """The locked repository, and DVC's errors as ours."""
+    """The locked repository; DVC's errors are raised as ours."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo, lock_repo
     from dvc.utils.strictyaml import YAMLSyntaxError
@@ -104,17 +104,17 @@ def _repository() -> Iterator[Any]:
 
 # ------------------------------------------------------------------------------ the worker
 def serve() -> None:
-    """Reproduce what is asked for until stdin ends; then end the stage that still runs, too.
+    """Reproduce the requested stages until stdin ends; then end the stage that is still running.
 
-    So a runner that is killed takes its stages along. DVC itself is let go on to its end: it
-    rewrites dvc.lock in place, and killed at that moment it would leave half a file.
+    So a runner that is killed takes its stages along. DVC itself may finish: it rewrites dvc.lock
+    in place, and killed at that moment it would leave half a file.
     """
-    # where all processes are told to end, the runner's end of stdin still is what ends this one;
+    # even if all processes get SIGTERM, this one ends when the runner closes its end of stdin;
     # a handler, since stages would inherit that a signal is ignored
     signal.signal(signal.SIGTERM, lambda *_: None)
     orders = os.fdopen(os.dup(0), encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # a stage inherits 0, 1 and 2 and nothing else: neither the pipes nor the runner's lock
+    # a stage inherits descriptors 0, 1 and 2 alone: neither the pipes nor the runner's lock
     _point(os.devnull, 0, os.O_RDONLY)
     if len(sys.argv) > 1:
         os.set_inheritable(int(sys.argv[1]), False)
@@ -127,8 +127,8 @@ def serve() -> None:
             print(json.dumps(answer), file=answers, flush=True)
         except BrokenPipeError:
             break
-    # DVC waits for a stage's shell alone, and one that was told to end leaves a stage that saves;
-    # the other thread is ending it, and told twice it would take that for impatience
+    # DVC waits only for a stage's shell; a shell that ends on SIGTERM leaves a stage that is still
+    # saving. The other thread is ending that stage, which would take a second SIGTERM as impatience
     while _below():
         time.sleep(0.05)
     if os.getpgrp() == os.getpid():  # what the stages have left behind, and this very process
@@ -142,7 +142,7 @@ def _reproduce(stage: str, log: Path) -> dict[str, Any]:
     for number in (1, 2):
         _point(log, number, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC * (number == 1))
     arguments = ["--wait-for-lock", "repro", "--single-item", stage]
-    sys.argv = ["dvc", *arguments]  # what DVC tells others who has locked a file
+    sys.argv = ["dvc", *arguments]  # DVC shows others this as the holder of a lock
     code = main(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -166,7 +166,7 @@ def _point(path: Path | str, number: int, flags: int) -> None:
 def _listen(
     orders: TextIO, todo: queue.SimpleQueue[dict[str, Any] | None], stopping: threading.Event
 ) -> None:
-    """Pass orders on; once there are no more, end children until the process ends."""
+    """Pass orders on; once there are no more, end child processes until this process ends."""
     for line in orders:
         todo.put(json.loads(line))
     stopping.set()
@@ -179,7 +179,7 @@ def _listen(
 
 
 def _end_below() -> None:
-    """SIGTERM for what works below this process, once each, and SIGKILL for those that stay."""
+    """Send SIGTERM once to each process below this one, and SIGKILL to those that stay."""
     import psutil
 
     below = _below()
@@ -195,9 +195,9 @@ def _end_below() -> None:
 
 
 def _below() -> list[Any]:
-    """Processes that work below this one, or in the group that it leads.
+    """Processes that are running below this one, or in the group that it leads.
 
-    A stage whose shell has ended is no longer below, and still of the group.
+    A stage whose shell has ended is no longer below this process, but still in its group.
     """
     import psutil
 
@@ -212,10 +212,10 @@ def _below() -> list[Any]:
 
 
 def _works(process: Any) -> bool:
-    """Whether a process goes on; one that has ended and waits for its parent does not.
+    """Whether a process is running; one that has ended and waits for its parent is not.
 
-    Nothing is waited for here: a status that was fetched would be lost to DVC, and an orphan's may
-    stay for long where the first process of a container does not fetch it.
+    No exit status is collected here: DVC would miss it. That of an orphan may stay uncollected for
+    long where the first process of a container does not collect it.
     """
     import psutil
 

@@ -1,4 +1,4 @@
-"""Reading what other stages wrote: a file that is missing or no JSON names the command to type."""
+"""Reading what other stages wrote; for a missing or invalid file the error names the command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_json(root: Path, name: str, stage: str) -> dict[str, Any]:
     """The JSON object that `stage` writes at `name` below `root`.
 
     Raises:
-        InputError: There is no such file, or it is no JSON object.
+        InputError: There is no such file, or it is not a JSON object.
     """
     path = there(root, name, stage)
     try:
@@ -34,7 +34,7 @@ def there(root: Path, name: str, stage: str) -> Path:
     """The path of an output of `stage`, which has to exist.
 
     Raises:
-        InputError: It does not.
+        InputError: It does not exist.
     """
     if not (root / name).is_file():
         raise InputError(name, f"an output of {stage}", "no such file", f"dvc repro {stage}")

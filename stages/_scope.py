@@ -1,4 +1,4 @@
-"""Parameters cut down to what a stage has declared, so that DVC tracks all that it reads."""
+"""Parameters restricted to what a stage has declared, so that DVC tracks all that it reads."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class UndeclaredError(Exception):
 
 
 def scoped(params: Params, reads: Sequence[str]) -> Params:
-    """A view of `params` in which only the dotted keys `reads`, and what lies below, can be read.
+    """A view of `params` in which only the dotted keys `reads`, and keys below them, can be read.
 
-    What lies wholly below one of `reads` comes out as the plain, typed object; every other
-    attribute or name raises `UndeclaredError`, also when it does exist.
+    A value wholly below one of `reads` comes out as the plain, typed object; every other attribute
+    or name raises `UndeclaredError`, even if it exists.
     """
     return cast(Params, _Scoped(params, "", tuple(reads)))
 

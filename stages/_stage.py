@@ -1,6 +1,6 @@
 """What all stages share: declared parameters, the guard, the scratch folder, readable errors.
 
-A stage is a thin typer program in this form, which `tests/test_dvc.py` holds against `dvc.yaml`:
+A stage is a thin typer program in this form, which `tests/test_dvc.py` compares with `dvc.yaml`:
 
     READS = ["seed", "compute.threads", "tasks.{task}"]   # module level, a plain list of texts
 
@@ -48,11 +48,11 @@ from stages._progress import Progress
 from stages._scope import scoped
 
 PARAMS: Path = typer.Option("params.yaml", help="The parameter file.")
-# read, but without effect on outputs: neither digested nor guarded
+# parameters that are read but do not affect outputs: neither digested nor guarded
 FREE = ("compute.workers", "compute.store")
 SCRATCH = ".scratch"
-EACH = 1.0  # seconds between two looks at code and parameters
-NOTE = "note: "  # how a line begins that `stages.runs` passes on
+EACH = 1.0  # seconds between two checks of code and parameters
+NOTE = "note: "  # prefix of a line that `stages.runs` passes on
 
 
 class StageError(InputError):
@@ -62,12 +62,12 @@ class StageError(InputError):
 class Stage:
     """One run of a stage, as a context manager.
 
-    On the way out an error that a user can mend becomes a message on stderr and exit code 1.
+    On exit, an error that a user can fix becomes a message on stderr and exit code 1.
 
     Attributes:
         name: Such as "finetune".
         root: The folder that relative paths start from (where DVC runs the command).
-        params: The parameters, cut down to `reads`.
+        params: The parameters, restricted to `reads`.
         console: Writes to stderr.
     """
 
@@ -88,8 +88,8 @@ class Stage:
             entry: `__file__` of the stage.
             reads: Dotted keys of all parameters that it reads, with `{name}` for each of `names`.
             params: The parameter file.
-            names: The arguments that tell this run from the others of its stage.
-            code: Files that it loads by name, relative to the repository, beside what it imports.
+            names: The arguments that distinguish this run from the others of its stage.
+            code: Files that it loads by name beside its imports, relative to the repository.
         """
         self.name = Path(entry).stem
         self.root = Path.cwd()
@@ -152,11 +152,11 @@ class Stage:
             self._fail(explained, error)
 
     def say(self, message: str, style: str = "") -> None:
-        """Tell the user something, on stderr."""
+        """Print a message for the user on stderr."""
         self.console.print(Text(message, style=style), soft_wrap=True)
 
     def note(self, message: str) -> None:
-        """Tell what a user should look at though nothing stops; `stages.runs` repeats it."""
+        """Print what a user should look at although the run goes on; `stages.runs` repeats it."""
         self.say(f"{NOTE}{message}", style="yellow")
 
     def _fail(self, error: InputError, cause: BaseException | None = None) -> NoReturn:
@@ -165,9 +165,9 @@ class Stage:
         raise typer.Exit(1) from cause or error
 
     def _require_digested(self) -> None:
-        """Under DVC: the digest that this stage depends on has to be that of the code that runs.
+        """Under DVC, require that the digest this stage depends on is that of the running code.
 
-        `dvc repro -s` brings nothing upstream up to date, so DVC would record a former digest.
+        `dvc repro -s` does not update anything upstream, so DVC would record a former digest.
         """
         if "DVC_STAGE" not in os.environ:
             return
@@ -183,7 +183,7 @@ class Stage:
             )
 
     def _exit_on_sigterm(self) -> Any:
-        """Let SIGTERM unwind the stack, so that temporary files go; returns the former handler."""
+        """Let SIGTERM unwind the stack, so that temporary files go; return the former handler."""
         if threading.current_thread() is not threading.main_thread():
             return None
         owner = os.getpid()
@@ -197,15 +197,15 @@ class Stage:
         return signal.signal(signal.SIGTERM, leave)
 
     def _leave_if_told(self) -> None:
-        """What the handler raised may have been lost in a destructor or in a C extension."""
+        """Exit if SIGTERM came: its exception may be lost in a destructor or in a C extension."""
         if self._ended is not None:
             raise SystemExit(self._ended)
 
     # -------------------------------------------------------------------------- the guard
     def poll(self) -> None:
-        """Warn, once, when code or parameters differ from the start; cheap enough for a loop."""
+        """Warn once if code or parameters differ from the start; cheap enough for a loop."""
         self._leave_if_told()
-        # a look is a question a file, which a disk of the network takes its time to answer
+        # a check asks for the state of each file, which a network disk is slow to answer
         if self._warned or time.monotonic() < self._looked + EACH:
             return
         self._looked = time.monotonic()
@@ -213,7 +213,7 @@ class Stage:
             return
         try:
             changes = self._guard.changes()
-        except OSError:  # a disk of the network that does not answer: `confirm` asks again
+        except OSError:  # a network disk that does not answer: `confirm` asks again
             return
         if changes:
             self._warned = True
@@ -227,8 +227,8 @@ class Stage:
         """Make sure that code and parameters are those of the start; call it before writing.
 
         Raises:
-            StageError: They are not. DVC would record the new ones as the makers of outputs that
-                the former ones made.
+            StageError: They are not. DVC would record the new ones as the origin of outputs that
+                the former ones produced.
         """
         self._leave_if_told()
         if changes := self._guard.changes():
@@ -241,7 +241,7 @@ class Stage:
             )
 
     def provenance(self, inputs: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """What makes the outputs, for their JSON: digests of code, parameters and `inputs`."""
+        """The origin of outputs: digests of code, parameters and `inputs`, package versions."""
         return {
             "code": self._guard.code,
             "params": self._params_digest,
@@ -252,13 +252,13 @@ class Stage:
     # -------------------------------------------------------------------------- the scratch folder
     @contextmanager
     def scratch(self, inputs: Mapping[str, str] | None = None) -> Iterator[Path]:
-        """Yield a locked folder for resume states, the same for an identical run only.
+        """Yield a locked folder for resume states, the same only for an identical run.
 
-        It lies outside the outputs, which DVC deletes before a stage runs, and in the original
-        repository also when DVC runs an experiment in a copy.
+        It is outside the outputs, which DVC deletes before a stage runs. It is in the original
+        repository even when DVC runs an experiment in a copy.
 
         Args:
-            inputs: Digests of what is read beside code and parameters.
+            inputs: Digests of what is read in addition to code and parameters.
 
         Raises:
             InputError: Another run holds the folder.
@@ -277,7 +277,7 @@ class Stage:
             yield folder
 
     def scratch_done(self) -> None:
-        """Delete the scratch folder: the outputs are written."""
+        """Delete the scratch folder, once the outputs are written."""
         if self._scratch is not None:
             # renamed first, so that a run that starts now never sees it half-deleted
             doomed = self._scratch.with_name(f".{self._scratch.name}.{os.getpid()}.tmp")
@@ -295,13 +295,13 @@ class Stage:
 
 
 def _say_where_it_crashed() -> None:
-    """What the kernel ends, as if a mapped file is cut off meanwhile, tells the line it was at."""
+    """If the kernel ends the run, as when a mapped file is truncated, print the line it was at."""
     if sys.__stderr__ is not None and not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__, all_threads=False)
 
 
 def _die_with_parent() -> None:
-    """Under DVC on Linux: end when DVC ends, or a killed `dvc repro` leaves a trainer behind."""
+    """Under DVC on Linux, end when DVC ends; else a killed `dvc repro` leaves a trainer behind."""
     if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
         return
     import ctypes
@@ -309,7 +309,7 @@ def _die_with_parent() -> None:
     pr_set_pdeathsig = 1  # from <sys/prctl.h>
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    # that hears of the parent alone, which may be a shell or torchrun and outlive DVC
+    # that covers the parent alone, which may be a shell or torchrun and outlive DVC
     with contextlib.suppress(OSError, ValueError):
         watched = os.pidfd_open(_dvc())
         threading.Thread(target=_end_after, args=(watched, os.getpid()), daemon=True).start()
@@ -324,11 +324,11 @@ def _end_after(watched: int, own: int) -> None:
 
 
 def _dvc() -> int:
-    """The process that runs this stage: the nearest above that is not told of a stage itself.
+    """The DVC process that runs this stage: the nearest ancestor without DVC_STAGE.
 
     Raises:
-        OSError: One above is another user's, or has just ended.
-        ValueError: It cannot be read who is above.
+        OSError: An ancestor is another user's, or has just ended.
+        ValueError: The parent of an ancestor cannot be read.
     """
     number = os.getppid()
     while b"DVC_STAGE=" in Path(f"/proc/{number}/environ").read_bytes():

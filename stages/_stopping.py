@@ -1,4 +1,4 @@
-"""SIGTERM as a wish: stages that train save their state, end, and go on when they are run again."""
+"""SIGTERM as a request: stages that train save their state, end, and resume when run again."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from types import FrameType
 
 RESUMABLE = 75  # EX_TEMPFAIL of <sysexits.h>: run the same command again
-IMPATIENT = 5.0  # seconds after which another SIGTERM is meant as one
+IMPATIENT = 5.0  # seconds after which another SIGTERM counts as a second one
 
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has come; one that comes later still ends the process where it stands.
+    """Yield a function that says whether SIGTERM has come; a second one ends the process.
 
-    One stop may come twice at once: to the whole group, and from a parent that dies of it.
+    One request may arrive twice within moments (sent to the whole group, and by a parent that dies
+    of it), so a second one counts only after `IMPATIENT` seconds.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -27,11 +27,11 @@ class Measured:
     """All numbers of the tables.
 
     Attributes:
-        cells: Of all tables, in the order of the parameters.
+        cells: The cells of all tables, in the order of the parameters.
         efficiency: By protocol and task, ConVIRT@10% minus ImageNet@100%.
-        chance: Precision of a random ranking for text queries; of image queries without them.
-        curves: By objective or variant its pretraining runs.
-        states: By objective the scores along its way (Figure 5).
+        chance: Precision of a random ranking for text queries; without any, for image queries.
+        curves: By objective or variant, its pretraining runs.
+        states: By objective, the scores of its kept states (Figure 5).
         correlations: Rows of figure5.csv.
     """
 
@@ -63,7 +63,7 @@ def gather(stage: Stage) -> Measured:
     for variant in own.variants:
         key = run_key(own.task, variant, own.fraction, own.protocol)
         probes[variant] = inputs.run(stage, key, f"vary-probe@{variant}")
-    # before the long part, so that what is missing is told at once
+    # before the long part, so that missing files are reported early
     curves, states = inputs.curves(stage), inputs.states(stage)
     zero = [
         inputs.json(

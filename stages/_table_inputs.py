@@ -1,4 +1,4 @@
-"""Reading what the tables are made of; a result that is missing names the command to type."""
+"""Reading what the tables are made of; the error for a missing result names the command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CORRELATION = ("objective", "score", "states", "pearson", "spearman", "paper")
 
 
 def json(stage: Stage, name: str, made_by: str, keys: set[str]) -> Found:
-    """A result, with the file it stands in (`source`) and the DVC stage that makes it."""
+    """A result, with its file (`source`) and the DVC stage that makes it (`made_by`)."""
     value = read_json(stage.root, name, made_by)
     require_keys(value, keys, name, made_by)
     return {**value, "source": name, "made_by": made_by}
@@ -47,7 +47,7 @@ def search(system: str, made_by: str) -> tuple[str, str, set[str]]:
 
 
 def queries(stage: Stage, searches: Mapping[str, Found]) -> dict[tuple[str, str], Queries]:
-    """By system and direction what each query found."""
+    """By system and direction, what each query found."""
     import pandas as pd
 
     from convirt.compare import queries
@@ -105,9 +105,9 @@ def _columns(table: pd.DataFrame, wanted: set[str], name: str, made_by: str) -> 
 
 
 def correlations(states: Mapping[str, pd.DataFrame], own: Ablation) -> list[dict[str, Any]]:
-    """Minus the validation loss against each score, over the states of an objective.
+    """Correlations of minus the validation loss with each score, over the states of an objective.
 
-    The paper's stand beside those that are about the same scores.
+    The paper's correlations stand beside those that are about the same scores.
     """
     from convirt.compare import correlation
     from convirt.results import paper
@@ -127,7 +127,7 @@ def correlations(states: Mapping[str, pd.DataFrame], own: Ablation) -> list[dict
 
 
 def setting_columns(p: Params) -> dict[str, tuple[str, str]]:
-    """Names of the columns of Table 4, each with its two heads."""
+    """Names of the columns of Table 4, each with its two headings."""
     from convirt.results.table_layout import TASKS
 
     own = p.ablation

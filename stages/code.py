@@ -1,4 +1,4 @@
-"""What of the code each stage runs, as one digest a stage, on which the stages then depend."""
+"""The code that each stage runs, as one digest per stage, on which the stage then depends."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ ENTRIES = (
     *("demo", "preprocess", "encoder", "finetune", "retrieve", "report"),
     *("supervised", "trajectory", "zeroshot", "tables"),
 )
-TRAINERS = ("pretrain", "vary")  # these have one digest an objective
+TRAINERS = ("pretrain", "vary")  # these have one digest per objective
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def main() -> None:
-    """Digest the project files that each stage imports, itself or through others.
+    """Compute a digest of the project files that each stage imports, directly or indirectly.
 
     Reads stages/ and convirt/. Writes metrics/code/<stage>.json, for pretraining
-    metrics/code/<stage>-<objective>.json: a digest, and that of each file in it. Comments and
-    docstrings do not count, so mending them runs no other stage again.
+    metrics/code/<stage>-<objective>.json: the digest over all files, and one per file. Comments
+    and docstrings do not count, so editing them reruns no other stage.
     """
     root = Path.cwd()
     try:
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def targets(root: Path) -> dict[str, list[Path]]:
-    """By name of a digest: the files from which its imports are followed."""
+    """By name of a digest, the files from which imports are followed."""
     stages, objectives = root / "stages", root / "convirt" / "objectives"
     found = {name: [stages / f"{name}.py"] for name in ENTRIES}
     for stage in TRAINERS:
@@ -57,7 +57,7 @@ def targets(root: Path) -> dict[str, list[Path]]:
 def describe(entries: list[Path], root: Path) -> dict[str, object]:
     """The digest over all files that `entries` import, and that of each of them.
 
-    It is the `code` in the provenance of what the stage writes.
+    The former is the `code` in the provenance of what the stage writes.
     """
     paths = sorted({path for entry in entries for path in import_closure(entry, root)})
     modules = {path.relative_to(root.resolve()).as_posix(): digest_of(path) for path in paths}

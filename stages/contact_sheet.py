@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from convirt.datasets.phantom import Finding, LimbCase
 
-    Tile = tuple[NDArray[np.uint8], str]  # a film and what stands above it
+    Tile = tuple[NDArray[np.uint8], str]  # a film and its title
 
 READS = ["demo.seed", "demo.side"]
 CHEST_VIEWS = ("PA", "AP", "PA", "AP", "PA", "AP", "LATERAL")
 LIMB_FINDINGS = ("", "fracture", "lesion", "degenerative", "osteopenia")  # "" is a normal limb
-DRAWS = 10_000  # then a finding counts as one that the phantom does not know
+DRAWS = 10_000  # after so many, a finding counts as one that the phantom does not know
 
 OUT: Path = typer.Option("docs", help="Folder of the two pictures.")
 
@@ -29,11 +29,11 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(out: Path = OUT, params: Path = PARAMS) -> None:
-    """Draw films of every finding, a row each.
+    """Draw films of every finding, one row per finding.
 
-    Reads nothing but params.yaml (demo.seed, demo.side). Writes OUT/phantom-chest.png (mild on
-    the left, severe on the right, a side view in the last column) and OUT/phantom-limbs.png (a
-    column a body part).
+    Reads only params.yaml (demo.seed, demo.side). Writes OUT/phantom-chest.png (mild on the left,
+    severe on the right, a side view in the last column) and OUT/phantom-limbs.png (one column per
+    body part).
     """
     with Stage(__file__, reads=READS, params=params) as stage:
         from convirt.results import plots
@@ -47,7 +47,7 @@ def main(out: Path = OUT, params: Path = PARAMS) -> None:
 
 
 def chest_tiles(seed: int, side: int) -> list[Tile]:
-    """Seven films a row: without any finding, then with one finding and nothing else."""
+    """Seven films per row: first without any finding, then with one finding and nothing else."""
     import numpy as np
 
     from convirt.datasets import phantom
@@ -65,7 +65,7 @@ def chest_tiles(seed: int, side: int) -> list[Tile]:
 
 
 def limb_tiles(seed: int, side: int) -> list[Tile]:
-    """Seven films a row, one a body part: normal ones, then with one finding and nothing else."""
+    """Seven films per row, one per body part: first normal ones, then with one finding alone."""
     import numpy as np
 
     from convirt.datasets import phantom
@@ -93,7 +93,7 @@ def _limb_case(rng: np.random.Generator, part: str, finding: str) -> LimbCase:
 
 
 def _told(findings: tuple[Finding, ...]) -> str:
-    """What a title says of the findings, such as: severe, left lower."""
+    """The findings as a title states them, such as: severe, left lower."""
     return "; ".join(f"{one.grade}{_place(one)}" for one in findings)
 
 
@@ -105,7 +105,7 @@ def _place(finding: Finding) -> str:
 
 
 def _shrink(path: Path) -> None:
-    """Keep 32 greys: noise packs badly, and git keeps every picture that it ever saw."""
+    """Keep 32 greys: noise compresses badly, and git keeps every picture that it ever saw."""
     from PIL import Image
 
     from convirt.files import atomic

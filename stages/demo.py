@@ -1,4 +1,4 @@
-"""The embedded default: made-up radiographs and reports in the official layouts."""
+"""The embedded default data: made-up radiographs and reports in the official layouts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def main(
     ),
     params: Path = PARAMS,
 ) -> None:
-    """Draw one made-up set, file for file as the real one is published.
+    """Draw one made-up set, file for file in the layout in which the real one is published.
 
-    Reads nothing but params.yaml (demo.*). Writes data/demo/NAME, the same bytes for the same
-    parameters, whatever compute.workers is; a set that grows keeps its first films.
+    Reads only params.yaml (demo.*). Writes data/demo/NAME: the same bytes for the same parameters,
+    for any compute.workers. A set that is enlarged keeps its first films.
     """
     with Stage(__file__, reads=READS, names={"name": name}, params=params) as stage:
         from convirt.datasets import layouts

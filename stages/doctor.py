@@ -1,4 +1,4 @@
-"""Before a run: what is there, what is missing, where it comes from, what to type next."""
+"""Before a run: what is there, what is missing, where to get it, what to type next."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FULL: bool = typer.Option(
 DEMO = Path("data/demo")
 STORES = Path("data/stores")
 STORE_FILES = ("store.json", "records.parquet", "images.npy")
-QUICK = 1_000_000_000  # bytes of pictures that are read without being asked to: seconds
+QUICK = 1_000_000_000  # bytes of pictures that are compared without --full, in seconds
 COLOURS = {"ok": "green", "later": "cyan", "check": "yellow", "stop": "bold red"}
 
 app = typer.Typer(add_completion=False)
@@ -34,12 +34,12 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(params: Path = PARAMS, full: bool = FULL) -> None:
-    """Tell of each set of datasets.sources, of the weights, the GPU and the disk what is there.
+    """Report what is there and what is missing: data sets, weights, GPU and disk space.
 
-    Reads PARAMS, the lists of the sets and the names of their files; no image file is opened. A
-    large set's files are looked for by a sample, unless --full. Of sets that are packed, pictures
-    are compared: a test image that is pretrained on is told. Writes nothing. Exit code 1 if a run
-    could not start.
+    Reads PARAMS, the lists of the sets in datasets.sources and the names of their files; no image
+    file is opened. Without --full, only a sample of a large set's files is looked for. Pictures of
+    packed sets (with more than 1 GB only with --full) are compared, to report test images that are
+    also pretrained on. Writes nothing. Exit code 1 if a run could not start.
     """
     from rich.console import Console
 
@@ -68,18 +68,18 @@ def main(params: Path = PARAMS, full: bool = FULL) -> None:
 
 
 def is_profile(params: Path) -> bool:
-    """Whether `make use` has still to put the file in the place of params.yaml."""
+    """Whether `make use` still has to put the file in the place of params.yaml."""
     return params.resolve().parent.name == "profiles"
 
 
 # ------------------------------------------------------------------------------ looking
 def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]:
-    """One diagnosis a set, then what packed sets share, the weights, the device and the disk.
+    """One diagnosis per set, then of packed pictures, weights, resolution, device and disk.
 
     Args:
         params: All of the parameters.
-        full: Look for every file.
-        profile: Variables in `depends` are still to be filled by `make use`.
+        full: Look for every file, and compare all pictures.
+        profile: Whether `make use` still has to fill variables in `depends`.
     """
     from convirt.doctor import preflight
     from convirt.doctor.dataset import diagnose
@@ -105,7 +105,7 @@ def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]
 
 
 def _seen(params: Params, full: bool) -> Diagnosis | None:
-    """Whether packed test images are among those that are pretrained on; None before that."""
+    """Whether packed test images are among those pretrained on; None until both are packed."""
     from convirt.doctor.overlap import overlaps
 
     names = list(params.datasets.sources)
@@ -137,7 +137,7 @@ def _seen(params: Params, full: bool) -> Diagnosis | None:
 
 
 def requests(params: Params) -> Iterator[Request]:
-    """What the parameters say of each set."""
+    """What the parameters say about each set."""
     from convirt.datasets import split_lists
     from convirt.datasets.splits import Split
     from convirt.doctor.request import Request
@@ -166,13 +166,13 @@ def requests(params: Params) -> Iterator[Request]:
 
 
 def made_by(text: str, sets: Iterable[str]) -> str | None:
-    """The command that draws a path, "" if none does although it lies in data/demo, else None."""
+    """The command that draws a path in data/demo, "" if none does; None for other paths."""
     name = set_of(text)
     return (f"dvc repro demo@{name}" if name in sets else "") if name else None
 
 
 def set_of(text: str) -> str:
-    """The made-up set that a path lies in, "" if it is none of data/demo."""
+    """The made-up set that a path belongs to, "" if it is in none of data/demo."""
     path = Path(os.path.normpath(text))
     if not path.is_relative_to(DEMO) or path == DEMO:
         return ""
@@ -180,7 +180,7 @@ def set_of(text: str) -> str:
 
 
 def uses(params: Params, name: str) -> Iterator[Use]:
-    """What names a set: corpora, tasks of any kind of transfer, the retrieval."""
+    """The parameters that use a set: corpora, tasks of any kind of transfer, the retrieval."""
     from convirt.doctor.request import Use
 
     own = params.ablation
@@ -200,7 +200,7 @@ def uses(params: Params, name: str) -> Iterator[Use]:
 
 
 def _largest_batch(params: Params, corpus: str) -> tuple[str, int]:
-    """Of all that is pretrained on a corpus: the key of the largest batch, and its size."""
+    """The key and the size of the largest batch in all pretraining on a corpus."""
     from convirt.params import pretraining
 
     own = params.ablation
@@ -219,7 +219,7 @@ def _largest_batch(params: Params, corpus: str) -> tuple[str, int]:
 
 
 def _most_candidates(params: Params) -> tuple[str, int]:
-    """The key of how many candidates a search asks for at most, and that number."""
+    """The key and the value of the largest number of candidates that a search asks for."""
     own, numbers = params.ablation, {}
     if params.retrieval.systems or own.variants:
         numbers["retrieval.k"] = max(params.retrieval.k)
@@ -229,7 +229,7 @@ def _most_candidates(params: Params) -> tuple[str, int]:
 
 
 def _depends(found: Diagnosis, request: Request, params: Params, profile: bool) -> None:
-    """Whether the path is there that DVC hashes; it takes variables literally."""
+    """Check that the path that DVC hashes is there; DVC takes variables literally."""
     from convirt.datasets.options import expanded
     from convirt.doctor.presence import exists
 
@@ -246,7 +246,7 @@ def _depends(found: Diagnosis, request: Request, params: Params, profile: bool) 
     elif text.startswith("~"):
         found.add("stop", f"depends is {text}, and DVC fills in no ~", "write the path itself")
     elif unset or exists(path) or found.level in ("later", "stop"):
-        return  # told of the root, or nothing to tell
+        return  # reported for the root, or nothing to report
     elif request.maker(text):
         found.add("later", f"depends {path} is not there yet; `dvc repro` makes it")
     else:
@@ -257,13 +257,13 @@ def _apart(one: Path, two: Path) -> bool:
     """Whether neither of two paths lies in the other."""
     try:
         one, two = Path(os.path.realpath(one)), Path(os.path.realpath(two))
-    except (OSError, ValueError):  # no disk can hold such a name, which is told elsewhere
+    except (OSError, ValueError):  # no disk can hold such a name, which is reported elsewhere
         return False
     return not (one.is_relative_to(two) or two.is_relative_to(one))
 
 
 def _used(found: Diagnosis, request: Request, params: Params) -> None:
-    """Whether anything uses a set of the user's; `dvc repro` packs it all the same."""
+    """Check that something uses a set of the user's; `dvc repro` packs unused sets as well."""
     if request.uses or request.made_up:
         return
     hint = "name it in corpora, in tasks and matrix.task, or in retrieval.dataset"
@@ -275,7 +275,7 @@ def _used(found: Diagnosis, request: Request, params: Params) -> None:
 _USE = "make use PROFILE=profiles/paper.yaml"
 
 
-# ------------------------------------------------------------------------------ telling
+# ------------------------------------------------------------------------------ printing
 def show(found: list[Diagnosis], console: Console) -> None:
     """Print a table on a terminal, plain lines elsewhere."""
     if not console.is_terminal:
@@ -303,7 +303,7 @@ def _title(one: Diagnosis, between: str = " ") -> str:
 
 
 def _lines(one: Diagnosis) -> Iterator[str]:
-    """The notes with what to do next; a mark where one is worse than ok."""
+    """The notes and what to do next; a note that is worse than ok begins with its level."""
     for note in one.notes:
         yield note.text if note.level == "ok" else f"{note.level}: {note.text}"
         for step in note.steps:

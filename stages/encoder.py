@@ -9,8 +9,8 @@ import typer
 from convirt import files
 from stages._stage import PARAMS, Stage
 
-# one by one: DVC, when it looks for an earlier run in its cache, passes over keys called `size`
-# within a key, and would put out an encoder of another size
+# one by one: when DVC looks for an earlier run in its cache, it ignores keys named `size` within a
+# key, and would check out an encoder of another size
 READS = ["seed", "model.image.architecture", "model.image.size", "model.image.weights"]
 
 app = typer.Typer(add_completion=False)
@@ -21,9 +21,9 @@ def main(
     name: str = typer.Argument(help="random, or imagenet (model.image.weights)."),
     params: Path = PARAMS,
 ) -> None:
-    """Write an image encoder that has seen no pair.
+    """Write an image encoder that was not pretrained on pairs.
 
-    Reads the weights that model.image.weights names. Writes models/encoders/NAME:
+    Reads, for imagenet, the weights that model.image.weights names. Writes models/encoders/NAME:
     image_encoder.safetensors and config.json.
     """
     with Stage(__file__, reads=READS, names={"name": name}, params=params) as stage:

@@ -47,7 +47,7 @@ app = typer.Typer(add_completion=False)
 
 
 class Repeat(NamedTuple):
-    """What one repeat leaves behind: test logits and, of the first, the weights."""
+    """The results of one repeat: test logits, facts about it and, for the first, the weights."""
 
     logits: Tensor
     weights: dict[str, Tensor]
@@ -64,12 +64,12 @@ def main(
 ) -> None:
     """Train a classifier on an encoder, choose its epoch on validation, and test it once.
 
-    Reads data/stores/TASK and models/encoders/INIT (of an objective: the corpus that
-    tasks.TASK.corpus names). Writes models/finetune/TASK-INIT-FRACTION-PROTOCOL (the raw test
-    predictions; of the first repeat the classifier, which timm can load, or the linear head alone)
-    and metrics/finetune/TASK-INIT-FRACTION-PROTOCOL.json. Killed and run again it goes on where it
-    was; on SIGTERM it saves its state first and ends with exit code 75. Linear runs of one task and
-    encoder share their features, in .scratch/features-DIGEST.
+    Reads data/stores/TASK and models/encoders/INIT (for an objective, the encoder for the corpus
+    that tasks.TASK.corpus names). Writes models/finetune/TASK-INIT-FRACTION-PROTOCOL (the raw test
+    predictions and, from the first repeat, the classifier, which timm can load, or the linear head
+    alone) and metrics/finetune/TASK-INIT-FRACTION-PROTOCOL.json. If killed and run again, it
+    resumes where it stopped; on SIGTERM it saves its state first and ends with exit code 75. Linear
+    runs of one task and encoder share their features, in .scratch/features-DIGEST.
     """
     names = {"task": task, "init": init, "fraction": fraction, "protocol": protocol.value}
     key = "-".join(str(name) for name in names.values())
@@ -125,7 +125,7 @@ def main(
 
 
 def _encoder_folder(p: Params, root: Path, init: str, spec: Task) -> Path:
-    """Where the encoder lies: a baseline's own folder, else that of the task's corpus."""
+    """The encoder's folder: a baseline's own, or the objective's for the task's corpus."""
     folder = root / "models" / "encoders" / init
     return folder if init in p.model.baselines else folder / spec.corpus
 
@@ -138,7 +138,7 @@ def _repeats(
     names: dict[str, Any],
     scratch: Path,
 ) -> list[Repeat]:
-    """All runs, one after the other; SIGTERM ends them once their state is saved."""
+    """All repeats, one after the other; SIGTERM ends them once their state is saved."""
     from convirt.errors import StoppedError
 
     protocol, spec = Protocol(names["protocol"]), stage.params.tasks[names["task"]]
@@ -166,7 +166,7 @@ def _repeats(
 def _repeat(
     stage: Stage, setting: Setting, names: dict[str, Any], scratch: Path, index: int, bar: Progress
 ) -> Repeat:
-    """One run with its own draw of labels, head and order; taken up where it was cut off."""
+    """One run with its own draw of labels, head and order; resumed where it was interrupted."""
     from convirt import labelled, transfer
 
     spec = stage.params.tasks[names["task"]]
@@ -191,7 +191,7 @@ def _repeat(
     logits = transfer.predict(model, test)
     weights = setting.weights(model) if index == 0 else {}
     checkpoint.save_state(scratch / "done", {"logits": logits, **weights}, facts)
-    for path in scratch.glob("*.safetensors"):  # of the epochs, twice the weights and their moments
+    for path in scratch.glob("*.safetensors"):  # epoch states: twice the weights and their moments
         path.unlink()
     bar.update(recipe.max_epochs - int(facts.get("epochs", 0)))  # those that it did not need
     return Repeat(logits, weights, facts)
@@ -199,7 +199,7 @@ def _repeat(
 
 # ------------------------------------------------------------------------------ what is written
 def _predictions(records: pd.DataFrame, spec: Task, logits: list[Tensor]) -> pd.DataFrame:
-    """The table of the raw test predictions, one set of logits a repeat."""
+    """The table of the raw test predictions, one set of logits per repeat."""
     from convirt.labelled import prediction_table
     from convirt.recipe import probabilities
 
@@ -208,7 +208,7 @@ def _predictions(records: pd.DataFrame, spec: Task, logits: list[Tensor]) -> pd.
 
 
 def _counts(records: pd.DataFrame, repeats: list[Repeat]) -> dict[str, Any]:
-    """How many images there were, and of each repeat what it trained on and how it went."""
+    """The numbers of images and, for each repeat, what it trained on and how it went."""
     went = {name for repeat in repeats for name in repeat.facts}
     return {
         "n_val": int((records["split"] == "val").sum()),

@@ -1,10 +1,10 @@
 """Every system, table and figure of the paper on the demo data, in a copy of this checkout.
 
     python -m stages.grid run --jobs 2                 # all of it: .tables/, then metrics/tables/
-    python -m stages.grid check rsna-convirt-1-linear  # one committed number, made once more
+    python -m stages.grid check rsna-convirt-1-linear  # one committed result, computed again
 
-The parameters are those of profiles/tables.yaml. A copy, so that params.yaml, dvc.lock and the
-results of this checkout stay what they are.
+The parameters are those of profiles/tables.yaml. It runs in a copy so that params.yaml, dvc.lock
+and the results of this checkout stay as they are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from stages._results import read_json
 PROFILE = Path("profiles/tables.yaml")
 TABLES = Path("metrics/tables")
 DIGITS = 1e-12  # a mean of 80 precisions may be added up in another order
-KEPT = ("dvc.lock", "metrics/", "params.yaml")  # what a copy has its own of, once it is there
+KEPT = ("dvc.lock", "metrics/", "params.yaml")  # what an existing copy keeps of its own
 STAGES = {"finetune": ("finetune", "vary-probe"), "retrieval": ("retrieve", "vary-retrieve")}
 
 JOBS: int = typer.Option(2, min=1, help="Stages at a time, one CPU thread each.")
@@ -42,10 +42,10 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 @app.command()
 def run(jobs: int = JOBS) -> None:
-    """Run all of profiles/tables.yaml in .tables/ and bring its tables here.
+    """Run all of profiles/tables.yaml in .tables/ and copy its tables here.
 
     Reads the tracked files of this checkout. Writes .tables/ and metrics/tables/. Safe to kill and
-    to run again: what ended is kept, and after an edit only what it touches runs again.
+    run again: stages that ended are kept, and an edit reruns only the stages that it affects.
     """
     with _told():
         copy = beside(Path.cwd(), Path(".tables"))
@@ -57,11 +57,11 @@ def run(jobs: int = JOBS) -> None:
 
 @app.command()
 def check(cell: str = CELL, jobs: int = JOBS) -> None:
-    """Make one committed result once more, with all that it stands on, and compare.
+    """Compute one committed result again, with everything that it depends on, and compare.
 
-    Reads metrics/tables/cells.json. Writes .tables-check/, in which the first check draws the data
-    and pretrains (minutes) and later ones find that done; the named result is made each time.
-    Exit code 1 if a value differs. Another machine type may give other last bits.
+    Reads metrics/tables/cells.json. Writes .tables-check/: the first check draws the data and
+    pretrains there (minutes), and later checks reuse both; the named result is computed each time.
+    Exit code 1 if a value differs. Another type of machine may give other last bits.
     """
     with _told():
         cells = cells_of(Path.cwd(), cell)
@@ -97,12 +97,12 @@ def _told() -> Iterator[None]:
 
 # ------------------------------------------------------------------------------ the copy
 def beside(root: Path, folder: Path) -> Path:
-    """A clone of the checkout `root` with its present files and the parameters of the profile.
+    """A clone of the checkout `root` with its current files and the parameters of the profile.
 
     What the clone has computed stays: dvc.lock, metrics and everything that git does not track.
 
     Raises:
-        InputError: git fails, or the profile is not valid.
+        InputError: A git command fails, or the profile is not valid.
     """
     new = not folder.exists()
     if new:
@@ -135,14 +135,14 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _reproduce(copy: Path, targets: list[str], jobs: int) -> None:
-    """Run `stages.runs` there, with this Python and its `dvc`; SIGTERM is passed on to it."""
+    """Run `stages.runs` in the copy, with this Python and its `dvc`; pass SIGTERM on to it."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     command = [sys.executable, "-m", "stages.runs", *targets, "--jobs", str(jobs)]
     with subprocess.Popen(command, cwd=copy, env={**os.environ, "PATH": path}) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             code = process.wait()
-        except KeyboardInterrupt:  # of the runner as well, whose stages are saving
+        except KeyboardInterrupt:  # the runner got it as well, and its stages are saving
             code = process.wait()
         finally:
             signal.signal(signal.SIGTERM, before)
@@ -155,7 +155,7 @@ def cells_of(root: Path, name: str) -> list[dict[str, Any]]:
     """The committed cells that come from one result.
 
     Raises:
-        InputError: There is no such result; the message names those that are alike.
+        InputError: There is no such result; the message names similar ones.
     """
     path = TABLES / "cells.json"
     if not (root / path).is_file():
@@ -185,7 +185,7 @@ def stage_of(root: Path, source: str) -> str:
 
 
 def values(result: dict[str, Any], cell: dict[str, Any]) -> dict[str, float]:
-    """What a result's JSON says of a cell; of a search no interval, which the tables make."""
+    """What a result's JSON says of a cell; a search has no interval, which the tables compute."""
     if not cell["source"].startswith("metrics/retrieval/"):
         return {key: result[key] for key in ("value", "low", "high")}
     column = cell["column"]

@@ -1,4 +1,4 @@
-"""From files in the layout in which a set is published to one packed store."""
+"""From the files of a data set, in its published layout, to one packed store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ READS = [
     "datasets.max_dropped",
     "datasets.sources.{name}",
 ]
-# What decodes: pieces made with other versions of these do not fit together.
+# The decoders: pieces made with different versions of these do not fit together.
 DECODERS = ("imagecodecs", "numpy", "pillow", "pydicom")
 
 app = typer.Typer(add_completion=False)
@@ -38,13 +38,13 @@ def main(
 ) -> None:
     """Read one set and pack it: images scaled into one array, reports cut into sentences.
 
-    Reads datasets.sources.NAME (its root holds the files). Writes data/stores/NAME and the counts
-    of what came in, was dropped and was kept to metrics/funnel/NAME.json. Killed and run again, it
-    goes on where it was.
+    Reads datasets.sources.NAME (its root holds the files). Writes data/stores/NAME, and the counts
+    of what came in, was dropped and was kept to metrics/funnel/NAME.json. If killed and run again,
+    it resumes where it stopped.
 
     With --shard i/n it writes data/pieces/NAME/i-of-n instead; the pieces may be made on several
-    machines. Once all n lie in data/pieces/NAME, the run without --shard makes the store of them:
-    the same bytes as without pieces.
+    machines. Once all n are in data/pieces/NAME, a run without --shard joins them to the store: the
+    same bytes as without pieces.
     """
     with Stage(__file__, reads=READS, names={"name": name}, params=params) as stage:
         from convirt import packing, pieces
@@ -60,8 +60,8 @@ def main(
         versions = {package: made["versions"][package] for package in DECODERS}
         made_by = {"code": made["code"], "params": made["params"], **versions}
         belongs = pieces.belongs(tables.images, datasets.image_size, made_by)
-        stage.confirm()  # what is decoded from here on is decoded by the code of the start
-        # like the scratch folder in the original repository, also when DVC runs a copy
+        stage.confirm()  # from here on images are decoded by the code of the start
+        # like the scratch folder, in the original repository even when DVC runs in a copy
         home = Path(os.environ.get("DVC_ROOT") or stage.root) / "data" / "pieces" / name
         if shard:
             _one_piece(stage, tables, home, shard, belongs)
@@ -106,7 +106,7 @@ def _decode(stage: Stage, what: str, piece: Piece, tables: Tables) -> None:
 
 
 def _tell(stage: Stage, name: str, funnel: Funnel, belongs: Belongs) -> None:
-    """Write the funnel, and say it."""
+    """Write the funnel, and print it."""
     counts = funnel.to_dict()
     made = stage.provenance({"images": str(belongs["images"])})
     path = stage.root / "metrics" / "funnel" / f"{name}.json"
@@ -115,7 +115,7 @@ def _tell(stage: Stage, name: str, funnel: Funnel, belongs: Belongs) -> None:
         count = counts[what]
         lost = ", ".join(f"{n} {reason}" for reason, n in count["dropped"].items())
         stage.say(f"{what}: {count['in']} in, {count['kept']} kept" + f"; {lost}" * bool(lost))
-    # of a made-up set nobody has to look after: what is odd about it is meant so
+    # nobody has to check a made-up set: what is odd about it is intended
     tell = stage.say if is_made_up(stage.root, stage.params.datasets.sources[name]) else stage.note
     dropped = [
         f"{count} {what} ({reason})"

@@ -48,13 +48,13 @@ def main(
 ) -> None:
     """Pretrain an image encoder, and a text encoder where the objective has one.
 
-    Reads data/stores/CORPUS. Writes models/encoders/OBJECTIVE/CORPUS (the encoders, their
-    projections and config.json), models/kept/OBJECTIVE/CORPUS (states along the way, where
-    train.keep_every asks for them) and metrics/pretrain/OBJECTIVE-CORPUS.json and .csv (one row an
-    evaluation, the first before any step). Killed and run again it goes on where it was; on SIGTERM
-    it saves its state first and ends with exit code 75.
+    Reads data/stores/CORPUS and the initial weights. Writes models/encoders/OBJECTIVE/CORPUS (the
+    encoders, their projections and config.json), models/kept/OBJECTIVE/CORPUS (states along the
+    way, if train.keep_every asks for them) and metrics/pretrain/OBJECTIVE-CORPUS.json and .csv (one
+    row per evaluation, the first before any step). If killed and run again, it resumes where it
+    stopped; on SIGTERM it saves its state first and ends with exit code 75.
 
-    Under torchrun several processes, a GPU each, share every batch; the first of them writes.
+    Under torchrun several processes, one per GPU, share every batch; the first of them writes.
     """
     names = {"objective": objective, "corpus": corpus}
     own = [f"convirt/objectives/{objective}.py"]
@@ -65,7 +65,7 @@ def main(
 def run(
     stage: Stage, objective: str, corpus: str, blocks: Pretraining, variant: str | None = None
 ) -> None:
-    """Pretrain and write everything under the name of the variant, or else of the objective."""
+    """Pretrain and write everything under the variant's name, or else the objective's."""
     from convirt import devices, processes
 
     devices.require(stage.params.compute.device)
@@ -157,7 +157,7 @@ NOT_SHOWN = {"step", "steps", "rate", "waiting"}
 def _config(
     p: Params, blocks: Pretraining, kind: type[Objective]
 ) -> tuple[TrainConfig, str | None]:
-    """How to train; and where graphs are asked for and cannot be, without them, and why."""
+    """How to train; if CUDA graphs are requested but impossible, without them, and the reason."""
     from convirt import recorded
     from convirt.training import TrainConfig
 
@@ -236,7 +236,7 @@ def _corpus(store: Store) -> Corpus:
 
 
 def _keep(folder: Path, scratch: Path, result: Result) -> None:
-    """Put the kept states where they belong, with a list of what they are."""
+    """Put the kept states into `folder`, with a list of them."""
     from convirt.kept import INDEX
     from convirt.training import KEPT
 
@@ -279,7 +279,7 @@ def _metrics(
             "provenance": provenance,
         },
     )
-    # named, since rows that come from a resume state have their keys sorted
+    # columns are named, since rows that come from a resume state have their keys sorted
     known = ["step", "train_loss", "val_loss", "lr", "chance"]
     more = sorted({key for row in result.history for key in row} - set(known))
     table = pd.DataFrame(result.history, columns=[*known, *more]).astype({"step": int})

@@ -21,8 +21,8 @@ OUT: Path = typer.Option("params.yaml", help="The parameter file to replace.")
 def main(profile: Path = PROFILE, out: Path = OUT) -> None:
     """Copy a profile over params.yaml, with $NAME and ${NAME} filled from the environment.
 
-    Reads the profile. Writes params.yaml, and only if every variable is set and the result is a
-    complete, valid parameter file. Comments stay; `$$` stands for a dollar sign.
+    Reads the profile. Writes params.yaml, but only if every variable is set and the result is a
+    complete, valid parameter file. Comments are kept; `$$` stands for a dollar sign.
     """
     try:
         if not profile.is_file():
@@ -38,7 +38,7 @@ def install(profile: Path, out: Path, environment: Mapping[str, str]) -> None:
     """Expand, check, and only then write.
 
     Raises:
-        InputError: A variable is not set, or the result is no valid parameter file.
+        InputError: A variable is not set, or the result is not a valid parameter file.
     """
     from convirt.params import from_yaml, parse
 
@@ -51,7 +51,7 @@ def expand(profile: Path, environment: Mapping[str, str]) -> str:
     """The text of a profile with the variables in its values filled, all else byte for byte.
 
     Raises:
-        InputError: A variable is not set, a `$` stands alone, or the profile is no YAML.
+        InputError: A variable is not set, a `$` stands alone, or the profile is not YAML.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -75,7 +75,7 @@ def expand(profile: Path, environment: Mapping[str, str]) -> str:
 def _fill(profile: Path, token: Any, environment: Mapping[str, str]) -> str:
     place = f"{profile}, line {token.start_mark.line + 1}"
     try:
-        # JSON is YAML: a quoted text whatever the variable holds
+        # JSON is YAML: a quoted text, whatever the variable holds
         return json.dumps(Template(token.value).substitute(environment), ensure_ascii=False)
     except KeyError as error:
         name = error.args[0]

@@ -45,7 +45,7 @@ def between(page: str, text: str) -> str:
 
 
 def tables(summary: dict[str, Any]) -> str:
-    """Fine-tuned transfer with the claim, and retrieval, as two Markdown tables; none is empty."""
+    """Markdown tables of fine-tuned transfer with the claim, and of retrieval, if not empty."""
     share = summary["data"]["made_up"]
     data = {1: "made-up data", 0: "given data"}.get(share, "given and made-up data")
     claim = summary.get("claim", {})  # none without both fractions and both encoders

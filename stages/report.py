@@ -34,7 +34,7 @@ READS = [
 RUN_KEYS = {"task", "init", "fraction", "protocol", "metric", "value", "low", "high"}
 RUN_KEYS |= {"n_train", "n_train_studies", "n_val", "n_test", "patients_test", "patients_fewest"}
 RUN_KEYS |= {"repeats", "corpus", "max_epochs", "encoder_finetuned"}
-PAPERS_SEARCH = "chexpert-8x200"  # the reader of what the paper searched
+PAPERS_SEARCH = "chexpert-8x200"  # the reader of the set that the paper searched
 LOSS_COLUMNS = ["step", "train_loss", "val_loss", "chance"]
 
 app = typer.Typer(add_completion=False)
@@ -47,11 +47,11 @@ def main(
         False, "--show", help="Only print the tables of the existing metrics/summary.json."
     ),
 ) -> None:
-    """Gather the results of the matrix, the paper's beside them, and say whether the claim holds.
+    """Gather the results of the matrix beside the paper's, and say whether the claim holds.
 
-    Reads metrics/finetune/<run>.json and models/finetune/<run>/predictions.parquet of every run
-    that `matrix` in params.yaml asks for (leftovers of others are ignored), metrics/pretrain/,
-    metrics/funnel/ and metrics/retrieval/.
+    Reads metrics/finetune/<run>.json of every run that `matrix` in params.yaml asks for (leftovers
+    of others are ignored), models/finetune/<run>/predictions.parquet of those that are compared,
+    metrics/pretrain/, metrics/funnel/ and metrics/retrieval/.
 
     Writes metrics/summary.json, metrics/report.md and metrics/figures/ (loss.png,
     loss/<objective>-<corpus>.csv, efficiency.{csv,png}, retrieval.{csv,png}), and prints the
@@ -83,7 +83,7 @@ def _print(summary: Mapping[str, Any]) -> None:
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # latin-1 has no minus sign
         sys.stdout.reconfigure(errors="replace")
-    # as wide as the tables need where the output is no terminal, so that logs hold whole lines
+    # wide enough for the tables where the output is not a terminal, so that logs hold whole lines
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=120)
@@ -92,7 +92,7 @@ def _print(summary: Mapping[str, Any]) -> None:
 
 
 def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
-    """Read every result that the parameters ask for, and sum it up."""
+    """Read every result that the parameters ask for, and summarise it."""
     import pandas as pd
 
     from convirt.results.report_text import Results
@@ -140,7 +140,7 @@ def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
 
 
 def _repeats(runs: Sequence[Mapping[str, Any]]) -> str:
-    """How many independent runs a cell has, by protocol where there are several."""
+    """The number of independent runs per cell, by protocol if there are several protocols."""
     counts = {run["protocol"]: len(run["repeats"]) for run in runs}
     if len(counts) == 1:
         return str(*counts.values())
@@ -197,7 +197,7 @@ def _write(results: Results, curves: Mapping[str, pd.DataFrame], metrics: Path) 
     with fresh_directory(metrics / "figures") as folder:
         (folder / "loss").mkdir()
         for key, curve in curves.items():
-            # one file an encoder, so that `dvc plots show` draws whichever there are
+            # one file per encoder, so that `dvc plots show` draws whichever there are
             _write_csv(folder / f"loss/{key}.csv", curve[LOSS_COLUMNS])
         if curves:
             trained_on = data_name((cell["corpus"] for cell in results.pretrain), results.made_up)

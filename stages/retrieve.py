@@ -28,7 +28,7 @@ READS = [
     "retrieval.index",
     "retrieval.k",
 ]
-SHOWN = 5  # images of a gallery row
+SHOWN = 5  # images in a gallery row
 
 app = typer.Typer(add_completion=False)
 
@@ -41,13 +41,13 @@ def main(
     """Retrieve images by image, and by text where there is a text encoder; score by Precision@k.
 
     Image-image compares h, the image encoder's output; text-image compares the projections v and
-    u. Both by cosine, over all candidates, in double precision; where retrieval.index is hnsw, by
-    an approximate index, with the share of the nearest that it found beside the scores.
+    u. Both rank all candidates by cosine in double precision. If retrieval.index is hnsw, they use
+    an approximate index, and the share of the nearest that it found stands beside the scores.
 
-    Reads data/stores/<retrieval.dataset> and models/encoders/SYSTEM (of an objective: the corpus
-    retrieval.corpus). Writes metrics/retrieval/SYSTEM.json and data/retrieval/SYSTEM/: gallery.png
-    (per class one query of each kind and its nearest images), rankings.parquet and
-    embeddings.safetensors (h of all images of the store).
+    Reads data/stores/<retrieval.dataset> and models/encoders/SYSTEM (for an objective, the encoders
+    for the corpus retrieval.corpus). Writes metrics/retrieval/SYSTEM.json and
+    data/retrieval/SYSTEM/: gallery.png (per class one query of each kind and its nearest images),
+    rankings.parquet and embeddings.safetensors (h of all images of the store).
     """
     names = {"system": system}
     with Stage(__file__, reads=READS, names=names, params=params) as stage:
@@ -126,11 +126,11 @@ def _recall(search: Search) -> dict[str, float]:
 
 
 def _rankings(store: Store, parts: Parts, searches: list[Search]) -> pd.DataFrame:
-    """One row a direction, query and rank: which candidate, and whether it is right."""
+    """One row per direction, query and rank: which candidate, and whether it is right."""
     import numpy as np
     import pandas as pd
 
-    # as objects: an array of texts would give each as much room as the longest of them needs
+    # as objects: an array of strings would give each as much space as the longest needs
     names = store.records["image"].to_numpy(object)[parts.candidates]
     labels = store.records["label"].to_numpy(object)[parts.candidates]
     tables = []
@@ -152,7 +152,7 @@ def _rankings(store: Store, parts: Parts, searches: list[Search]) -> pd.DataFram
 
 
 def _gallery(store: Store, parts: Parts, searches: list[Search]) -> list[tuple[Any, Any]]:
-    """Per class the first image query and the first text query, with what they found."""
+    """Per class, the first image query and the first text query, with what they found."""
     import numpy as np
 
     from convirt.gallery import Row

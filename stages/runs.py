@@ -1,14 +1,15 @@
-"""Reproduce several stages at a time, each on a GPU of its own: `dvc repro` in parallel.
+"""Reproduce several stages at a time, each on its own GPU: `dvc repro` in parallel.
 
-    python -m stages.runs                              # as `make repro`: two stages, or one a GPU
+    python -m stages.runs                              # as `make repro`: two stages, or one per GPU
     python -m stages.runs --jobs 4                     # on the CPU
-    python -m stages.runs --gpus 0,1,2,3               # one stage a GPU
+    python -m stages.runs --gpus 0,1,2,3               # one stage per GPU
     python -m stages.runs --gpus 0,1 finetune retrieve
 
-DVC runs one stage after the other. This walks DVC's own graph: whatever is outdated starts as soon
-as all that it reads is up to date, through `dvc repro --single-item`, which still decides whether
-it runs, takes it from the cache, and records it. So the results are those of `dvc repro`, and a
-kill costs what a kill of `dvc repro` costs: stages that ended are recorded and do not run again.
+DVC runs one stage after the other. This walks DVC's own graph: an outdated stage starts as soon as
+everything that it reads is up to date. It starts through `dvc repro --single-item`, and DVC still
+decides whether it runs or comes from the cache, and records it. So the results are those of
+`dvc repro`, and a kill costs what a kill of `dvc repro` costs: stages that ended are recorded and
+do not run again.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ FOLDER = Path(".scratch/runs")  # logs and the lock
 def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> None:
     """Bring TARGETS up to date, several stages at a time.
 
-    Where train.launcher is torchrun, pretraining takes all GPUs, and stages run one at a time.
+    If train.launcher is torchrun, pretraining uses all GPUs, and stages run one at a time.
 
-    Writes what the stages write, dvc.lock, and a log a stage in .scratch/runs/. A stage that
-    fails stops those below it and no others. Exit code 1 if one failed.
+    Writes what the stages write, dvc.lock, and one log per stage in .scratch/runs/. A stage that
+    fails stops only those below it. Exit code 1 if one failed or is outdated again.
     """
     board = Board()
     _interruptible()
@@ -70,7 +71,7 @@ def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> No
 
 
 def work(targets: list[str], chosen: list[str], lock: int, board: Board) -> bool:
-    """Run all that is outdated; returns whether all is up to date now."""
+    """Run all that is outdated; return whether all is up to date now."""
     board.say("asking DVC what is outdated ...")
     pipeline = _repro.examine(targets)
     if not pipeline.stale:
@@ -98,16 +99,16 @@ def work(targets: list[str], chosen: list[str], lock: int, board: Board) -> bool
 def run(schedule: Schedule, crew: Crew, sure: set[str], board: Board) -> None:
     """Keep the crew busy until nothing is left that could run.
 
-    `sure` are stages that DVC is known to run. A worker asks DVC about its stage anyway, so others
-    are asked about beforehand only where they are many, and then once for all of them.
+    `sure` are stages that DVC is known to run. Since a worker asks DVC about its stage anyway, the
+    others are checked beforehand only if they outnumber the workers, and then all in one call.
     """
     while not schedule.finished:
         unsure = [stage for stage in schedule.ready() if stage not in sure]
         if crew.idle() and len(unsure) > len(crew.workers):
             try:
                 found = _repro.changed(unsure)
-            except InputError:  # somebody else's `dvc` is at work on one of them: leave it to
-                found = set(unsure)  # the workers, whose other stages need not suffer
+            except InputError:  # somebody else's `dvc` is working on one of them: leave that
+                found = set(unsure)  # to the workers, so that other stages can go on
             sure |= found
             board.up_to_date(settled := [stage for stage in unsure if stage not in found])
             for stage in settled:
@@ -127,7 +128,7 @@ def run(schedule: Schedule, crew: Crew, sure: set[str], board: Board) -> None:
 
 
 def slots(jobs: int, gpus: str) -> list[str]:
-    """CUDA_VISIBLE_DEVICES of each job.
+    """The CUDA_VISIBLE_DEVICES of each job.
 
     Raises:
         InputError: There are fewer GPUs than jobs, or a name is empty.
@@ -145,7 +146,7 @@ def slots(jobs: int, gpus: str) -> list[str]:
 
 
 def notes(log: Path) -> list[str]:
-    """What a stage that ran has noted, by its log."""
+    """The notes in the log of a stage that ran."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return [line.removeprefix(NOTE) for line in lines if line.startswith(NOTE)]
 
@@ -156,7 +157,7 @@ def log(stage: str) -> Path:
 
 
 class Wanted(NamedTuple):
-    """What params.yaml says of it.
+    """What params.yaml says about how to run.
 
     Attributes:
         device: compute.device.
@@ -170,11 +171,11 @@ class Wanted(NamedTuple):
 
     @classmethod
     def read(cls, path: Path = Path("params.yaml")) -> Wanted:
-        """From a file; one that is missing wants nothing.
+        """Read a file; a missing file gives the defaults.
 
         Raises:
-            InputError: It is not valid, before DVC looks for files that it should not have named.
-                One without `matrix` is no parameter file of this project and passes.
+            InputError: It is not valid; found before DVC looks for files that it wrongly names. One
+                without `matrix` is not a parameter file of this project and passes.
         """
         data: dict[str, Any] = read_yaml(path) if path.is_file() else {}
         if "matrix" in data:
@@ -206,7 +207,7 @@ def every_gpu() -> str:
 
 
 def check_threads(chosen: list[str], threads: int, board: Board) -> None:
-    """Warn of more threads than there are cores; that is slow, and no more than that."""
+    """Warn of more threads than there are cores, which is slow but not an error."""
     if len(chosen) * threads > (cores := devices.cores()):
         board.say(
             f"{len(chosen)} jobs x {threads} threads (compute.threads) on {cores} cores: stages "
@@ -216,9 +217,9 @@ def check_threads(chosen: list[str], threads: int, board: Board) -> None:
 
 
 def _interruptible() -> None:
-    """Take SIGTERM as Ctrl-C, which is for all stages to save and end; a second one kills them.
+    """Treat SIGTERM as Ctrl-C: all stages save and end; a second one kills them.
 
-    One stop may come twice at once: to the whole group, and from a parent such as make.
+    One request may arrive twice within moments: to the whole group, and from a parent such as make.
     """
     came: list[float] = []
 

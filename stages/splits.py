@@ -26,10 +26,10 @@ def main(
 ) -> None:
     """Draw the split of one set by its rule, from the lists of your download.
 
-    Reads seed and datasets.sources.NAME (reader, root, val, test, options; not split_file) and
-    the lists of the set, no image. With --write writes OUT/NAME.csv (the ids drawn for validation
-    and test) and OUT/NAME.json (rule, seed, counts, hashes). With --check (the default) exit code
-    1 tells that the list there is another one.
+    Reads seed and datasets.sources.NAME (reader, root, val, test, options; not split_file) and the
+    lists of the set, but no image. With --write it writes OUT/NAME.csv (the ids drawn for
+    validation and test) and OUT/NAME.json (rule, seed, counts, hashes). With --check (the default)
+    exit code 1 means that the list there is a different one.
     """
     with Stage(__file__, reads=READS, names={"name": name}, params=params) as stage:
         from convirt.datasets import options, registry, split_lists

@@ -1,4 +1,4 @@
-"""An encoder out of a fine-tuned transfer run, to be transferred or searched with in turn."""
+"""An encoder taken from a fine-tuned transfer run, for further transfers or retrieval."""
 
 from __future__ import annotations
 

@@ -56,13 +56,13 @@ app = typer.Typer(add_completion=False)
 def main(params: Path = PARAMS) -> None:
     """Lay out all results as Tables 1 to 4 and Figures 3 to 5 of the paper.
 
-    Reads the results that params.yaml asks for (matrix, retrieval.systems, ablation, zeroshot),
-    with the raw predictions and rankings beside them for paired intervals, data/retrieval/*/
-    embeddings.safetensors, the classifiers of 1% of CheXpert, and the store of the retrieval set.
-    A missing one is an error that names the command.
+    Reads the results that params.yaml asks for (matrix, retrieval.systems, ablation, zeroshot,
+    pretraining), their raw predictions and rankings for paired intervals,
+    data/retrieval/*/embeddings.safetensors, the linear probes on 1% of CheXpert, and the store of
+    the retrieval set. A missing file is an error that names the command.
 
-    Writes metrics/tables/ (table1.csv to table4.csv, zeroshot.csv, figure5.csv, cells.json, a PNG
-    a table and figure, index.html) and data/tables/ (what may not be in git: saliency maps beside
+    Writes metrics/tables/ (table1.csv to table4.csv, zeroshot.csv, figure5.csv, cells.json, one PNG
+    per table and figure, index.html) and data/tables/ (what may not be in git: saliency maps beside
     images of given data).
     """
     with Stage(__file__, reads=READS, params=params) as stage:

@@ -1,4 +1,4 @@
-"""Figure 5: what the states along a pretraining are worth, beside their validation loss."""
+"""Figure 5: how well the states along a pretraining run score, beside their validation loss."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def main(
     task: str = typer.Argument(help="ablation.task."),
     params: Path = PARAMS,
 ) -> None:
-    """Score every kept state of a pretraining by a linear probe and by retrieval.
+    """Score every kept state of a pretraining run by a linear probe and by retrieval.
 
-    Reads models/kept/OBJECTIVE/CORPUS (there where train.keep_every is not 0),
+    Reads models/kept/OBJECTIVE/CORPUS (filled if train.keep_every is not 0),
     models/encoders/OBJECTIVE/CORPUS, data/stores/TASK and data/stores/<retrieval.dataset>. Writes
-    metrics/trajectory/OBJECTIVE.csv, one row a state: step, val_loss, linear (the task's test
-    metric with ablation.fraction percent of the labels, mean of finetune.linear.repeats),
-    image_image and text_image (Precision at ablation.k; empty without a text encoder). Killed and
-    run again it goes on with the first state that has no scores.
+    metrics/trajectory/OBJECTIVE.csv, one row per state: step, val_loss, linear (the task's test
+    metric with ablation.fraction percent of the labels, mean over finetune.linear.repeats runs),
+    image_image and text_image (Precision at ablation.k; the latter is empty without a text
+    encoder). If killed and run again, it resumes with the first state that has no scores.
     """
     names = {"objective": objective, "corpus": corpus, "task": task}
     with Stage(__file__, reads=READS, names=names, params=params) as stage:

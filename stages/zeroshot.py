@@ -1,4 +1,4 @@
-"""Zero-shot classification: a task answered by sentences, without a label."""
+"""Zero-shot classification: a task solved with sentences, without any label."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def main(
     system: str = typer.Argument(help="An objective that has a text encoder, such as convirt."),
     params: Path = PARAMS,
 ) -> None:
-    """Classify the test images of a task by how near they are to sentences, and score it.
+    """Classify the test images of a task by their similarity to sentences, and score the result.
 
     Reads the test part of data/stores/TASK and models/encoders/SYSTEM/<tasks.TASK.corpus>. Writes
-    data/zeroshot/TASK-SYSTEM/predictions.parquet (as transfer runs do, one repeat) and
-    metrics/zeroshot/TASK-SYSTEM.json.
+    data/zeroshot/TASK-SYSTEM/predictions.parquet (in the format of transfer runs, with one repeat)
+    and metrics/zeroshot/TASK-SYSTEM.json.
     """
     names = {"task": task, "system": system}
     key = f"{task}-{system}"

@@ -1,1 +1,1 @@
-"""One reader a layout, all of them returning the same tables; `registry.py` lists them."""
+"""One reader per layout, all returning the same tables; `registry.py` lists them."""

@@ -1,4 +1,4 @@
-"""People and pictures that two parts of a set share, which is told and not refused."""
+"""People and pictures that two parts of a set share: they are reported, not refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 from convirt.datasets.tables import Funnel
 
 SHOWN = 3  # pairs that are named
-MANY = 10  # images of a split from which on one patient should not have half of them
+MANY = 10  # in a split of at least this many images no patient should have more than half
 ONE_PERSON = "images are of one patient: intervals over patients need the id of each"
 PERSONS = "patients may be one person under two ids in different splits: give a person one id"
 PICTURES = (
@@ -26,18 +26,18 @@ PICTURES_LABELS = (
 SHARED_PATIENTS = "patients with a query and a candidate"
 SHARED_QUERIES = "image queries whose patient has a candidate"
 SHARED_CLASS = "image queries whose patient has a candidate of the same class"
-# "p007", "7" and "7.0", the last from a table program that took ids for numbers.
+# "p007", "7" and "7.0", the last from a spreadsheet program that took ids for numbers.
 _NUMBERED = re.compile(r"(\D*)0*(\d+)(?:\.0+)?")
 
 
 def note_patients(images: pd.DataFrame, funnel: Funnel) -> None:
-    """Note patients who may be one, or who may be many.
+    """Note ids that may be one patient, and an id that may be many patients.
 
-    That is ids in different splits that differ by case, leading zeros or ".0" alone; and an id that
-    more than half of a split's images have.
+    The former are ids in different splits that differ only by case, leading zeros or ".0"; the
+    latter is an id that more than half of a split's images have.
 
     Args:
-        images: patient and split, an image a row.
+        images: patient and split, one row per image.
         funnel: Gets the note, and the first few pairs as examples.
     """
     patients = images[["patient", "split"]].drop_duplicates()
@@ -54,13 +54,13 @@ def note_patients(images: pd.DataFrame, funnel: Funnel) -> None:
 def note_pictures(
     records: pd.DataFrame, rows: Path, funnel: Funnel, labels: Sequence[str] = ()
 ) -> None:
-    """Note pictures that are the same, pixel by pixel, where they should not be.
+    """Note pictures that are equal pixel by pixel where they should not be.
 
-    That is in different splits, as a query and as a candidate, or with different labels.
+    That is: in different splits, as a query and as a candidate, or with different labels.
 
     Args:
         records: image, split, role (of a retrieval set) and labels, aligned with the rows.
-        rows: The stored pictures, an .npy file; all of it is read if there is what to compare.
+        rows: The stored pictures, an .npy file; all of it is read if there are parts to compare.
         funnel: Gets the notes, and the first few pairs as examples.
         labels: Columns of records.
     """
@@ -68,7 +68,7 @@ def note_pictures(
     if "role" in records:
         parts[PICTURES_FOUND] = records["role"]
     if labels:
-        # one number for each combination of labels: 0.04 s where texts of CheXpert's took 16
+        # one number for each combination of labels: 0.04 s for CheXpert, where texts took 16 s
         parts[PICTURES_LABELS] = records.groupby(list(labels), dropna=False).ngroup()
     parts = {what: part for what, part in parts.items() if part.nunique() > 1}
     if not parts:
@@ -80,18 +80,18 @@ def note_pictures(
 
 
 def digests(rows: Path, chosen: np.ndarray | None = None) -> list[bytes]:
-    """A digest of each picture of an .npy file, or of the chosen ones; equal ones have the same."""
+    """A digest of each picture of an .npy file, or of the chosen ones; equal for equal pictures."""
     pictures = np.load(rows, mmap_mode="r", allow_pickle=False)
     places = range(len(pictures)) if chosen is None else chosen
-    # 64 bits: a CRC-32 would take about 17 pairs of MIMIC-CXR's 377,110 pictures for equal
+    # 64 bits: a CRC-32 would mistake about 17 pairs of MIMIC-CXR's 377,110 pictures for equal
     return [hashlib.blake2b(pictures[place], digest_size=8).digest() for place in places]
 
 
 def note_shared(queries: pd.DataFrame, candidates: pd.DataFrame, funnel: Funnel) -> None:
-    """Note how many queries meet another film of their own patient among the candidates.
+    """Note how many queries have another film of the same patient among the candidates.
 
     Args:
-        queries: patient and label, an image query a row.
+        queries: patient and label, one row per image query.
         candidates: Likewise.
         funnel: Gets the notes.
     """
@@ -104,7 +104,7 @@ def note_shared(queries: pd.DataFrame, candidates: pd.DataFrame, funnel: Funnel)
 
 
 def _plain(patient: str) -> str:
-    """What the ways to write one id have in common."""
+    """What the different spellings of one id have in common."""
     number = _NUMBERED.fullmatch(patient)
     return (number[1] + number[2] if number else patient).casefold()
 
@@ -112,9 +112,9 @@ def _plain(patient: str) -> str:
 def _pairs(
     keys: Iterable[object], ids: pd.Series, parts: pd.Series, told: bool = True
 ) -> list[str]:
-    """For each key that occurs in different parts, the first id of the first two of them.
+    """For each key that occurs in several parts, its first id in each of the first two of them.
 
-    Which parts these are is `told` behind the ids.
+    With `told`, each id is followed by the name of its part.
     """
     found: dict[object, dict[object, str]] = {}
     for key, name, part in zip(keys, ids, parts, strict=True):

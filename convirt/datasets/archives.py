@@ -1,8 +1,8 @@
 """Files inside zip archives, addressed as if the archive were a folder.
 
-CheXpert, MURA and RSNA are distributed as zip files, and clusters count files: a set can be read
-without unpacking it. `MURA-v1.1.zip/MURA-v1.1/train_image_paths.csv` is a member of an archive;
-every other path means what it always means.
+CheXpert, MURA and RSNA are distributed as zip files, and clusters limit the number of files, so a
+set can be read without unpacking it. `MURA-v1.1.zip/MURA-v1.1/train_image_paths.csv` is a member of
+an archive; every other path keeps its usual meaning.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import BinaryIO, NamedTuple
 from convirt.errors import InputError
 
 SUFFIX = ".zip"
-# The largest DICOM radiographs have some 40 MB; a member that claims more is a bomb.
+# The largest DICOM radiographs have some 40 MB; a member that claims more than this is a bomb.
 MAX_BYTES = 1 << 30
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that Python unpacks piece by piece
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that Python can unpack in blocks
 BLOCK = 1 << 20
 
 
@@ -34,7 +34,7 @@ class MemberError(InputError):
 
 
 class _Index(NamedTuple):
-    """An open archive and the folders in it, which archives need not list."""
+    """An open archive and its folders, which an archive need not list itself."""
 
     archive: zipfile.ZipFile
     folders: dict[str, set[str]]
@@ -90,21 +90,21 @@ def open_binary(path: Path) -> BinaryIO:
         raise MemberError(path, f"the method of compression {entry.compress_type}")
     try:
         with archive.open(entry) as member:
-            # block by block, since the size that an archive claims does not bind what is in it
+            # block by block, since the size that an archive claims need not be true
             return io.BytesIO(b"".join(iter(lambda: member.read(BLOCK), b"")))
-    # RuntimeError: encrypted; NotImplementedError: encrypted in a way that Python lacks
+    # RuntimeError: encrypted; NotImplementedError: encrypted in a way that Python does not know
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise MemberError(path, str(error)) from error
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a file or of a member; raises as `open_binary`."""
+    """The whole content of a file or a member; raises as `open_binary` does."""
     with open_binary(path) as handle:
         return handle.read()
 
 
 def stamp(path: Path) -> tuple[int, ...]:
-    """Numbers that differ when the content does; reads no content. () for what is not there."""
+    """Numbers that change with the content, which is not read; () if nothing is there."""
     place = _split(path)
     try:
         if place is None:
@@ -117,7 +117,7 @@ def stamp(path: Path) -> tuple[int, ...]:
 
 
 def _split(path: Path) -> tuple[Path, str] | None:
-    """An archive and the member's name in it, "" for the archive itself; None for other paths."""
+    """The archive and the member's name in it ("" for the archive itself); None for other paths."""
     if SUFFIX not in str(path).lower():
         return None
     for parent in (path, *path.parents):
@@ -129,16 +129,16 @@ def _split(path: Path) -> tuple[Path, str] | None:
 
 def _index(archive: Path) -> _Index:
     stat = archive.stat()
-    # A forked worker opens its own: two processes with one file position read nonsense.
+    # A forked worker opens its own: two processes that share a file position read nonsense.
     return _open(archive, os.getpid(), stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=8)
 def _open(path: Path, process: int, changed: int, size: int) -> _Index:
-    """Read the list of members, once a process."""
+    """Read the list of members, once per process."""
     try:
         archive = zipfile.ZipFile(path)
-    # ValueError and struct.error: a directory of members that is nonsense
+    # ValueError and struct.error: a corrupt directory of members
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as error:
         raise InputError(path, "a zip archive", str(error), "download it again") from error
     folders: dict[str, set[str]] = {"": set()}
@@ -147,7 +147,7 @@ def _open(path: Path, process: int, changed: int, size: int) -> _Index:
         for depth in range(len(parts), 0, -1):
             inside = folders.setdefault("/".join(parts[: depth - 1]), set())
             if parts[depth - 1] in inside:
-                break  # so are all folders above
+                break  # and so are all folders above
             inside.add(parts[depth - 1])
         if name.endswith("/"):
             folders.setdefault(name.rstrip("/"), set())

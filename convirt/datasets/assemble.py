@@ -1,4 +1,4 @@
-"""The common end of every reader: unique ids, views, usable reports, splits, one fixed order."""
+"""The last step of every reader: unique ids, views, usable reports, splits, one fixed order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from convirt.datasets.tables import (
 from convirt.errors import InputError
 
 MIN_TOKENS = 3  # "... or less than 3 tokens" are dropped: paper, section 4.1 and appendix A
-# What a reader found of a study's report: its findings and impression, "" if the file is empty,
+# What a reader found in a study's report: its findings and impression, "" if the file is empty,
 # or one of the two reasons why there is no text.
 Reports = Mapping[str, str]
 NO_TEXT = frozenset({NO_REPORT, NO_SECTION})
@@ -44,19 +44,19 @@ def assemble(
     """Check, filter, divide and sort what a reader has gathered.
 
     Args:
-        images: One row an image: image, path, study, patient, and where known view and split
+        images: One row per image: image, path, study, patient, and where known view and split
             ("" = to be drawn), label columns, role and label.
-        split: Seed and sizes of the splits; studies are the unit of a pair set, images of others.
+        split: Seed and sizes of the splits, counted in studies for a pair set, else in images.
         source: The list file that error messages name.
         labels: 0/1 columns of `images`.
         reports: Pair sets: study -> text, or NO_REPORT or NO_SECTION.
         queries: Text queries of a retrieval set.
         views: Views to keep; empty keeps all.
-        funnel: Counts so far, if the reader has dropped items; else all of `images` came in.
+        funnel: Counts so far, if the reader has dropped items; by default all of `images` came in.
 
     Raises:
         InputError: Duplicate image ids, a study of two patients, a view that no image has, a
-            patient in two splits, a split list of another set, nothing left.
+            patient in two splits, a split list drawn from another set, or no image left.
     """
     images = images.copy()
     for column in ("view", "split"):
@@ -121,7 +121,7 @@ def _one_patient_a_study(images: pd.DataFrame, source: Path) -> None:
 def _choose_views(
     images: pd.DataFrame, views: tuple[str, ...], source: Path, funnel: Funnel
 ) -> pd.DataFrame:
-    """Keep the images of the views asked for; a study may lose all of its images that way."""
+    """Keep the images of the chosen views; a study may lose all of its images that way."""
     if not views:
         return images
     known = sorted(set(images["view"]))

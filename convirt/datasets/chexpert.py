@@ -1,6 +1,6 @@
-"""CheXpert v1.0: train.csv to learn from; to test on, valid.csv or the set released in 2022.
+"""CheXpert v1.0: train.csv for training; for testing, valid.csv or the test set released in 2022.
 
-Which downloads are known: see `chexpert_files`. docs/datasets/chexpert.md has the counts, the
+`chexpert_files` lists the downloads that can be read. docs/datasets/chexpert.md has the counts, the
 choices that the paper leaves open, and what others chose.
 """
 
@@ -38,11 +38,11 @@ LABELS = (
     "Support Devices",
 )
 COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
-# The usual reading of "uncertain" (-1) in the five labels of the competition. The paper states
-# none; all other labels take 0.
+# Of the five competition labels, those whose "uncertain" (-1) is usually read as 1. The paper
+# states no reading; for all other labels it is 0.
 UNCERTAIN_AS_ONE = ("Atelectasis", "Edema", "Pleural Effusion")
 PAPER = {"train": 218414, "val": 5000, "test": 234}
-KEEP_ALL = "none"  # `exclude`, where nothing is to be left out
+KEEP_ALL = "none"  # value of `exclude` that leaves nothing out
 SHARED = "validation images whose patient is in train too"
 _CHOICES = {
     "uncertain": ("usual", "ones", "zeros", "drop"),
@@ -57,17 +57,17 @@ class Options:
 
     Attributes:
         uncertain: What -1 means in train.csv: "usual" (1 for Atelectasis, Edema and Pleural
-            Effusion, else 0), "ones", "zeros", or "drop": an image uncertain in one of the five
-            competition labels is left out, and -1 is 0 in the others.
-        exclude: Folder of the 8x200 retrieval lists; their images leave the train set. "none"
-            keeps all. There is no default: a forgotten list would put them into it unseen.
+            Effusion, else 0), "ones", "zeros", or "drop": an image that is uncertain in one of the
+            five competition labels is left out, and -1 is 0 in the other labels.
+        exclude: Folder of the 8x200 retrieval lists, whose images are taken out of the train set.
+            "none" keeps them. It must be given: forgetting it would silently train on them.
         test_set: "valid" (234 images, as in the paper) or "test" (668 images, released in 2022).
-        test_root: The download that holds the test set, where it is another one; "" = the root.
-        validation: How validation images are drawn: whole patients ("patient"), or images
-            whatever their patient ("image", as in the paper: most have a patient in train; they
-            are drawn, so that no split list can be given).
-        views: Values of AP/PA to keep, "LATERAL" for the others, "" where the list has no such
-            column; empty keeps all.
+        test_root: The download that holds the test set, if it is another one; "" = the root.
+        validation: How validation images are drawn: by whole patients ("patient"), or by image
+            whatever the patient ("image", as in the paper: most have a patient in train). A split
+            list cannot be combined with "image".
+        views: Views to keep: values of AP/PA for frontal images ("" where the list has no such
+            column) and "LATERAL" for all others; empty keeps all.
     """
 
     uncertain: str = "usual"
@@ -82,14 +82,14 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     """Read train.csv and the expert-labelled lists.
 
     Args:
-        root: What `chexpert_files.find` knows, unpacked or zipped.
+        root: A download that `chexpert_files.find` knows, unpacked or zipped.
         split: Validation images are drawn from train.csv. The test set is the layout's own, so
             `split.test` must be 0. With `test_set: test` and `split.val` 0, valid.csv is the
             validation set.
         options: See Options; `exclude` is required.
 
     Raises:
-        InputError: A list is missing or wrong, or an option is.
+        InputError: A list is missing or wrong, or an option is wrong.
     """
     chosen = parse(Options, options, "chexpert")
     for name, known in _CHOICES.items():
@@ -133,11 +133,11 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 
 
 def _expert_parts(root: Path, chosen: Options, split: Split) -> list[pd.DataFrame]:
-    """The images labelled by radiologists, each list with its split.
+    """The images labelled by radiologists, one table per list, with its split.
 
     Nothing is blank or uncertain in these lists. CheXlocalize calls them val_labels.csv and
     test_labels.csv, the latter without views; the labels of the test set also exist alone, one
-    row a study (groundtruth.csv).
+    row per study (groundtruth.csv).
     """
     roots = [root]
     if chosen.test_root:
@@ -166,7 +166,7 @@ def _expert_parts(root: Path, chosen: Options, split: Split) -> list[pd.DataFram
 def _images(
     rows: pd.DataFrame, download: Download, source: Path, also: dict[str, dict[str, float]]
 ) -> pd.DataFrame:
-    """The images of a list with view and labels; `also`: label -> further cells -> value."""
+    """The images of a list with view and labels; `also`: label -> further allowed cell -> value."""
     images = chexpert_files.locate(rows["Path"], download, source)
     frontal = images["image"].str.contains("_frontal.", regex=False)
     if "Frontal/Lateral" in rows:
@@ -179,7 +179,7 @@ def _images(
 
 
 def _meanings(uncertain: str) -> dict[str, dict[str, float]]:
-    """What blank (not mentioned: negative) and -1 mean in each column of train.csv."""
+    """The values of a blank (not mentioned, so negative) and of -1 in each column of train.csv."""
     meanings = {}
     for label in LABELS:
         one = uncertain == "ones" or (uncertain == "usual" and label in UNCERTAIN_AS_ONE)
@@ -200,7 +200,7 @@ def _draw_images(tables: Tables, split: Split, source: Path) -> Tables:
 
 
 def listed(folder: Path) -> set[str]:
-    """The images that the 8x200 retrieval lists in `folder` name, without the first component."""
+    """The images that the 8x200 retrieval lists in `folder` name, without the download's name."""
     names: set[str] = set()
     for name in ("query.csv", "candidate.csv"):
         rows = inputs.read_csv(folder / "image-retrieval" / name, ["Path"])
@@ -209,7 +209,7 @@ def listed(folder: Path) -> set[str]:
 
 
 def _exclude(images: pd.DataFrame, exclude: str, funnel: Funnel) -> pd.DataFrame:
-    """Take the retrieval images out of the train set, so that nothing is retrieved by heart."""
+    """Take the retrieval images out of the train set, so that none is retrieved from memory."""
     if exclude == KEEP_ALL:
         return images
     if not exclude:

@@ -1,7 +1,7 @@
 """The paper's retrieval sets CheXpert 8x200: image queries, text queries, candidates.
 
 The lists are those of github.com/yuhaozhang/convirt; the films are CheXpert's. A few patients have
-a query and a candidate: the paper kept them, so they stay, and the funnel tells how many they are.
+both a query and a candidate. The paper kept them, so they stay; the funnel notes how many.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CLASSES = (
     "Pneumonia",
     "Pneumothorax",
 )
-# Section 4.2 and the released lists: 5 texts a class, although their README says 10.
+# Section 4.2 and the released lists: 5 texts per class, although their README says 10.
 PAPER = {"image_queries": 80, "text_queries": 40, "candidates": 1600}
 
 
@@ -40,7 +40,7 @@ class Options:
     """Switches of this reader.
 
     Attributes:
-        images: The CheXpert download that holds train/, or its batches.
+        images: The CheXpert download that holds train/, or the batches of it.
     """
 
     images: str = ""
@@ -58,8 +58,8 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         Tables of images with role and label, and text queries.
 
     Raises:
-        InputError: A list is missing, a class unknown, a candidate has not exactly one label, or
-            the two folders list different candidates.
+        InputError: A list is missing, a class is unknown, a candidate does not have exactly one
+            label, or the two folders list different candidates.
     """
     chosen = parse(Options, options, "chexpert-8x200")
     if not chosen.images:
@@ -89,7 +89,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 
 
 def _queries(source: Path, column: str) -> pd.DataFrame:
-    """A list of queries, one a row: Variable (its class) and Path or Text."""
+    """A list of queries, one per row: Variable (its class) and Path or Text."""
     rows = inputs.read_csv(source, ["Variable", column])
     inputs.one_hot(rows["Variable"], CLASSES, "Variable", source)
     rows["Variable"] = rows["Variable"].str.strip()
@@ -99,7 +99,7 @@ def _queries(source: Path, column: str) -> pd.DataFrame:
 
 
 def _candidates(source: Path, download: Download) -> pd.DataFrame:
-    """The candidates; the class is the one label that is 1, of CheXpert's fourteen."""
+    """The candidates; the class of each is the one of CheXpert's fourteen labels that is 1."""
     rows = inputs.read_csv(source, ["Path", *chexpert.LABELS])
     images = chexpert_files.locate(rows["Path"], download, source)
     present = pd.DataFrame(
@@ -120,7 +120,7 @@ def _candidates(source: Path, download: Download) -> pd.DataFrame:
 
 
 def _same_candidates(candidates: pd.DataFrame, source: Path, download: Download) -> None:
-    """Both folders bring the candidates; one list is searched, so the other must be the same."""
+    """Make sure that both folders list the same candidates, since only one list is searched."""
     if not archives.is_file(source):
         return
     rows = inputs.read_csv(source, ["Path"])

@@ -1,14 +1,14 @@
-"""Where the lists and films of a CheXpert download lie, whichever download it is.
+"""Where the lists and films of a CheXpert download are stored, whichever download it is.
 
     CheXpert-v1.0-small, CheXpert-v1.0    train.csv valid.csv train/patient00001/... valid/...
-    chexpertchestxrays-u20210408          what AIMI hands out, four folders or zip files:
+    chexpertchestxrays-u20210408          what AIMI distributes, four folders or zip files:
       CheXpert-v1.0 batch 1 (validate & csv)   train.csv valid.csv valid/patient64541/...
       CheXpert-v1.0 batch 2 (train 1)          patient00001/..., without a folder train/
       ... batch 3 (train 2), batch 4 (train 3)
     CheXpert, beside CheXlocalize         val_labels.csv test_labels.csv val/ test/
 
-Any of them may be a folder, a zip file of that name, or the root itself. The lists name films as
-in the first layout, so in the others each film is looked for where its patient is.
+Any of them may be a folder, a zip file of that name, or the root itself. The lists name films as in
+the first layout, so in the others each film is looked for in the folder that holds its patient.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from convirt.datasets import archives, inputs
 from convirt.errors import InputError
 
 FOLDERS = ("CheXpert-v1.0-small", "CheXpert-v1.0", "chexpertchestxrays-u20210408", "CheXpert")
-# What a part of the set is called: by the lists of v1.0, and by CheXlocalize.
+# The names of each part of the set: in the lists of v1.0, and in CheXlocalize.
 PARTS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 _BATCH = re.compile(r"CheXpert-v1\.0 batch [0-9]+ \(.*\)", re.IGNORECASE)
 _STUDY = r"(?:[^/]+/)?(train|valid|val|test)/(patient[0-9]{5})/(study[0-9]{1,3})"
@@ -43,12 +43,12 @@ class Download:
     spots: tuple[Path, ...]
 
     def file(self, *names: str) -> Path:
-        """The first of `names` in any spot; the first name in the first spot if there is none."""
+        """The first of `names` that any spot has, else the first name in the first spot."""
         places = (spot / name for name in names for spot in self.spots)
         return next((p for p in places if archives.is_file(p)), self.spots[0] / names[0])
 
     def folder_of(self, part: str) -> Callable[[str], Path]:
-        """A function from a patient of `part` to the folder that holds the patient's own."""
+        """A function from a patient of `part` to the folder that holds the patient's folder."""
         names = PARTS[part]
         folders = [s / n for s in self.spots for n in names if archives.is_dir(s / n)]
         if part == "train":
@@ -64,10 +64,10 @@ class Download:
 
 
 def find(root: Path, *names: str) -> Download:
-    """The download at `root` that holds a list or a folder of one of these names.
+    """The download at `root` that holds a list or a folder with one of these names.
 
     Returns:
-        The root itself where none does, so that a later error names it.
+        The root itself if there is none, so that a later error names it.
     """
     tops = [root]
     for name in FOLDERS:
@@ -80,7 +80,7 @@ def find(root: Path, *names: str) -> Download:
 
 
 def _batches(top: Path) -> list[Path]:
-    """The AIMI batches in a folder; an archive may hold a folder of its own name, or may not."""
+    """The AIMI batches in a folder; a batch's archive may hold a folder of its own name."""
     batches = []
     for name in archives.names(top):
         stem = name[: -len(archives.SUFFIX)] if name.lower().endswith(archives.SUFFIX) else name
@@ -93,7 +93,7 @@ def _batches(top: Path) -> list[Path]:
 def locate(paths: Iterable[str], download: Download, source: Path) -> pd.DataFrame:
     """Find the films that a list names, such as train/patient00001/study1/view1_frontal.jpg.
 
-    The component before these four names the download ("CheXpert-v1.0-small"), or lacks; it is
+    A component before these four, if any, names the download ("CheXpert-v1.0-small"); it is
     dropped. CheXlocalize's "val" is v1.0's "valid".
 
     Args:
@@ -102,10 +102,10 @@ def locate(paths: Iterable[str], download: Download, source: Path) -> pd.DataFra
         source: The list, for messages.
 
     Returns:
-        image (the four components, in v1.0's words, whatever the layout), path, study and patient.
+        image (the four components as v1.0 names them, whatever the layout), path, study, patient.
 
     Raises:
-        InputError: Another sort of path, or one that a symbolic link leads out of its folder.
+        InputError: A path of another form, or one that a symbolic link leads out of its folder.
     """
     owner: dict[str, Callable[[str], Path]] = {}
     rows = []
@@ -119,10 +119,10 @@ def locate(paths: Iterable[str], download: Download, source: Path) -> pd.DataFra
 
 
 def films_of(study: str, download: Download, source: Path) -> list[str]:
-    """The films that lie in a study's folder, as a list with one row a film would name them.
+    """The films in a study's folder, named as in a list with one row per film.
 
     Raises:
-        InputError: Another sort of path, or no film there.
+        InputError: A path of another form, or no film in the folder.
     """
     part, patient, number = _split(_STUDY_PATH, study, source, "")
     folder = download.folder_of(part)(patient) / patient / number
@@ -138,7 +138,7 @@ def films_of(study: str, download: Download, source: Path) -> list[str]:
 
 
 def _split(pattern: re.Pattern[str], text: str, source: Path, film: str) -> tuple[str, ...]:
-    """The components that `pattern` captures, the part in v1.0's words."""
+    """The components that `pattern` captures, the part as v1.0 names it."""
     match = pattern.fullmatch(text.strip())
     if match is None:
         raise InputError(

@@ -23,9 +23,9 @@ PAPER = {"train": 13598, "val": 300, "test": 300}
 
 
 class Release(NamedTuple):
-    """The official lists of a version: lines, and the first digits of their sha256.
+    """The official lists of a version: their numbers of lines and first digits of their sha256.
 
-    Counted and hashed on github.com/lindawangg/COVID-Net, folder labels (CXR-3A: branch cxr3).
+    Counted and hashed from github.com/lindawangg/COVID-Net, folder labels (CXR-3A: branch cxr3).
     """
 
     train: int
@@ -45,7 +45,8 @@ RELEASES = {
     "COVIDx9A": Release(30130, 400, "059ae9b3b6dce1c6", "048629233e9426f1"),
     "COVIDx_CXR-3A": Release(29634, 400, "a7e7ef10b00df1bd", "048629233e9426f1"),
 }
-# Versions with the classes negative and positive: no pneumonia to tell from COVID-19.
+# Versions with the classes negative and positive, which lack a class pneumonia. Each is mapped to
+# a three-class version of about the same time.
 TWO_CLASSES = {
     "COVIDx6": "COVIDx5",
     "COVIDx7B": "COVIDx7A",
@@ -60,8 +61,8 @@ class Options:
     """Switches of this reader.
 
     Attributes:
-        version: Of the lists train_<version>.txt and test_<version>.txt; the paper used COVIDx4.
-            Other lists with the same three classes can be read too.
+        version: Version of the lists train_<version>.txt and test_<version>.txt; the paper used
+            COVIDx4. Other lists with the same three classes can be read too.
     """
 
     version: str = "COVIDx4"
@@ -117,7 +118,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 def parse_list(data: bytes, source: Path) -> pd.DataFrame:
     """Read "patientid filename label [source]".
 
-    Lines have 3, 4 or more fields: some test lines lack the source, and some patient ids hold a
+    Lines have 3, 4 or more fields: some test lines lack the source, and some patient ids contain a
     space ("COVID 1 COVID(1).png COVID-19 sirm"). So the label is looked for from the right.
 
     Args:
@@ -128,7 +129,7 @@ def parse_list(data: bytes, source: Path) -> pd.DataFrame:
         patient, image (the file's name) and label.
 
     Raises:
-        InputError: A line has no label where it should be, or is no UTF-8.
+        InputError: A line has no label where one should be, or the list is not UTF-8.
     """
     try:
         lines = data.decode("utf-8-sig").split("\n")
@@ -152,7 +153,7 @@ def parse_list(data: bytes, source: Path) -> pd.DataFrame:
 
 
 def _pin(data: bytes, lines: int, name: str, version: str, source: Path) -> list[str]:
-    """Say if a list is not the official one, which was published once and never changed."""
+    """A note if a list is not the official one, which was published once and never changed."""
     release = RELEASES.get(version)
     if release is None:
         return [f"{version} is no version with known lists; it was read as three classes."]
@@ -167,9 +168,9 @@ def _pin(data: bytes, lines: int, name: str, version: str, source: Path) -> list
 
 
 def _locate(listed: pd.Series, folder: Path, source: Path) -> tuple[list[str], list[str]]:
-    """The file of each listed image, under a known other name if need be, and what to say.
+    """The file of each listed image, if need be under another known spelling; and notes on them.
 
-    The lists say "COVID(1).png", archives of the images "COVID-1.png".
+    The lists say "COVID(1).png" where archives of the images have "COVID-1.png".
     """
     there = archives.names(folder)
     exact, renamed = set(there), defaultdict(set)

@@ -1,10 +1,10 @@
 """The kinds of JPEG inside DICOM that Pillow cannot read, as a plugin of pydicom.
 
 Lossless JPEG, JPEG with 12 bits and JPEG-LS, through imagecodecs (libjpeg-turbo and CharLS). The
-plugins that pydicom brings were tried first: GDCM ends the process on some damaged files, and
+plugins that pydicom supports were tried first: GDCM kills the process on some damaged files, and
 pylibjpeg-libjpeg is under the GPL.
 
-The form of a plugin: https://pydicom.github.io/pydicom/stable/guides/decoding/decoder_plugins.html
+Form of a plugin: https://pydicom.github.io/pydicom/stable/guides/decoding/decoder_plugins.html
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def is_available(syntax: str) -> bool:
 
 
 def register() -> None:
-    """Tell pydicom of this plugin, once."""
+    """Register this plugin with pydicom, once."""
     for syntax in DECODER_DEPENDENCIES:
         decoder = get_decoder(syntax)
         if LABEL not in decoder.available_plugins:
@@ -44,7 +44,7 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
     """Decode one grey frame; called by pydicom.
 
     Raises:
-        ValueError: The stream is not what the data set says, or is damaged.
+        ValueError: The stream does not match its data set, or is damaged.
     """
     import imagecodecs
 
@@ -58,7 +58,7 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
         raise ValueError(f"{values.shape} pixels of {shape}")
     width = 8 if bits <= 8 else 16
     runner.set_option("bits_allocated", width)
-    return values.astype(f"<u{width // 8}").tobytes()  # pydicom gives them their signs
+    return values.astype(f"<u{width // 8}").tobytes()  # pydicom applies the sign
 
 
 def _decode_jpeg(source: bytes) -> np.ndarray:
@@ -68,7 +68,7 @@ def _decode_jpeg(source: bytes) -> np.ndarray:
 
 
 def _frame(source: bytes) -> tuple[int, tuple[int, int, int]]:
-    """Bits a sample, and rows, columns and components, from a stream's frame header."""
+    """Bits per sample, and (rows, columns, components), from a stream's frame header."""
     place = 2
     while place + 10 <= len(source) and source[place] == 0xFF:
         marker = source[place + 1]

@@ -1,4 +1,4 @@
-"""Stored values of any depth as 8-bit grey, by their range or as a DICOM file has them shown."""
+"""Stored values of any depth as 8-bit grey, by their range or as a DICOM file says to show them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import numpy as np
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-# Depths at which detectors deliver; a 12-bit picture in a 16-bit file must not turn out black.
+# Bit depths of detectors; a 12-bit picture in a 16-bit file must not turn out black.
 _DEPTHS = (8, 10, 12, 14, 16)
-_BAND = 1 << 17  # pixels that are looked up at once: their indices, 1 MiB, stay in the cache
+_BAND = 1 << 17  # pixels that are looked up together: their indices, 1 MiB, stay in the cache
 
 _Voi = Callable[[np.ndarray], np.ndarray]
 
 
 def to_eight_bits(values: np.ndarray) -> np.ndarray:
-    """Scale stored values by the smallest usual bit depth that holds the brightest.
+    """Scale stored values by the smallest usual bit depth that holds the brightest value.
 
     Args:
-        values: (height, width), any number type; if some are negative, all are moved up until the
-            lowest is 0.
+        values: (height, width), any number type; if some are negative, all are shifted up so that
+            the lowest is 0.
 
     Returns:
         (height, width) uint8; values that fit 8 bits are unchanged.
@@ -38,12 +38,12 @@ def to_eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def _top(brightest: float) -> float:
-    """The highest value of the smallest usual depth that holds the brightest."""
+    """The highest value of the smallest usual depth that holds the brightest value."""
     return next((2**bits - 1 for bits in _DEPTHS if brightest <= 2**bits - 1), brightest)
 
 
 def over_black(samples: np.ndarray) -> np.ndarray:
-    """Grey of colours with or without alpha, over black, the colour of the padding.
+    """Turn colours, with or without alpha, into grey over black, the colour of the padding.
 
     Args:
         samples: (height, width, C) uint16; C = 2: grey and alpha; 3: RGB; 4: RGB and alpha.
@@ -66,7 +66,7 @@ def over_black(samples: np.ndarray) -> np.ndarray:
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """To the nearest whole number, in place, as uint8."""
+    """Round in place to the nearest whole number; return it as uint8."""
     np.rint(values, out=values)
     return values.astype(np.uint8)
 
@@ -86,18 +86,19 @@ def shown(stored: np.ndarray, dataset: Dataset, inverted: bool) -> np.ndarray:
         (height, width) uint8, air dark and bone bright.
 
     Raises:
-        ValueError: A modality LUT that is shorter than it says, or a number that is none.
+        ValueError: A modality LUT is shorter than it says, or an element that should be a number
+            is not.
     """
     voi = _voi(dataset)
     if stored.dtype.kind == "f" or stored.dtype.itemsize > 2:
         seen = np.ones(stored.shape, dtype=bool)
         return _levels(stored, seen, voi, dataset, inverted)
-    # All values that there may be, by their bits: a film has a hundred times as many pixels.
+    # A table over all possible values, by their bits: a film has a hundred times as many pixels.
     bits = stored.dtype.itemsize * 8
     values = np.arange(2**bits, dtype=f"u{bits // 8}").view(f"{stored.dtype.kind}{bits // 8}")
     pixels, grey = stored.reshape(-1), np.empty(stored.size, dtype=np.uint8)
     bands = [slice(start, start + _BAND) for start in range(0, stored.size, _BAND)]
-    seen = np.full(2**bits, voi is not None)  # with a window, what occurs does not matter
+    seen = np.full(2**bits, voi is not None)  # with a window it does not matter which occur
     for band in bands if voi is None else ():
         seen |= np.bincount(_indices(pixels[band], bits), minlength=2**bits) > 0
     table = _levels(values, seen, voi, dataset, inverted)
@@ -107,7 +108,7 @@ def shown(stored: np.ndarray, dataset: Dataset, inverted: bool) -> np.ndarray:
 
 
 def _indices(values: np.ndarray, bits: int) -> np.ndarray:
-    """The bits of signed or unsigned values of any byte order, as indices."""
+    """The bits of signed or unsigned values, in any byte order, as indices."""
     indices = values.astype(np.intp)
     indices &= 2**bits - 1
     return indices
@@ -116,9 +117,9 @@ def _indices(values: np.ndarray, bits: int) -> np.ndarray:
 def _levels(
     values: np.ndarray, seen: np.ndarray, voi: _Voi | None, dataset: Dataset, inverted: bool
 ) -> np.ndarray:
-    """Stored values, of any shape, as grey levels, uint8.
+    """Stored values, of any shape, as uint8 grey levels.
 
-    Without a VOI transformation those that are not `seen` take no part in the scaling.
+    Without a VOI transformation, values that are not `seen` take no part in the scaling.
     """
     visible = seen & ~_padding(values, dataset)
     if voi is not None:
@@ -137,14 +138,14 @@ def _levels(
 
 
 def _padding(values: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Which stored values are no part of the picture."""
+    """Which stored values are padding, not part of the picture."""
     first = _first(dataset.get("PixelPaddingValue"))
     last = _first(dataset.get("PixelPaddingRangeLimit"))
-    if first is None:  # a limit alone says nothing
+    if first is None:  # a limit alone means nothing
         return np.zeros(values.shape, dtype=bool)
     ends = [first, first if last is None else last]
     if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:
-        # Elements of 16 bits; some files give them another sign than the pixels have.
+        # Elements of 16 bits; in some files their sign is not that of the pixels.
         low = -(1 << 15) if values.dtype.kind == "i" else 0
         ends = [(end - low) % (1 << 16) + low for end in ends]
     return (values >= min(ends)) & (values <= max(ends))
@@ -154,7 +155,7 @@ def _padding(values: np.ndarray, dataset: Dataset) -> np.ndarray:
 
 
 def _rescaled(values: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Stored values in the units that a window speaks of, float32."""
+    """Stored values in the units of the window, float32."""
     if luts := dataset.get("ModalityLUTSequence"):
         return _looked_up(values, _lut(luts[0], dataset))
     rescaled = values.astype(np.float32)
@@ -164,9 +165,9 @@ def _rescaled(values: np.ndarray, dataset: Dataset) -> np.ndarray:
 
 
 def _rising(values: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Stored values so that more is more, float32.
+    """Stored values, negated where the rescale slope is negative, float32.
 
-    Rescaling is affine, so where no window follows only its sign matters.
+    Rescaling is affine, so where no window follows only the sign of its slope matters.
     """
     if dataset.get("ModalityLUTSequence"):
         return _rescaled(values, dataset)
@@ -181,10 +182,10 @@ def _rising(values: np.ndarray, dataset: Dataset) -> np.ndarray:
 def _voi(dataset: Dataset) -> _Voi | None:
     """The first VOI LUT, else the first window; None if there is neither.
 
-    It takes rescaled values, which it may overwrite, and gives shares of full brightness.
+    It takes rescaled values, which it may overwrite, and returns fractions of full brightness.
     """
     if luts := dataset.get("VOILUTSequence"):
-        # one that is broken is passed over, as viewers do: the film itself is whole
+        # a broken one is ignored, as viewers do: the film itself is intact
         with suppress(ValueError, TypeError, AttributeError):
             lut = _lut(luts[0], dataset)
             return lambda values: _looked_up(values, lut) / np.float32(lut.top)
@@ -214,7 +215,7 @@ def _window(values: np.ndarray, centre: float, width: float, function: str) -> n
 
 
 def _first(value: Any) -> float | None:
-    """The first of several numbers, or of a text of them; None if there is none or not finite."""
+    """The first of several numbers or of a text of them; None if none or not finite."""
     if isinstance(value, bytes):
         value = value.decode()
     if isinstance(value, str):
@@ -233,14 +234,14 @@ def _first(value: Any) -> float | None:
 
 
 class _Lut(NamedTuple):
-    """A table of DICOM.
+    """A lookup table of DICOM.
 
     Attributes:
         entries: (N,) float32.
-        first: The value that the first entry is for; lower ones have it too, and values beyond
-            the last entry have that.
+        first: The value that the first entry is for. Lower values get the first entry as well, and
+            values beyond the last entry get the last.
         top: What is shown as white: the highest value of the smallest usual depth that holds all
-            entries. The depth of the descriptor is often the one of the words that they lie in.
+            entries. The descriptor often states the depth of the words that hold them instead.
     """
 
     entries: np.ndarray
@@ -252,10 +253,10 @@ def _lut(item: Dataset, dataset: Dataset) -> _Lut:
     """Read an item of a sequence of LUTs (PS3.3 C.11.1.1.1 and C.11.2.1.1).
 
     Raises:
-        ValueError: There are fewer entries than it says.
+        ValueError: There are fewer entries than the descriptor says.
     """
     count, first, bits = map(int, item.LUTDescriptor)
-    count = count % (1 << 16) or 1 << 16  # 0 means 65,536; some read as signed
+    count = count % (1 << 16) or 1 << 16  # 0 means 65,536; some are read as signed
     data = item.LUTData
     if isinstance(data, bytes):  # OW, which pydicom leaves in the byte order of the file
         order = ">" if dataset.original_encoding[1] is False else "<"
@@ -263,7 +264,7 @@ def _lut(item: Dataset, dataset: Dataset) -> _Lut:
     else:
         words = np.atleast_1d(np.asarray(data)).astype("<u2")
     if bits == 8 and words.size == (count + 1) // 2 < count:
-        words = words.view("u1")  # two entries a word, the lower byte first
+        words = words.view("u1")  # two entries per word, the lower byte first
     entries = words[:count]
     if entries.size < count:
         raise ValueError(f"{words.size} entries for a LUT of {count}")
@@ -271,7 +272,7 @@ def _lut(item: Dataset, dataset: Dataset) -> _Lut:
 
 
 def _looked_up(values: np.ndarray, lut: _Lut) -> np.ndarray:
-    """The entries for values of any number type."""
+    """The table's entries for values of any number type."""
     places = np.rint(values.astype(np.float32) - np.float32(lut.first))
     found: np.ndarray = lut.entries[np.clip(places, 0, len(lut.entries) - 1).astype(np.intp)]
     return found

@@ -1,4 +1,4 @@
-"""Which section of a radiology report a head opens, however the head is worded or spelt."""
+"""Which section of a radiology report a head opens, whatever its wording or spelling."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 from functools import lru_cache
 
 IMPRESSION, FINDINGS = "impression", "findings"
-# Sections that say something else than what is on the film.
+# Sections about something other than what is on the film.
 INDICATION, HISTORY, EXAMINATION = "indication", "history", "examination"
 TECHNIQUE, COMPARISON, RECOMMENDATIONS = "technique", "comparison", "recommendations"
 NOTIFICATION, ADDENDUM, WET_READ = "notification", "addendum", "wet read"
 OTHER = "other"
-# "CHEST, TWO VIEWS:" may head the findings or be a mere title.
+# "CHEST, TWO VIEWS:" may open the findings or be a mere title.
 VIEWS = "views"
-# "HEART:", "NOTE:": inside the findings a subheading, elsewhere a section of no interest.
+# "HEART:", "NOTE:": a subheading inside the findings, elsewhere a section of no interest.
 UNKNOWN = ""
 
-# Decided in this order, by the words of the head: "REASON FOR EXAM" tells the indication, "FINDINGS
-# AND IMPRESSION" the impression, "NOTIFICATION OF CRITICAL FINDINGS" whom the radiologist called.
+# Tried in this order on the words of the head: "REASON FOR EXAM" opens the indication, "FINDINGS
+# AND IMPRESSION" the impression, "NOTIFICATION OF CRITICAL FINDINGS" a notification.
 _RULES = (
     (NOTIFICATION, "NOTIFICATION NOTIFICATIONS NOTIFIED COMMUNICATED COMMUNICATION"),
     (HISTORY, "PFI"),
@@ -40,7 +40,7 @@ _RULES = (
     (OTHER, "DATE TIME REPORT"),
 )
 _NAMES = tuple((name, frozenset(words.split())) for name, words in _RULES)
-# Words whose misspellings are mended: "IMPRESSOIN", "FINDNGS", "NDICATION". All
+# Words whose misspellings are corrected: "IMPRESSOIN", "FINDNGS", "NDICATION". All
 # misspellings that MIT-LCP/mimic-cxr (txt/section_parser.py) lists are one slip away.
 _MENDED = (
     "IMPRESSION", "CONCLUSION", "FINDINGS", "COMPARISON", "COMPARISONS", "INDICATION", "HISTORY",
@@ -52,13 +52,13 @@ _WORD = re.compile(r"[A-Z]+")
 
 @lru_cache(maxsize=1 << 14)
 def name(head: str) -> str:
-    """Tell what a head opens.
+    """Return the name of the section that a head opens.
 
     Args:
-        head: The head without its colon, in any case.
+        head: The head without its colon, in upper or lower case.
 
     Returns:
-        One of the names above; UNKNOWN for a head that no rule knows.
+        One of the names above; UNKNOWN for a head that no rule covers.
     """
     words = {mend(word) for word in _WORD.findall(head.upper().replace("X-RAY", "XRAY"))}
     return next((found for found, known in _NAMES if words & known), UNKNOWN)

@@ -18,14 +18,15 @@ from PIL.TiffImagePlugin import TiffImageFile
 from convirt.datasets import archives, grey_values
 from convirt.datasets.grey_values import over_black, rounded, to_eight_bits
 
-# The largest radiographs have some 30 million pixels; a small file that claims more is a bomb. At
-# this size what has up to 16 bits stays under 1 GiB with its copies, and 32 bits under 2.
+# The largest radiographs have some 30 million pixels; a small file that claims more than this is a
+# bomb. At this size an image of up to 16 bits takes under 1 GiB with its copies, of 32 bits 2 GiB.
 MAX_PIXELS = 64_000_000
-# A large JPEG is decoded at 1/2, 1/4 or 1/8, which is the mean of 2, 4 or 8 pixels squared, if that
-# leaves this many times the side that is needed: filtered once more, it hardly differs (docs).
+# A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size (the mean of 2, 4 or 8 pixels squared) if
+# that leaves this many times the side that is needed: after the final filter the result hardly
+# differs (docs/preprocessing.md).
 REDUCED = 1.25
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
-# How a picture is made upright, by its EXIF orientation.
+# How a picture is turned upright, by its EXIF orientation.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,7 +46,7 @@ class BadImageError(Exception):
     """An image that cannot be used.
 
     Attributes:
-        reason: One of those above.
+        reason: One of the reasons above.
     """
 
     def __init__(self, reason: str, path: Path | None = None) -> None:
@@ -59,7 +60,7 @@ class Picture:
 
     Attributes:
         pixels: (height, width) uint8, upright, air dark and bone bright.
-        converted: What had to be done to get there, "" if the file was 8-bit grey.
+        converted: What was converted, such as "16 bit" or "RGB"; "" if the file was 8-bit grey.
     """
 
     pixels: np.ndarray
@@ -72,12 +73,12 @@ def decode(path: Path, side: int = 0) -> Picture:
     Args:
         path: A file, or a member of a zip archive: JPEG, PNG (8 or 16 bit, with or without colours
             or alpha), TIFF, BMP, WebP or DICOM. The content decides, not the name.
-        side: Pixels of the larger side that will be needed; a JPEG much larger than that is
-            decoded at a fraction of its size, still REDUCED times `side`. 0 decodes in full.
+        side: Pixels of the larger side that will be needed. A JPEG much larger than that is decoded
+            at a fraction of its size, at least REDUCED times `side`. 0 decodes in full.
 
     Raises:
         BadImageError: The file is missing, unreadable, truncated, of zero size, of one value, or a
-            decompression bomb; the message names it.
+            decompression bomb; the message names the file.
     """
     try:
         return _decode(path, side)
@@ -125,14 +126,14 @@ def _raster(file: BinaryIO, side: int) -> Picture:
         raise
     except Image.DecompressionBombError as error:
         raise BadImageError(TOO_LARGE) from error
-    except Exception as error:  # decoders raise whatever they like on broken files
+    except Exception as error:  # decoders raise all sorts of errors on broken files
         raise BadImageError(_fault(error)) from error
 
 
 def _pixels(image: ImageFile, file: BinaryIO) -> np.ndarray:
     """Decode an open image to (height, width) uint8."""
     several = image.mode in ("RGB", "RGBA", "CMYK") or "transparency" in image.info
-    deep = several and _sixteen_bits(image)  # of which Pillow keeps the higher 8
+    deep = several and _sixteen_bits(image)  # Pillow would keep only the higher 8 bits
     if deep and image.format != "PNG":
         raise BadImageError(UNREADABLE)
     image.load()
@@ -142,7 +143,7 @@ def _pixels(image: ImageFile, file: BinaryIO) -> np.ndarray:
 
 
 def _sixteen_bits(image: ImageFile) -> bool:
-    """Whether an image that is not loaded yet has more than 8 bits a sample."""
+    """Whether an image that is not loaded yet has more than 8 bits per sample."""
     if isinstance(image, TiffImageFile):
         return bool(max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8)
     return bool(image.format == "PNG" and str(image.tile[0].args).endswith(";16B"))
@@ -153,7 +154,7 @@ def _png_greys(file: BinaryIO, size: tuple[int, int]) -> np.ndarray:
 
     Args:
         file: The PNG.
-        size: Its width and height, which are not too large.
+        size: Its width and height, already checked not to be too large.
     """
     import imagecodecs
 
@@ -165,10 +166,10 @@ def _png_greys(file: BinaryIO, size: tuple[int, int]) -> np.ndarray:
 
 
 def _tiff_grey(image: TiffImageFile) -> np.ndarray:
-    """`_grey` where Pillow passes over signs and, of more than 8 bits, over white being 0."""
+    """`_grey` for a TIFF: Pillow ignores the sign and, above 8 bits, that 0 may mean white."""
     signed = 2 in image.tag_v2.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
     if image.mode == "I" and not signed and np.asarray(image).min() < 0:
-        raise BadImageError(UNREADABLE)  # 32 bits without a sign, of which the first became one
+        raise BadImageError(UNREADABLE)  # unsigned 32 bits whose top bit was read as a sign
     white_is_zero = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
     turned = white_is_zero and image.mode in ("I", "I;16", "I;16B", "F")
     return 255 - _grey(image) if turned else _grey(image)
@@ -180,14 +181,14 @@ def _upright(pixels: np.ndarray, image: ImageFile) -> np.ndarray:
         return pixels  # Pillow has turned them
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception as error:  # a damaged block tells nothing
+    except Exception as error:  # a damaged EXIF block says nothing
         _fault(error)
         return pixels
     return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
 
 
 def _grey(image: Image.Image) -> np.ndarray:
-    """Any Pillow mode as (height, width) uint8."""
+    """An image of any Pillow mode as (height, width) uint8."""
     if image.mode == "L":
         return np.asarray(image)
     if image.mode.startswith("I"):
@@ -204,7 +205,8 @@ def _grey(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB").convert("L"))
 
 
-# Which of pydicom's plugins decodes what, so that the bytes do not depend on what is installed.
+# Which of pydicom's plugins decodes which syntax, so that the result does not depend on what is
+# installed.
 _PLUGINS = {
     "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
     "1.2.840.10008.1.2.4.51": "imagecodecs",  # JPEG extended, 12 bits
@@ -235,8 +237,8 @@ def _dicom(file: BinaryIO) -> Picture:
             raise BadImageError(EMPTY)
         _check_pixels(columns, rows)
         if int(dataset.get("NumberOfFrames", 1) or 1) != 1:
-            raise BadImageError(UNREADABLE)  # no radiograph
-        if "BitsStored" not in dataset:  # some published files lack it, and HighBit
+            raise BadImageError(UNREADABLE)  # not a radiograph
+        if "BitsStored" not in dataset:  # some published files lack it, some HighBit too
             dataset.BitsStored = int(dataset.get("HighBit", dataset.BitsAllocated - 1)) + 1
         plugin = _PLUGINS.get(str(dataset.file_meta.TransferSyntaxUID), "")
         if plugin == dicom_jpeg.LABEL:
@@ -252,7 +254,7 @@ def _dicom(file: BinaryIO) -> Picture:
         if stored.ndim != 2 or not kind.startswith("MONOCHROME"):
             raise BadImageError(UNREADABLE)  # a palette
         shape = str(dataset.get("PresentationLUTShape") or "").strip().upper()
-        # Of a file that says both they are one and the same inversion.
+        # Where a file has both, they mean one and the same inversion.
         turned = next((name for name in (kind, shape) if name in ("MONOCHROME1", "INVERSE")), "")
         pixels = grey_values.shown(stored, dataset, inverted=bool(turned))
         return Picture(pixels, turned or ("" if int(dataset.BitsStored) <= 8 else "16 bit"))
@@ -263,7 +265,7 @@ def _dicom(file: BinaryIO) -> Picture:
 
 
 def _check_deflated(data: bytes) -> None:
-    """Refuse a deflated data set that would fill the memory: pydicom inflates it in one go."""
+    """Refuse a deflated data set that would exhaust memory: pydicom inflates it in one go."""
     end = _meta_end(data)
     if _DEFLATED not in data[:end]:
         return
@@ -276,7 +278,7 @@ def _check_deflated(data: bytes) -> None:
 
 
 def _meta_end(data: bytes) -> int:
-    """Where the elements of group 2 end, which tell how the data set after them is packed."""
+    """Where group 2 ends; its elements say how the data set after them is packed."""
     at = 132  # behind the preamble and "DICM"
     while data[at : at + 2] == b"\x02\0":
         if data[at + 4 : at + 6] in _LONG:
@@ -287,7 +289,7 @@ def _meta_end(data: bytes) -> int:
 
 
 def _all(file: BinaryIO) -> bytes:
-    """The rest of a file, which must not fill the memory."""
+    """The rest of a file, unless it is so large that it would exhaust memory."""
     data = file.read(archives.MAX_BYTES + 1)
     if len(data) > archives.MAX_BYTES:
         raise BadImageError(TOO_LARGE)
@@ -300,10 +302,10 @@ def _check_pixels(width: int, height: int) -> None:
 
 
 def _fault(error: Exception) -> str:
-    """Tell a cut-off file from one that never was an image; not every failure is the file's."""
+    """TRUNCATED or UNREADABLE; an error that is not the file's fault is raised again."""
     if isinstance(error, MemoryError):
         raise error
-    # a header may send the reader to a place before the start or beyond all files
+    # the file's fault too: a header may point before the start or beyond the largest possible file
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.EOVERFLOW):
         raise error
     text = str(error).lower()

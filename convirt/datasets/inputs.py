@@ -1,4 +1,4 @@
-"""Reading what a user gives: CSV files and paths that must stay in their folder."""
+"""Reading what a user provides: CSV files and paths that must stay in their folder."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from convirt.datasets import archives
 from convirt.datasets.tables import Funnel
 from convirt.errors import InputError
 
-OWN = ("study", "patient", "split", "view")  # columns that a list of one's own may have
+OWN = ("study", "patient", "split", "view")  # optional columns of a bring-your-own list
 UNREAD = "columns that are not read"
-SHOWN = 6  # of them
-_OTHER = re.compile(r"[;\t|]")  # what other programs put between cells
+SHOWN = 6  # of these columns
+_OTHER = re.compile(r"[;\t|]")  # other separators between cells
 
 
 def read_csv(
@@ -34,12 +34,12 @@ def read_csv(
     """Read a CSV (or CSV.gz) with every cell as text, blank cells as "".
 
     Args:
-        path: File, UTF-8, with or without a byte order mark, any line ends.
+        path: File, UTF-8, with or without a byte order mark, with any line ends.
         columns: Columns that must be there.
         names: Column names of a file without a header.
 
     Raises:
-        InputError: The file is missing, empty or no CSV, lacks a column, or has one twice.
+        InputError: The file is missing, empty or not a CSV, lacks a column, or has one twice.
     """
     if not archives.is_file(path):
         raise InputError(path, "a CSV file", "nothing there", _hint_nearby(path))
@@ -55,7 +55,7 @@ def read_csv(
         data = gzip.decompress(data) if path.suffix == ".gz" else data
         _whole_rows(data, path, len(names or ()))
         with warnings.catch_warnings():
-            # A row with too many cells (an unquoted comma) would otherwise only lose its end.
+            # A row with too many cells (an unquoted comma) would otherwise silently lose its end.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table: pd.DataFrame = pd.read_csv(
                 io.BytesIO(data),
@@ -76,7 +76,7 @@ def read_csv(
         raise InputError(path, "a readable UTF-8 CSV", found, hint) from error
     # A short row leaves gaps that `na_filter` does not reach.
     table = table.fillna("").rename(columns=str.strip)
-    if not names:  # as they are written: pandas gives the second of two a number
+    if not names:  # names as written: pandas numbers the second of two equal ones
         head: pd.DataFrame = pd.read_csv(io.BytesIO(data), **how, header=None, nrows=1)
         _each_once([str(name).strip() for name in head.iloc[0]], path)
     for column in columns:
@@ -93,7 +93,7 @@ def read_csv(
 
 
 def _save_with_commas(data: bytes) -> str:
-    """What to do about a file whose first row is one cell, with other marks between; else ""."""
+    """A hint for a file whose first row has no comma but another separator; else ""."""
     first = data[: 1 << 16].decode("utf-8-sig", errors="replace").strip().partition("\n")[0]
     other = None if "," in first else _OTHER.search(first)
     if other is None:
@@ -103,10 +103,10 @@ def _save_with_commas(data: bytes) -> str:
 
 
 def _whole_rows(data: bytes, path: Path, width: int) -> None:
-    """Refuse a quote that is not closed, with which pandas makes one row of several.
+    """Refuse an unclosed quote, which makes pandas merge several rows into one.
 
-    A row with more cells than `width`, or else than the first row, is refused as well, since pandas
-    names no line.
+    A row with more cells than `width` (or, if that is 0, than the first row) is refused as well,
+    since pandas would not name its line.
     """
     text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
     rows, line = csv.reader(text, strict=True), 1
@@ -134,16 +134,16 @@ def _whole_rows(data: bytes, path: Path, width: int) -> None:
 def unlike(
     table: pd.DataFrame, columns: Sequence[str], path: Path, wanted: Sequence[str] = ()
 ) -> None:
-    """Refuse a column that is not there by its name but nearly: `Split`, `splits`, `split_id`.
+    """Refuse a column whose name is nearly that of a missing one: `Split`, `splits`, `split_id`.
 
     Args:
-        table: Of the file.
-        columns: Columns that the file may have, or may do without.
+        table: The file's rows.
+        columns: Optional columns of the file.
         path: The file.
-        wanted: Columns that are asked for by the names they have.
+        wanted: Columns that the options ask for by name, whatever they are called.
 
     Raises:
-        InputError: There is one: it would be passed over silently.
+        InputError: There is one: it would be ignored silently.
     """
     others = {_bare(str(name)): str(name) for name in table if name not in (*columns, *wanted)}
     for column in columns:
@@ -159,7 +159,7 @@ def _bare(name: str) -> str:
 
 
 def unread(table: pd.DataFrame, columns: Sequence[str], funnel: Funnel) -> None:
-    """Note the columns that mean nothing to the reader."""
+    """Note the columns that the reader does not read."""
     names = [str(name) for name in table if name not in columns]
     if names:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -175,7 +175,7 @@ def _each_once(names: list[str], path: Path) -> None:
 
 
 def first_file(root: Path, names: Sequence[str], hint: str) -> Path:
-    """The first of `names` that exists under `root` (MIMIC users gunzip their lists, or do not)."""
+    """The first of `names` that exists under `root` (MIMIC users may have unpacked the lists)."""
     for name in names:
         if archives.is_file(root / name):
             return root / name
@@ -188,7 +188,7 @@ def inside(root: Path, relative: str, source: Path) -> Path:
     Args:
         root: Folder that the path may not leave, whether by "..", by an absolute path or by a
             symbolic link. The folder itself may be a link.
-        relative: As written in the list.
+        relative: The path as written in the list.
         source: The list, for the message.
 
     Raises:
@@ -210,7 +210,7 @@ def inside(root: Path, relative: str, source: Path) -> Path:
             path = _resolve(path.parent) / pure.name
             if path.is_symlink():
                 path = path.resolve()
-        except OSError as error:  # a name that is longer than a disk allows, a loop of links
+        except OSError as error:  # a name too long for the disk, or a loop of links
             found = f"`{relative[:80]}`: {error.strerror}"
             raise InputError(source, "paths of files", found, "correct the path") from error
         outside = not path.is_relative_to(home)
@@ -226,21 +226,22 @@ def inside(root: Path, relative: str, source: Path) -> Path:
 
 @lru_cache(maxsize=1 << 16)
 def _resolve(folder: Path) -> Path:
-    """Resolving costs a system call a component: once a folder is enough."""
+    """Resolve a folder once: each component costs a system call."""
     return folder.resolve()
 
 
 def listed_images(rows: pd.DataFrame, source: Path, wanted: Sequence[str] = ()) -> pd.DataFrame:
     """The images of a bring-your-own list, whose paths are relative to the list's folder.
 
-    Studies and patients are compared as they look: a letter typed with its accent, or as two
-    characters (as macOS names files), is the same letter. Images keep the bytes of their paths.
+    Studies and patients are compared as they look: a letter with an accent is the same letter
+    whether it is one character or two (as in macOS file names). Images keep the bytes of their
+    paths.
 
     Args:
-        rows: Column image; patient, study, split and view where the list has them. Without a
-            study each image is one; without a patient each study is one.
+        rows: Column image; patient, study, split and view where the list has them. Without a study
+            column each image is a study of its own; without a patient column each study a patient.
         source: The list.
-        wanted: Columns of another meaning, whatever they are called.
+        wanted: Columns that the options ask for by name, see `unlike`.
 
     Returns:
         image, path, study, patient, split and view, aligned with `rows`.
@@ -250,7 +251,7 @@ def listed_images(rows: pd.DataFrame, source: Path, wanted: Sequence[str] = ()) 
     """
     unlike(rows, OWN, source, wanted)
     no_blank(rows, ("image",), source)
-    # One spelling a path: "./a//b.png" and "a/b.png" are the same image.
+    # One spelling per path: "./a//b.png" and "a/b.png" are the same image.
     names = [PurePosixPath(name.strip()).as_posix() for name in rows["image"]]
     images = pd.DataFrame({"image": names}, index=rows.index, dtype=str)
     images["path"] = [str(inside(source.parent, name.strip(), source)) for name in rows["image"]]
@@ -267,10 +268,10 @@ def _composed(name: str) -> str:
 
 
 def no_blank(rows: pd.DataFrame, columns: Iterable[str], source: Path) -> None:
-    """Refuse a blank cell of a column that each row needs.
+    """Refuse a blank cell in a column that each row needs.
 
     Raises:
-        InputError: There is one; `source` is the list that the message names.
+        InputError: There is a blank cell; `source` is the list that the message names.
     """
     for column in columns:
         blank = rows[column].str.strip() == ""
@@ -302,10 +303,10 @@ def binary(values: pd.Series, column: str, source: Path, also: Mapping[str, floa
         values: Cells.
         column: Name, for the message.
         source: List file, for the message.
-        also: Further cells that are allowed and what they mean, such as {"": 0.0}.
+        also: Further allowed cells and their values, such as {"": 0.0}.
 
     Raises:
-        InputError: A cell is none of the declared values.
+        InputError: A cell is not one of the allowed values.
     """
     meaning = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, **also}
     result = values.str.strip().map(meaning)
@@ -324,10 +325,10 @@ def binary(values: pd.Series, column: str, source: Path, also: Mapping[str, floa
 def one_hot(
     values: pd.Series, classes: Sequence[str], column: str, source: Path
 ) -> dict[str, pd.Series]:
-    """Turn a column of class names into one 0/1 column a class.
+    """Turn a column of class names into one 0/1 column per class.
 
     Raises:
-        InputError: A cell is none of the declared classes.
+        InputError: A cell is not one of the declared classes.
     """
     values = values.str.strip()
     unknown = ~values.isin(list(classes))

@@ -22,8 +22,8 @@ class Options:
 
     Attributes:
         file: Name of the list in the root.
-        columns: Columns of 0 and 1, one a label. Empty, and no `column` either: every column that
-            has no other meaning.
+        columns: Columns of 0 and 1, one per label. If this and `column` are both empty, every
+            column that has no other meaning is a label.
         column: One column of class names instead.
         classes: The class names that `column` may hold; each becomes a label of its own.
         views: Values of the view column to keep; empty keeps all.
@@ -45,7 +45,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         options: See Options.
 
     Raises:
-        InputError: The list is missing or wrong, or a label is none of the declared ones.
+        InputError: The list is missing or wrong, or a label is not one of the declared ones.
     """
     chosen = parse(Options, options, "labels")
     if bool(chosen.column) != bool(chosen.classes) or (chosen.column and chosen.columns):

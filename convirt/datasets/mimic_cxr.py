@@ -25,14 +25,14 @@ class Options:
     """Switches of this reader.
 
     Attributes:
-        reports: `mimic-cxr-reports.zip`, or the folder that holds `files/p10/...`, when it is
+        reports: `mimic-cxr-reports.zip`, or the folder that holds `files/p10/...`, if it is
             neither in the root (the JPG download holds no reports) nor in `mimic-cxr/<version>`
             beside `mimic-cxr-jpg/<version>`.
-        images: Folder or zip file that holds `files/`, when it is not the root.
+        images: Folder or zip file that holds `files/`, if it is not the root.
         views: ViewPosition values to keep ("" = unknown); empty keeps all, as the paper does.
-        official_split: Use the split list of the JPG download instead of drawing.
-        last_paragraph: Keep studies whose report has neither findings nor impression by its last
-            paragraph; the paper drops them.
+        official_split: Use the split list of the JPG download instead of drawing one.
+        last_paragraph: Where a report has neither findings nor impression, use its last paragraph;
+            the paper drops such studies.
     """
 
     reports: str = ""
@@ -46,9 +46,9 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     """Read the official tree.
 
     Args:
-        root: Holds `mimic-cxr-2.0.0-metadata.csv[.gz]` (or, for MIMIC-CXR without its JPG twin,
+        root: Holds `mimic-cxr-2.0.0-metadata.csv[.gz]` (or, for MIMIC-CXR without MIMIC-CXR-JPG,
             `cxr-record-list.csv[.gz]`) and `files/p10/p.../s.../<dicom_id>.jpg` (or .dcm), or
-            files.zip with that, and the reports unless `options.reports` says where they are.
+            files.zip with these, and the reports unless `options.reports` says where they are.
         split: Validation and test studies, drawn by patient.
         options: See Options.
 
@@ -96,16 +96,16 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 
 
 def images_home(root: Path, option: str) -> Path:
-    """What holds `files/` of the images, absolute: the working folder may change later."""
+    """What holds `files/` of the images, as an absolute path: the working folder may change."""
     if option:
         return mimic_reports.holds_files(option_path(option, "what holds files/")).absolute()
-    packed = root / "files.zip"  # for clusters that count files
+    packed = root / "files.zip"  # for clusters that limit the number of files
     home = packed if packed.is_file() and not (root / "files").is_dir() else root
     return home.absolute()
 
 
 def _suffix(home: Path, stems: list[str], default: str) -> str:
-    """.jpg or .dcm, as the first image at hand has it (MIMIC-CXR-JPG or MIMIC-CXR)."""
+    """.jpg or .dcm (MIMIC-CXR-JPG or MIMIC-CXR), as the first image that is found."""
     for stem in mimic_reports.spread(stems, 500):
         for suffix in (".jpg", ".dcm"):
             if archives.is_file(home / (stem + suffix)):

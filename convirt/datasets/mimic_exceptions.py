@@ -1,8 +1,8 @@
-"""The reports of MIMIC-CXR that no rule of sections reads right.
+"""The reports of MIMIC-CXR whose text no rule about sections finds correctly.
 
 The authors of MIMIC-CXR looked through the reports of release 2.0.0 whose sections could not be
-told by their heads, and published which studies these are and where their text stands (54 studies
-of 227,835). These are their findings, as facts.
+identified by their heads, and published which studies these are and where their text is (54
+studies of 227,835). These are their findings, as facts.
 
 Source: github.com/MIT-LCP/mimic-cxr, txt/section_parser.py, `custom_mimic_cxr_rules`, commit
 3190146 (2020-07-13).
@@ -10,7 +10,7 @@ Source: github.com/MIT-LCP/mimic-cxr, txt/section_parser.py, `custom_mimic_cxr_r
 
 from __future__ import annotations
 
-# Study -> the section, by its usual name, under whose head the reading of the film was typed.
+# Study -> the usual name of the section under whose head the reading of the film was typed.
 MISNAMED = {
     "s50058765": "indication",
     "s50743547": "examination",
@@ -37,8 +37,8 @@ MISNAMED = {
     "s59768032": "recommendations",
 }
 
-# Study -> where the reading begins and ends in the text (end excluded), a line end being one
-# character. An empty span: the authors found nothing of use in the whole report.
+# Study -> where the reading begins and ends in the text (end excluded), with each line end as one
+# character. An empty span means that the authors found nothing of use in the whole report.
 SPANS = {
     "s50196495": (59, 399),
     "s50525523": (201, 349),

@@ -22,9 +22,9 @@ class Listed:
     """What a download lists.
 
     Attributes:
-        rows: One row an image: subject_id, study_id, dicom_id (text), view ("" = unknown).
+        rows: One row per image: subject_id, study_id, dicom_id (text), view ("" = unknown).
         source: The list.
-        views: Whether the list tells views at all.
+        views: Whether the list has views at all.
     """
 
     rows: pd.DataFrame
@@ -33,10 +33,10 @@ class Listed:
 
 
 def read(root: Path) -> Listed:
-    """Read the metadata of MIMIC-CXR-JPG, or the list of records of MIMIC-CXR without it.
+    """Read the metadata of MIMIC-CXR-JPG or, without it, the list of records of MIMIC-CXR.
 
     Raises:
-        InputError: Neither is there, a column is missing, or an id is no id.
+        InputError: Neither is there, a column is missing, or an id is malformed.
     """
     names = [*_names("metadata"), *(RECORDS + gz for gz in _GZ)]
     hint = "set the root to the MIMIC-CXR-JPG (or MIMIC-CXR) download, the folder of its version"
@@ -46,7 +46,7 @@ def read(root: Path) -> Listed:
     views = not source.name.startswith(RECORDS)
     rows = inputs.read_csv(source, [*_IDS, *(["ViewPosition"] if views else [])])
     for column, pattern in _IDS.items():
-        # Ids become paths, so they may hold nothing but digits (and groups of hex digits).
+        # Ids become parts of paths, so these patterns exclude dots and slashes.
         bad = rows.loc[~rows[column].str.fullmatch(pattern), column]
         if len(bad):
             hint = "restore the official list"
@@ -59,8 +59,8 @@ def official_split(root: Path, images: pd.Series) -> pd.Series:
     """The official split of each image: "train", "validate" or "test".
 
     Args:
-        root: Of the MIMIC-CXR-JPG download.
-        images: dicom_id of each.
+        root: Root of the MIMIC-CXR-JPG download.
+        images: dicom_id of each image.
 
     Raises:
         InputError: The list is missing or lacks an image.

@@ -1,4 +1,4 @@
-"""The reports of MIMIC-CXR: finding their files, and the text that counts in each."""
+"""The reports of MIMIC-CXR: finding their files, and the text to use from each."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ def read(
 
     Args:
         root: Where the lists are; see `places`.
-        option: Zip file or folder of the reports, "" to look for it.
-        folders: Of the studies, "files/p10/p10000032/s50414267"; the report lies beside: "....txt".
+        option: Zip file or folder of the reports; "" to look for it.
+        folders: Of the studies, such as "files/p10/p10000032/s50414267"; the report is the file of
+            that name with ".txt" added.
         last_paragraph: See `choose`.
 
     Returns:
-        Study ("s50414267") -> text, or why there is none (see `assemble.Reports`).
+        Study ("s50414267") -> text, or the reason why there is none (see `assemble.Reports`).
 
     Raises:
         InputError: No report of any study is found, or one cannot be read.
@@ -49,16 +50,16 @@ def read(
 
 
 def choose(report: str, study: str = "", last_paragraph: bool = False) -> str:
-    """The text of a report that is trained on.
+    """The part of a report's text that is trained on.
 
     Args:
         report: Text as distributed.
-        study: "s50414267"; a few studies are known to need rules of their own.
-        last_paragraph: Where there are neither findings nor impression, take the last paragraph
-            or what is typed as a comparison; see `sections.last_paragraph`.
+        study: Such as "s50414267"; a few studies are known to need rules of their own.
+        last_paragraph: If there are neither findings nor impression, take the last paragraph, or
+            else the comparison; see `sections.last_paragraph`.
 
     Returns:
-        Findings and impression, "" for an empty file, NO_SECTION if it has neither.
+        Findings and impression; "" for an empty file, NO_SECTION if there is no such text.
     """
     if not sentences.has_word(report):
         return ""
@@ -71,7 +72,7 @@ def choose(report: str, study: str = "", last_paragraph: bool = False) -> str:
 
 
 def _exception(report: str, study: str) -> str | None:
-    """The text by the rule for this study; None if it has none, or if the rule does not fit."""
+    """The text by this study's own rule; None if it has no rule, or if the rule does not fit."""
     if study in MISNAMED:
         return sections.headed(report, MISNAMED[study]) or None
     if study in SPANS and len(report) >= SPANS[study][1]:
@@ -93,7 +94,7 @@ def _place(root: Path, option: str, folders: Sequence[str]) -> Path:
 
 
 def places(root: Path) -> Iterator[Path]:
-    """Where to look: in the root, then where `wget` puts MIMIC-CXR beside MIMIC-CXR-JPG."""
+    """Yield the places to look: the root, then where `wget` puts MIMIC-CXR beside MIMIC-CXR-JPG."""
     beside = root.absolute().parent.parent / "mimic-cxr"
     versions = [beside / name for name in reversed(archives.names(beside))]
     for folder in (root, *(version for version in versions if version != root)):
@@ -101,9 +102,9 @@ def places(root: Path) -> Iterator[Path]:
 
 
 def holds_files(place: Path) -> Path:
-    """`place`, or the folder in or above it that holds `files/`, as unpacking or a hand leaves it.
+    """`place`, or the folder in or above it that holds `files/`.
 
-    "mimic-cxr-reports/mimic-cxr-reports/files", or "files" itself.
+    Unpacking may leave "mimic-cxr-reports/mimic-cxr-reports/files"; a user may name "files" itself.
     """
     if archives.is_dir(place / "files"):
         return place
@@ -114,12 +115,12 @@ def holds_files(place: Path) -> Path:
 
 
 def spread(items: Sequence[str], count: int) -> Sequence[str]:
-    """The first items and some spread over all: a partial download may hold any part."""
+    """The first items, and others spread over the rest: a partial download may hold any part."""
     return [*items[:count], *items[count :: max(1, len(items) // count)]]
 
 
 def _load(path: Path) -> str | None:
-    """The text of a report, None if there is no such file."""
+    """The text of a report; None if there is no such file."""
     try:
         data = archives.read_bytes(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

@@ -1,6 +1,6 @@
-"""MURA v1.1: limb radiographs, normal or abnormal; the label is of the study.
+"""MURA v1.1: limb radiographs, normal or abnormal, labelled by study.
 
-docs/datasets/mura.md has the counts and the two ways of scoring, a patient or a study at a time.
+docs/datasets/mura.md has the counts and the two ways of scoring, per patient or per study.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from convirt.errors import InputError
 LABELS = ("abnormal",)
 PAPER = {"train": 33078, "val": 3730, "test": 3197}
 FOLDER = "MURA-v1.1"
-# Beside each file, macOS's archiver leaves one of its own that no decoder opens; lists that were
-# made by globbing name them.
+# macOS's archiver leaves a file of its own beside others, which no decoder opens; lists that were
+# made by globbing name these files.
 _LEFTOVER = "._"
 _STUDY = (
     r"(?:[^/]+/)?(train|valid)/XR_([A-Z]+)/(patient[0-9]{5})"
@@ -39,10 +39,10 @@ class Options:
 
 
 def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
-    """Read the four lists, none of which has a header.
+    """Read the four lists, which have no header.
 
     Args:
-        root: The folder MURA-v1.1, or what holds it: a folder, MURA-v1.1.zip, or its folder.
+        root: The folder MURA-v1.1, or MURA-v1.1.zip, or the folder that holds one of them.
         split: Validation images are drawn by patient from the train list. The valid list is the
             test set (the official test set is hidden), as in the paper, so `split.test` must be 0.
         options: None known.
@@ -51,8 +51,8 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         Tables; the view is the body part, such as "WRIST".
 
     Raises:
-        InputError: A list is missing, an image has no labelled study, or a label contradicts
-            the name of its folder.
+        InputError: A list is missing, an image's study has no label, or a label contradicts the
+            name of its folder.
     """
     parse(Options, options, "mura")
     places = [root, root / FOLDER, root / f"{FOLDER}.zip" / FOLDER]
@@ -82,7 +82,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 
 
 def _column(source: Path, names: list[str]) -> pd.DataFrame:
-    """A list without a header, path first; the header that some copies have is left out."""
+    """A list without a header, path first; some copies have one, which is skipped."""
     rows = inputs.read_csv(source, [], names=names)
     return rows[1:] if len(rows) and "/" not in rows["path"].iloc[0] else rows
 
@@ -90,7 +90,7 @@ def _column(source: Path, names: list[str]) -> pd.DataFrame:
 def _locate(paths: pd.Series, root: Path, source: Path) -> pd.DataFrame:
     """Turn "MURA-v1.1/train/XR_WRIST/patient00001/study1_positive/image1.png" into a row.
 
-    A patient may have several body parts and both labels; the number alone names the patient.
+    A patient may have several body parts and both labels; the number alone identifies the patient.
     """
     rows = []
     for text in paths:

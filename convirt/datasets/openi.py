@@ -1,7 +1,7 @@
 """Open-i's chest films of Indiana University: 3,955 reports and 7,470 images, free to download.
 
-The official XML with PNG or DICOM files, or the Kaggle copy in two CSV files. Demner-Fushman et
-al., JAMIA 2016, doi 10.1093/jamia/ocv080; https://openi.nlm.nih.gov/faq.
+Read from the official XML with PNG or DICOM files, or from the Kaggle copy with two CSV files.
+Demner-Fushman et al., JAMIA 2016, doi 10.1093/jamia/ocv080; https://openi.nlm.nih.gov/faq.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DICOM = "NLMCXR_dcm"
 IMAGES = ("NLMCXR_png", DICOM, "images/images_normalized", "images_normalized", "images", ".")
 
 REMOVED = "XXXX"
-# "Normal chest x-XXXX.": one removed word, so one mark.
+# "Normal chest x-XXXX.": this is one removed word, so it becomes one mark.
 _REMOVED = re.compile(rf"(?:\b[Xx]-)?{REMOVED}")
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _FILE = re.compile(r"(.+?)((?:\.dcm)?\.(?:png|jpe?g)|\.dcm)", re.IGNORECASE)
@@ -42,13 +42,13 @@ class Options:
     """Switches of this reader.
 
     Attributes:
-        reports: Folder of the .xml files, NLMCXR_reports.tgz or indiana_reports.csv, when it is not
+        reports: Folder of the .xml files, NLMCXR_reports.tgz or indiana_reports.csv, if it is not
             in the root.
-        images: Folder of the images, when it is not in the root.
+        images: Folder of the images, if it is not in the root.
         views: Views to keep ("" = unknown); empty keeps all.
-        mark: What stands where Open-i removed a word ("XXXX"). MIMIC-CXR's mark by default: one
-            mark for both corpora, and a sentence of marks alone counts as one without a word.
-            "XXXX" leaves the texts as they are, "" takes the marks out.
+        mark: What replaces "XXXX", Open-i's mark for a removed word. The default is MIMIC-CXR's
+            mark, so that both corpora share one, and so that a sentence of marks alone counts as
+            having no word. "XXXX" leaves the texts as they are, "" removes the marks.
     """
 
     reports: str = ""
@@ -58,19 +58,20 @@ class Options:
 
 
 def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
-    """Read reports and images, joined on the id of the image.
+    """Read reports and images, joined by image id.
 
     Args:
         root: Holds the reports (NLMCXR_reports.tgz, ecgen-radiology/ or indiana_reports.csv) and
             the images (NLMCXR_png/, NLMCXR_dcm/, images/images_normalized/, or the files).
-        split: Validation and test studies, drawn by report: nothing tells who had several.
+        split: Validation and test studies, drawn by report: no file says which reports share a
+            patient.
         options: See Options.
 
     Returns:
         Tables with reports: findings and impression of each study.
 
     Raises:
-        InputError: Reports or images are missing, or one of them is not as distributed.
+        InputError: Reports or images are missing, or one of them differs from the official form.
     """
     chosen = parse(Options, options, "open-i")
     place = _reports_place(root, chosen.reports)
@@ -97,7 +98,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 
 
 def text_of(report: Report, mark: str) -> str:
-    """Findings, a blank line, the impression, with `mark` for what was removed; "" if neither."""
+    """Findings, a blank line, the impression, with `mark` for removed words; "" if neither."""
     text = "\n\n".join(part for part in (report.findings, report.impression) if part)
     text = _BREAK.sub(" ", html.unescape(text))  # a few texts were escaped twice
     return text if mark == REMOVED else _REMOVED.sub(lambda _: mark, text)
@@ -122,7 +123,7 @@ def _reports_place(root: Path, option: str) -> Path:
 
 
 def _read_csv(source: Path) -> list[Report]:
-    """The Kaggle copy: texts in one list, images in another beside it."""
+    """The reports of the Kaggle copy: texts in one list, images in another beside it."""
     rows = inputs.read_csv(source, ["uid", "findings", "impression"])
     listed = _projections(source.parent / PROJECTIONS_CSV)
     _check_numbers(rows["uid"], source)
@@ -165,15 +166,15 @@ def _check_numbers(uids: pd.Series, source: Path) -> None:
 
 
 def _id_of(name: str) -> str:
-    """The id of the image in a file, "" if the name is none of this set."""
+    """The image id in a file name; "" if the name is not of this set."""
     match = _FILE.fullmatch(name)
     return (image_id(match[1]) if match else None) or ""
 
 
 def _image_files(root: Path, option: str, wanted: set[str]) -> tuple[Path, dict[str, str]]:
-    """The folder that holds images, and the file of each in it.
+    """The folder that holds images, and the file of each image in it.
 
-    Images that no file belongs to are left to the packing, which counts them as missing.
+    Images without a file are left to the packing, which counts them as missing.
     """
     folders = [option_path(option, "the folder of the images")] if option else []
     for folder in folders or [root / name for name in IMAGES]:
@@ -189,7 +190,7 @@ def _image_files(root: Path, option: str, wanted: set[str]) -> tuple[Path, dict[
 
 
 def _listing(folder: Path) -> dict[str, str]:
-    """Image -> file relative to `folder`, which is flat (PNG) or has a folder a report (DICOM)."""
+    """Image -> file relative to `folder`, flat (PNG) or with one folder per report (DICOM)."""
     found: dict[str, str] = {}
     for name in archives.names(folder):
         if image := _id_of(name):
@@ -202,9 +203,9 @@ def _listing(folder: Path) -> dict[str, str]:
 
 
 def _views(root: Path, place: Path, images: pd.DataFrame) -> list[str]:
-    """The view of each image: Frontal or Lateral as the Kaggle copy lists it, else DICOM's.
+    """The view of each image: Frontal or Lateral as the Kaggle copy lists it, else the DICOM view.
 
-    The list goes first because the headers err: of the 3,590 listed films whose header says PA,
+    The list has precedence because the headers err: of the 3,590 listed films whose header says PA,
     1,368 are lateral.
     """
     for folder in (root, place.parent):
@@ -221,7 +222,7 @@ def _views(root: Path, place: Path, images: pd.DataFrame) -> list[str]:
 
 
 def _header_view(path: Path) -> str:
-    """ViewPosition of a DICOM file, "" if it has none; the pixels are not read."""
+    """ViewPosition of a DICOM file; "" if it has none. The pixels are not read."""
     import pydicom
 
     try:
@@ -229,7 +230,7 @@ def _header_view(path: Path) -> str:
             warnings.simplefilter("ignore")
             header = pydicom.dcmread(file, specific_tags=["ViewPosition"], stop_before_pixels=True)
             return str(header.get("ViewPosition", "") or "").strip()
-    except Exception as error:  # a broken header can fail anywhere; decoding it gives the reason
+    except Exception as error:  # a broken header can fail anywhere; decoding will give a reason
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
             raise
         return ""

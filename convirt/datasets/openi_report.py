@@ -1,4 +1,4 @@
-"""Open-i's reports: one small XML file an examination, in a folder or in the official .tgz."""
+"""Open-i's reports: one small XML file per examination, in a folder or in the official .tgz."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from xml.parsers import expat
 from convirt.datasets import archives, inputs
 from convirt.errors import InputError
 
-# The official files have some 10 kB; one that claims more than this is none of them.
+# The official files have some 10 kB; a larger one than this is none of them.
 MAX_BYTES = 1 << 24
-MAX_ARCHIVE = 1 << 28  # of all of them, unpacked; the official ones have some 20 MB
+MAX_ARCHIVE = 1 << 28  # for all of them, unpacked; the official ones have some 20 MB
 _STUDY = re.compile(r"CXR\d+", re.ASCII)
 _IMAGE = re.compile(r"(?:CXR)?(\d+)_(?:\1_)?(IM-[\w-]+)", re.ASCII)
 
@@ -28,7 +28,7 @@ class Report:
     """What one file says.
 
     Attributes:
-        study: Its uId, "CXR1"; also the patient, since nothing tells which reports share one.
+        study: Its uId, "CXR1"; also the patient, since no file says which reports share one.
         findings: As written, "" if there are none.
         impression: Likewise.
         images: Ids of its images, as `image_id` writes them; 104 official reports have none.
@@ -41,14 +41,14 @@ class Report:
 
 
 class _DoctypeError(Exception):
-    """A document type: no report has one, and only there can entities be declared."""
+    """A document type, which no report has; only there can entities be declared."""
 
 
 def image_id(name: str) -> str | None:
-    """The one spelling of an image's id, None if `name` is none.
+    """The one spelling of an image's id; None if `name` is not an id.
 
-    The XML says "CXR1000_IM-0003-1001", DICOM files and the Kaggle copy "1000_IM-0003-1001"; of two
-    images the XML repeats the report's number: "CXR1_1_IM-0001-3001".
+    The XML says "CXR1000_IM-0003-1001", DICOM files and the Kaggle copy "1000_IM-0003-1001". In
+    two ids the XML repeats the report's number: "CXR1_1_IM-0001-3001".
     """
     match = _IMAGE.fullmatch(name)
     return f"CXR{match[1]}_{match[2]}" if match else None
@@ -58,10 +58,10 @@ def read_all(place: Path) -> list[Report]:
     """Read every report.
 
     Args:
-        place: Folder with the .xml files, or NLMCXR_reports.tgz, which is read as it is.
+        place: Folder with the .xml files, or NLMCXR_reports.tgz, which is read without unpacking.
 
     Raises:
-        InputError: No report there, a file that is no report, or one report twice.
+        InputError: There is no report, a file is not a report, or a report is there twice.
     """
     reports: dict[str, Report] = {}
     for path, data in _contents(place):
@@ -86,8 +86,8 @@ def parse(data: bytes, path: Path) -> Report:
         path: Its name, for messages.
 
     Raises:
-        InputError: No XML, a document type (which could declare entities), or no uId and image
-            ids as Open-i writes them.
+        InputError: It is not XML, has a document type (which could declare entities), or has a uId
+            or image id that is not of Open-i's form.
     """
     root = _tree(data, path)
     holder = root.find("uId")
@@ -106,7 +106,7 @@ def parse(data: bytes, path: Path) -> Report:
 
 
 def _section(root: Element, label: str) -> str:
-    """The text under a label; all four labels are always there, often empty."""
+    """The text under a label; every report has all four labels, often with empty text."""
     texts = [
         "".join(node.itertext()).strip()
         for node in root.iter("AbstractText")
@@ -116,7 +116,7 @@ def _section(root: Element, label: str) -> str:
 
 
 def _tree(data: bytes, path: Path) -> Element:
-    """Parse without entities: expat itself would expand those that a document type declares."""
+    """Parse, refusing document types: expat would expand the entities that they declare."""
     if len(data) > MAX_BYTES:
         raise _no_report(path, f"a report of at most {MAX_BYTES} bytes", f"{len(data)} bytes")
     builder = TreeBuilder()
@@ -144,7 +144,7 @@ def _no_report(path: Path, expected: str, found: str) -> InputError:
 
 
 def _contents(place: Path) -> Iterator[tuple[Path, bytes]]:
-    """Every .xml file of a folder or of a .tgz, without what macOS adds."""
+    """Every .xml file of a folder or of a .tgz, without the files that macOS adds."""
     if not archives.is_dir(place):
         yield from _members(place)
         return
@@ -155,7 +155,7 @@ def _contents(place: Path) -> Iterator[tuple[Path, bytes]]:
 
 
 def _members(place: Path) -> Iterator[tuple[Path, bytes]]:
-    """Members of a .tgz, in memory: nothing is unpacked, so no name can lead anywhere."""
+    """Members of a .tgz, in memory: nothing is unpacked, so no name can lead out of a folder."""
     try:
         with (
             archives.open_binary(place) as packed,
@@ -176,9 +176,9 @@ def _members(place: Path) -> Iterator[tuple[Path, bytes]]:
 
 
 class _AtMost:
-    """Bytes of a file that ends in an error where it is longer than it may be.
+    """A file whose reading fails once it turns out longer than allowed.
 
-    A header of a .tar may claim any size, and all of it is read into memory.
+    A header in a .tar may claim any size, all of which would be read into memory.
     """
 
     def __init__(self, file: gzip.GzipFile, most: int) -> None:

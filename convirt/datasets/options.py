@@ -1,4 +1,4 @@
-"""A reader's own switches: its block `options` of params.yaml, strictly typed."""
+"""A reader's own switches: its block `options` in params.yaml, strictly typed."""
 
 from __future__ import annotations
 

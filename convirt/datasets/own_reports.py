@@ -1,9 +1,10 @@
 """Findings and impression of a user's own reports, however their heads are typed.
 
 `sections` reads MIMIC-CXR as its authors do: heads in capitals, and the last of several findings,
-since a correction is typed above what it corrects. Other reports repeat a head to go on ("BONE
-FINDINGS:"), type "Signed by:" and know no such order. So here heads count in any case, by the
-words below, and sections of one name are joined. The lists are those of docs/your-data.md.
+since a correction is typed above what it corrects. Other reports repeat a head to continue ("BONE
+FINDINGS:"), type "Signed by:" and have no such order. So here heads may be in upper or lower case,
+are recognised by the words below, and sections of one name are joined. The lists of words are those
+of docs/your-data.md.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import NamedTuple
 from convirt.datasets import heads, sections
 from convirt.datasets.heads import FINDINGS, IMPRESSION, OTHER, UNKNOWN, VIEWS
 
-# A section of these counts only where the report has no other of its name.
+# Sections that count only if the report has no other section of that kind.
 SPARE = {FINDINGS: "preliminary findings", IMPRESSION: "preliminary impression"}
-ORGAN = "organ"  # "HEART:", at home in the findings
+ORGAN = "organ"  # "HEART:", which belongs to the findings
 _TAKEN = frozenset({*SPARE, *SPARE.values()})
 
 
@@ -29,12 +30,12 @@ def _words(text: str) -> frozenset[str]:
 FINDINGS_WORDS = _words("finding findings")
 IMPRESSION_WORDS = _words("impression impressions conclusion conclusions")
 PRELIMINARY = _words("preliminary interim provisional")
-# "CLINICAL FINDINGS" and "NOTIFICATION OF CRITICAL FINDINGS" are not read off the film.
+# "CLINICAL FINDINGS" and "NOTIFICATION OF CRITICAL FINDINGS" do not describe the film.
 NOT_ON_FILM = _words(
     "clinical prior priors previous"
     " notification notifications notified communication communicated discussed"
 )
-# Words of which one ends the findings or the impression ...
+# A head with one of these words ends the findings or the impression ...
 ENDS = NOT_ON_FILM | _words(
     "comparison comparisons reference"
     " history indication indications reason information diagnosis complaint patient"
@@ -49,7 +50,7 @@ ENDS = NOT_ON_FILM | _words(
     " referred requested ordered"
     " name date time dob birth mrn sex gender age accession cc"
 )
-# ... if the others of the head are among these or those: "HISTORY OF PRESENT ILLNESS".
+# ... if its other words are among those above or these: "HISTORY OF PRESENT ILLNESS".
 BESIDE = PRELIMINARY | _words(
     "a an and at by for from in of on or the to up was were with s m d md dr"
     " final report reports result results critical electronic electronically digitally"
@@ -73,7 +74,7 @@ _ALL = FINDINGS_WORDS | IMPRESSION_WORDS | ENDS | BESIDE | ORGANS | BESIDE_ORGAN
 _PLAIN = FINDINGS_WORDS | IMPRESSION_WORDS | ENDS | BESIDE
 
 _WORD = re.compile(r"[^\W\d_]+")
-# The marks of `sections`, and whatever begins a line and ends with a colon, in any case.
+# The marks of `sections`, and any text that begins a line and ends with a colon, in either case.
 _MARK = re.compile(
     rf"^[^\S\n]*(?:(?P<rule>{sections.RULE})[^\S\n]*$"
     rf"|(?P<bare>{sections.MAIN})[^\S\n]*(?:;|$)"
@@ -84,11 +85,11 @@ _MARK = re.compile(
 
 
 class _Part(NamedTuple):
-    """What stands between two heads.
+    """The text between two heads.
 
     Attributes:
         name: FINDINGS, IMPRESSION, one of SPARE, ORGAN, VIEWS, OTHER or UNKNOWN.
-        head: The head, "" where it says no more than the name.
+        head: The head; "" where it says no more than the name.
         text: The lines from there to the next head.
     """
 
@@ -98,7 +99,7 @@ class _Part(NamedTuple):
 
 
 def findings_and_impression(report: str) -> str:
-    """The text that an own report is trained on: its findings, a blank line, its impression.
+    """The text that a user's report is trained on: its findings, a blank line, its impression.
 
     Sections of one name are joined in order; empty ones count as absent.
 
@@ -106,7 +107,7 @@ def findings_and_impression(report: str) -> str:
         report: The text as the list gives it.
 
     Returns:
-        The text, "" if the report has neither section.
+        The text; "" if the report has neither section.
     """
     found = _sections(report)
     chosen: list[str] = []
@@ -117,10 +118,11 @@ def findings_and_impression(report: str) -> str:
 
 
 def _sections(report: str) -> list[tuple[str, str]]:
-    """Name and text of each section that holds any, in order.
+    """Name and text of each section that has text, in order.
 
-    A head that only says what of the film is looked at stays in the text, as a paragraph of its
-    own. An organ's leads back to the findings from wherever it stands, and views head them.
+    A head that only names what is looked at on the film stays in the text and begins a paragraph.
+    Outside the findings and the impression, an organ's head opens findings, and a head of views
+    opens preliminary findings.
     """
     found: list[tuple[str, list[str]]] = [(OTHER, [])]
     for name, head, text in _parts(report):
@@ -138,7 +140,7 @@ def _sections(report: str) -> list[tuple[str, str]]:
 
 
 def _parts(report: str) -> Iterator[_Part]:
-    """Cut at every head that counts; others, such as "There is a history: none.", are text."""
+    """Cut at every recognised head; others, such as "There is a history: none.", are text."""
     report = sections.unify_lines(report)
     name, shown, start = OTHER, "", 0
     for mark in _MARK.finditer(report):
@@ -154,7 +156,7 @@ def _parts(report: str) -> Iterator[_Part]:
 
 @lru_cache(maxsize=1 << 14)
 def _name(head: str) -> str:
-    """What a head opens; in capitals findings and impression need no known word beside them."""
+    """What a head opens; beside "findings" or "impression" in capitals, any word may stand."""
     words, capitals = _spoken(head), head.isupper()
     if words & NOT_ON_FILM and words <= _PLAIN:
         return OTHER
@@ -169,5 +171,5 @@ def _name(head: str) -> str:
 
 
 def _spoken(head: str) -> frozenset[str]:
-    """The words of a head in capitals, usual misspellings mended."""
+    """The words of a head in capitals, with usual misspellings corrected."""
     return frozenset(heads.mend(word) for word in _WORD.findall(head.upper()))

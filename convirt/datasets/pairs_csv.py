@@ -16,8 +16,8 @@ from convirt.datasets.splits import Split
 from convirt.datasets.tables import NO_SECTION, Funnel, Tables
 from convirt.errors import InputError
 
-LOOKED_AT = 1_000  # texts, at most, that tell whether they have heads
-HEADS = 0.1  # share of them from which on it is no chance
+LOOKED_AT = 1_000  # texts, at most, that are searched for heads
+HEADS = 0.1  # share of them with heads that is taken to be no accident
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 
     Raises:
         InputError: The list is missing or wrong, one study has two different texts, or `sections`
-            are asked for and no text has any.
+            is set and no text has any.
     """
     chosen = parse(Options, options, "pairs")
     source = inputs.list_file(root, chosen.file)
@@ -64,7 +64,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 
 
 def _texts(studies: pd.Series, texts: pd.Series, source: Path) -> dict[str, str]:
-    """The text of each study: repeated on each of its rows, or given once and blank elsewhere."""
+    """The text of each study, which its rows may repeat, or give once and leave blank elsewhere."""
     found: dict[str, str] = {}
     for study, text in zip(studies, texts.str.strip(), strict=True):
         if text and found.get(study) and found[study] != text:
@@ -96,7 +96,7 @@ def _sections(texts: Mapping[str, str], source: Path) -> dict[str, str]:
 
 
 def _note_heads(texts: Sequence[str], funnel: Funnel) -> None:
-    """Note texts that are whole reports, by a look at some of them."""
+    """Note if texts seem to be whole reports, judging by a sample of them."""
     looked = texts[:: -(-len(texts) // LOOKED_AT) or 1]
     share = sum(bool(own_reports.findings_and_impression(text)) for text in looked) / len(looked)
     if share >= HEADS:

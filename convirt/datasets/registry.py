@@ -1,4 +1,4 @@
-"""Which layouts can be read, by the names that params.yaml uses."""
+"""The layouts that can be read, by their names in params.yaml."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def read(
     """Read the set at `root` with the reader `name`.
 
     Args:
-        name: Of the reader.
-        root: Of the set.
+        name: Name of the reader.
+        root: Root of the set.
         split: Seed and sizes.
         options: The reader's switches.
-        key: What the set is called in datasets.sources, for messages.
+        key: The set's name in datasets.sources, for messages.
 
     Raises:
-        InputError: No such reader, no such root, or what the reader refuses.
+        InputError: There is no such reader or no such root, or the reader refuses the set.
     """
     try:
         return _read(name, root, split, options)

@@ -32,8 +32,8 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         options: None known.
 
     Raises:
-        InputError: A list is missing or wrong, a candidate has no label, a query has one that no
-            candidate has, or an image is in both lists.
+        InputError: A list is missing or wrong, a candidate has no label, a query has a label that
+            no candidate has, or an image is in both lists.
     """
     parse(Options, options, "retrieval")
     source = root / "candidates.csv"
@@ -71,7 +71,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 
 
 def _one_kind_a_row(rows: pd.DataFrame, source: Path) -> None:
-    """Each query is an image or a text."""
+    """Make sure that each query is either an image or a text."""
     wrong = (rows["image"] != "") == (rows["text"] != "")
     if wrong.any():
         row = int(wrong.to_numpy().argmax())

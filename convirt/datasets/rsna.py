@@ -1,4 +1,4 @@
-"""RSNA Pneumonia Detection Challenge 2018: one row a box, DICOM or converted films, one class."""
+"""RSNA Pneumonia Detection Challenge 2018: one row per box, DICOM or converted films, one class."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ LABELS = ("pneumonia",)
 PAPER = {"train": 25184, "val": 1500, "test": 3000}
 FOLDER = "rsna-pneumonia-detection-challenge"
 STAGES = ("stage_2", "stage_1")  # the later release first
-SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")  # the first that is there counts
+SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")  # the first that exists is used
 MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
-# Of a film by film split of the 26,684 labelled films into 22,184, 1,500 and 3,000; people by the
-# pixel matches with ChestX-ray14 that mlmed/torchxrayvision publishes. docs/datasets/rsna.md
+# Share of test films with a train film of the same person when the 26,684 labelled films are split
+# film by film into 22,184, 1,500 and 3,000; people by the pixel matches with ChestX-ray14 that
+# mlmed/torchxrayvision publishes. docs/datasets/rsna.md
 KNOWN_LEAK = 0.70
 # Films of the challenge are named by random UUIDs (version 4); made-up ones are not.
 _UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
@@ -36,9 +37,9 @@ class Options:
     """Switches of this reader.
 
     Attributes:
-        images: Folder or zip of the films, if they lie elsewhere (converted ones, say).
+        images: Folder or zip of the films, if they are stored elsewhere (converted ones, say).
         patients: Who is on which film: RSNA's mapping to ChestX-ray14 (JSON), or a CSV with the
-            columns patientId and patient. The challenge's "patientId" is one an IMAGE; the 26,684
+            columns patientId and patient. The challenge has one "patientId" per IMAGE; the 26,684
             labelled films are of some 11,400 people. Empty looks for RSNA's file in the root.
     """
 
@@ -47,15 +48,15 @@ class Options:
 
 
 def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
-    """Read the labelled part of stage 2, or of stage 1 where stage 2 is not there.
+    """Read the labelled part of stage 2, or of stage 1 if stage 2 is not there.
 
-    Pneumonia is what has a box (Target 1); all other films are negative, be they normal or not.
+    A film with a box (Target 1) is positive for pneumonia; all others are negative, normal or not.
 
     Args:
         root: Holds stage_2_train_labels.csv and stage_2_train_images/<patientId>.dcm (or .png,
             .jpg): the folder or zip file rsna-pneumonia-detection-challenge, or what holds it.
-        split: Validation and test images, whole people at a time where they are known; there is
-            no official division of the labelled part.
+        split: Validation and test images, drawn by whole people where these are known; the labelled
+            part has no official split.
         options: See Options.
 
     Raises:
@@ -66,7 +67,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     root, source = _labels(root)
     boxes = inputs.read_csv(source, ["patientId", "Target"])
     boxes["pneumonia"] = inputs.binary(boxes["Target"], "Target", source, {})
-    # One row a box: an image with three boxes has three rows, all with Target 1.
+    # One row per box: an image with three boxes has three rows, all with Target 1.
     rows = boxes.groupby("patientId", sort=True)["pneumonia"].agg(["min", "max"]).reset_index()
     torn = rows.loc[rows["min"] != rows["max"], "patientId"]
     if len(torn):
@@ -104,11 +105,11 @@ def _labels(root: Path) -> tuple[Path, Path]:
             for source in (home / name, home / f"{name}.zip" / name):
                 if archives.is_file(source):
                     return home, source
-    return root, root / "stage_2_train_labels.csv"  # `read_csv` tells what is there instead
+    return root, root / "stage_2_train_labels.csv"  # `read_csv` reports what is there instead
 
 
 def _folder(root: Path, stage: str, option: str) -> Path:
-    """Where the films lie: Kaggle also hands out an archive of them alone."""
+    """Where the films are stored: Kaggle also offers an archive of them alone."""
     if option:
         return option_path(option, "the folder of the films")
     name = f"{stage}_train_images"
@@ -118,7 +119,7 @@ def _folder(root: Path, stage: str, option: str) -> Path:
 
 
 def _films(ids: pd.Series, folder: Path, source: Path) -> tuple[list[str], list[str]]:
-    """The file of each film, and what there is to say about it."""
+    """The file of each film, and notes about converted ones."""
     there: dict[str, dict[str, str]] = {suffix: {} for suffix in SUFFIXES}
     for name in archives.names(folder):
         suffix = Path(name).suffix
@@ -164,9 +165,9 @@ def _people(ids: pd.Series, source: Path) -> pd.Series:
 
 
 def _nih_patients(source: Path) -> dict[str, str]:
-    """RSNA's mapping: "subset_img_id" is the challenge's film, "img_id" that of ChestX-ray14.
+    """RSNA's mapping: "subset_img_id" names the challenge's film, "img_id" that of ChestX-ray14.
 
-    An image of ChestX-ray14 is called "00000013_005.png": patient 13, sixth film.
+    An image of ChestX-ray14 has a name such as "00000013_005.png": patient 13, sixth film.
     """
     try:
         rows = json.loads(archives.read_bytes(source).decode("utf-8-sig"))
@@ -189,7 +190,7 @@ def _nih_patients(source: Path) -> dict[str, str]:
 
 
 def _doubts(images: pd.DataFrame, split: Split, mapping: Path | None, source: Path) -> list[str]:
-    """What a user should know about people in two parts of the split."""
+    """Notes for the user on people who are in two parts of the split."""
     films, people = len(images), images["patient"].nunique()
     if mapping is not None:
         told = f"{films} films are of {people} people by {mapping.name}; none is in two parts."

@@ -2,9 +2,9 @@
 
 MIMIC-CXR's reports are plain text: every line starts with one space, a blank line is a lone space,
 section heads are capitals with a colon, removed names are ``___``, and an addendum or a wet read
-stands above the report, divided from it by a line of underscores.
+stands above the report, separated from it by a line of underscores.
 
-A user's own reports are read by `own_reports`, which has other rules.
+`own_reports`, which has other rules, reads a user's own reports.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ MAIN = (
 RULE = r"_{8,}|(?:(?:FINAL|PRELIMINARY|INTERIM|PROVISIONAL)[ \t]+)?(?:REPORT|ADDENDUM)"
 # A head in capitals: "PA AND LATERAL VIEWS, ___ AT 8:45 A.M.".
 CAPITALS = r"[A-Z](?:[A-Z0-9 \t()/,.&'\"_#+*?@\[\]-]|:(?=\d)){0,79}?"
-# The line marks of a report, each at the start of a line and in this order:
-# - the two sections that matter, known in any case: "Findings:" (others in lower case are text);
+# The marks of a report, each at the start of a line, tried in this order:
+# - a rule, alone on its line;
+# - the two sections that matter, in upper or lower case: "Findings:" (other lower case is text);
 # - the same in capitals without a colon, "IMPRESSION" alone on its line or "IMPRESSION;";
 # - capitals, then a colon and white space.
 _MARK = re.compile(
@@ -44,10 +45,10 @@ class Section(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """What stands between two marks.
+    """The text between two marks.
 
     Attributes:
-        head: The head, None before the first and after a rule.
+        head: The head; None before the first mark and after a rule.
         text: The lines from there to the next mark.
     """
 
@@ -65,8 +66,8 @@ def sections(report: str) -> list[Section]:
         report: Text as distributed.
 
     Returns:
-        Sections in order; what stands before the first head of a block is OTHER. Lines keep their
-        breaks, without leading and trailing blanks, so a paragraph ends in an empty line.
+        Sections in order; text before the first head of a block is OTHER. Lines keep their breaks
+        but lose leading and trailing blanks, so an empty line ends a paragraph.
     """
     found: list[tuple[str, list[str]]] = []
     named = False  # whether this block of the report has a head that says "findings"
@@ -91,7 +92,7 @@ def headed(report: str, name: str) -> str:
 
     Args:
         report: Text as distributed.
-        name: A name of `heads`, or the words of a head that is none of these ("note").
+        name: A name of `heads`, or the words of any other head ("note").
     """
     last = ""
     for head, text in _parts(report):
@@ -103,30 +104,30 @@ def headed(report: str, name: str) -> str:
 def findings_and_impression(report: str) -> str:
     """The text that a report is trained on: its findings, a blank line, its impression.
 
-    Sections that are empty count as absent. Of several the last is taken: an addendum stands above
-    the report that it corrects, and a wet read above the final text.
+    Empty sections count as absent. Of several sections of one name the last is taken: an addendum
+    stands above the report that it corrects, and a wet read above the final text.
 
     Args:
         report: Text as distributed.
 
     Returns:
-        The text, "" if the report has neither section.
+        The text; "" if the report has neither section.
     """
     last = {name: text for name, text in sections(report) if text}
     return "\n\n".join(last[name] for name in (FINDINGS, IMPRESSION) if name in last)
 
 
 def last_paragraph(report: str) -> str:
-    """What follows the first blank line of the last section; else what stands as a comparison.
+    """What follows the first blank line of the last section; else the text of the comparison.
 
-    Where a report has neither findings nor impression, the reading often stands there. These are
-    the fallbacks of MIMIC-CXR's authors (MIT-LCP/mimic-cxr, txt/create_section_files.py).
+    If a report has neither findings nor impression, the reading is often there. These are the
+    fallbacks of MIMIC-CXR's authors (MIT-LCP/mimic-cxr, txt/create_section_files.py).
 
     Args:
         report: Text as distributed.
 
     Returns:
-        The text, "" if there is none.
+        The text; "" if there is none.
     """
     found = [section for section in sections(report) if section.text]
     if not found:
@@ -148,10 +149,10 @@ def _parts(report: str) -> list[_Part]:
 
 
 def unify_lines(report: str) -> str:
-    """Line ends as one character each, whatever the system that wrote them."""
+    """The report with one character for each line end, whatever system wrote it."""
     return report.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def tidy(text: str) -> str:
-    """The text without leading and trailing blanks, its own and its lines'."""
+    """The text with blanks stripped from its start and end, and from those of each line."""
     return "\n".join(line.strip() for line in text.split("\n")).strip()

@@ -1,4 +1,4 @@
-"""Cutting a report into sentences, made for the ways in which radiology reports are typed."""
+"""Cutting a report into sentences, adapted to how radiology reports are typed."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from itertools import islice
 # "Dr. Smith", "vs. the prior", "e.g. edema": a full stop after these never ends a sentence.
 _NEVER = {"dr", "drs", "mr", "mrs", "ms", "prof", "vs", "cf", "approx", "ca", "resp"}
 _NEVER |= {"fig", "figs", "eg", "e.g", "ie", "i.e", "incl", "dept", "st"}
-# "3 p.m. Findings were" ends one, "3 p.m. by phone" does not.
+# After these it ends one only before a capital: "3 p.m. Findings were", not "3 p.m. by phone".
 _BEFORE_CAPITAL = {"am", "pm", "etc", "md", "inc", "jr", "sr", "al", "hr", "hrs", "min"}
-# "3 p.m.", "___, R.N.", "M.D.": letters with stops between them are abbreviations as well.
+# "3 p.m.", "___, R.N.", "M.D.": letters with stops between them are treated in the same way.
 _INITIALS = re.compile(r"(?:[a-z]\.)+[a-z]$")
 _TITLES = {"dr", "drs", "mr", "mrs", "ms", "prof"}
 
 # A stop, its closing marks, and white space; or a stop glued to the next word ("seen.The").
 _STOP = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|(?<=[a-z]{2})\.(?=[A-Z][a-z])")
 _PARAGRAPH = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
-# A wrapped line that opens with "2.", "2.Edema", "(2)", "- " or "Heart: " is the next item,
-# whatever ended the line before.
+# A line that begins with "2.", "2.Edema", "(2)", "- " or "Heart: " is a new item, whatever ended
+# the line before.
 _ITEM_LINE = re.compile(
     r"\n[ \t]*(?=(?:\(?\d{1,2}[.)]|[-*•])[ \t]+\S|\d{1,2}[.)][A-Z][a-z]"
     r"|[A-Z][a-z]+(?:[ /,&-]+[A-Za-z]+){0,4}:\s)"
 )
 _ITEM_MARK = re.compile(r"^(?:(?:\(?\d{1,2}[.)]|[-*•])(?:\s+|$)|\d{1,2}[.)](?=[A-Z][a-z]))+")
-# "1. No effusion 2. Edema": items of one line without full stops.
+# "1. No effusion 2. Edema": items on one line without full stops.
 _FIRST_ITEM = re.compile(r"\(?(\d{1,2})[.)]\s")
 _NEXT_ITEM = re.compile(r"(?<=\s)\(?(\d{1,2})[.)]\s+(?=[A-Z])")
 _BARE_NUMBER = re.compile(r"^\(?\d{1,2}$")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
-_NEAR = 200  # characters about a stop that tell whether it ends a sentence
+_NEAR = 200  # characters on each side of a stop that decide whether it ends a sentence
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -38,7 +38,7 @@ def tokens(text: str, limit: int | None = None) -> list[str]:
 
     Args:
         text: Any text.
-        limit: Look no further than that many tokens.
+        limit: The most tokens to return; None for all.
     """
     return [match.group() for match in islice(_TOKEN.finditer(text), limit)]
 
@@ -49,7 +49,7 @@ def has_word(text: str) -> bool:
 
 
 def split(text: str) -> list[str]:
-    """The sentences of a text: its `pieces` that hold a word.
+    """The sentences of a text: those of its `pieces` that hold a word.
 
     Args:
         text: A report, or part of one.
@@ -64,8 +64,8 @@ def pieces(text: str) -> list[str]:
     """Cut a text at the ends of its sentences.
 
     A blank line and the start of a list item always end a sentence; a single line break never
-    does (reports are wrapped at 80 characters). Enumeration marks ("1.") are taken off; decimals,
-    titles, abbreviations and the de-identification mark ``___`` survive.
+    does (reports are wrapped at 80 characters). Enumeration marks ("1.") are removed; decimals,
+    titles, abbreviations and the de-identification mark ``___`` stay whole.
 
     Args:
         text: A report, or part of one.
@@ -82,7 +82,7 @@ def pieces(text: str) -> list[str]:
 
 
 def _items(line: str) -> list[str]:
-    """Cut "1. No effusion 2. Edema" before each number that follows on the one before."""
+    """Cut "1. No effusion 2. Edema" before each number that is one more than the last."""
     first = _FIRST_ITEM.match(line)
     if first is None:
         return [line]
@@ -108,7 +108,7 @@ def _cut(line: str) -> list[str]:
 
 def _ends(line: str, start: int, stop: re.Match[str]) -> bool:
     """Whether the stop at `stop` ends the sentence that began at `start`."""
-    # no more than it takes, or a long text without an end would be read again for each stop
+    # no more than needed, or a long text without an end would be read again for each stop
     before = line[max(start, stop.start() - _NEAR) : stop.start()]
     after = line[stop.end() : stop.end() + _NEAR].lstrip()
     if not after or stop.group()[0] != ".":

@@ -1,8 +1,8 @@
-"""Splits as lists of ids that are kept in the repository, with how they were drawn.
+"""Splits as lists of ids that are kept in the repository, with a record of how they were drawn.
 
-A list is two files: NAME.csv (id, split, patient), the images drawn for validation and test, and
-NAME.json, its head: rule, seed, counts, and the sha256 of all ids that it was drawn from. Images
-that the list does not name stay where the layout puts them, which is mostly train.
+A list is two files: NAME.csv (id, split, patient) holds the images drawn for validation and test;
+NAME.json is its head: rule, seed, counts, and the sha256 of all ids that it was drawn from. Images
+that the list does not name stay where the layout puts them, mostly in train.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RULE = (
 
 
 class Drawn(NamedTuple):
-    """A split list as text: the table, its head, and how params.yaml refers to it."""
+    """A split list as text: the table, its head, and the pin by which params.yaml refers to it."""
 
     csv: str
     head: dict[str, Any]
@@ -41,20 +41,20 @@ class Drawn(NamedTuple):
 
 
 def digest(ids: Iterable[str]) -> str:
-    """The sha256 of the sorted ids, each ended by a line feed, as UTF-8."""
+    """The sha256 of the sorted ids, each followed by a line feed, as UTF-8."""
     return hashlib.sha256("".join(f"{name}\n" for name in sorted(ids)).encode()).hexdigest()
 
 
 def draw(tables: Tables, split: Split, name: str) -> Drawn:
-    """The list of the split that `tables` were divided by.
+    """The list for the split of `tables`.
 
     Args:
-        tables: What a reader gave for `split`.
-        split: Seed and sizes; a split that the layout brings (size 0) is not listed.
-        name: Of the set.
+        tables: What a reader returned for `split`.
+        split: Seed and sizes; a split that the layout provides (size 0) is not listed.
+        name: Name of the set.
 
     Raises:
-        InputError: A patient is in two parts, as CheXpert's option `validation: image` has it.
+        InputError: A patient is in two parts, as happens with CheXpert's `validation: image`.
     """
     images = tables.images
     torn = images.groupby("patient")["split"].nunique() > 1
@@ -94,10 +94,10 @@ def write(path: Path, drawn: Drawn) -> None:
 
 
 def compare(path: Path, drawn: Drawn) -> None:
-    """Make sure that the list at `path` is the one that is drawn now.
+    """Make sure that the list at `path` equals the one that is drawn now.
 
     Raises:
-        InputError: It is missing, malformed or another one.
+        InputError: It is missing, malformed or different.
     """
     listed = read(str(path))
     differ = _checksum(path) != drawn.head["list"]["sha256"]
@@ -115,7 +115,7 @@ def read(reference: str) -> Listed:
 
     Args:
         reference: "splits/rsna.csv" or "splits/rsna.csv@<first digits of its sha256>". With the
-            digits, another list is another parameter, so that DVC reads the set again.
+            digits, a changed list is a changed parameter, so that DVC reads the set again.
 
     Raises:
         InputError: A file is missing or malformed, the list is not the one that its head or the
@@ -162,13 +162,13 @@ def apply(
 ) -> pd.DataFrame:
     """Divide a set by a list.
 
-    Where a reader knows no person behind an image (its patient is the image itself), the list's
-    patient counts. Where it knows better than the list did, training images of people in
-    validation or test are left out and counted, so that no patient is in two parts.
+    Where a reader does not know the patient of an image (its patient is the image itself), the
+    list's patient is used. Where the reader knows of patients that the list did not, train images
+    of those in validation or test are left out and counted, so that no patient is in two parts.
 
     Args:
         images: image, patient, study and split ("" or as the layout gives it).
-        split: Its sizes have to be those that the list was drawn with.
+        split: Its sizes must be those that the list was drawn with.
         listed: The list.
         source: List file of the set, for error messages.
         funnel: Counts what is left out.
@@ -177,7 +177,7 @@ def apply(
         The images with their split.
 
     Raises:
-        InputError: The list was drawn from other images or with other sizes, names images that
+        InputError: The list was drawn from other images or with other sizes, it names images that
             the layout itself puts in validation or test, or one patient is in both.
     """
     _same_images(images["image"], listed, source)
@@ -225,7 +225,7 @@ def _same_images(ids: pd.Series, listed: Listed, source: Path) -> None:
 
 
 def _head(path: Path) -> dict[str, Any]:
-    """The head of a list; what `read` needs of it has the right types."""
+    """The head of a list; those of its values that `read` needs have been checked."""
     try:
         head = json.loads(path.read_text(encoding="utf-8"))
         sizes: Sequence[object] = [head["val"], head["test"], head["drawn_from"]["images"]]
@@ -245,7 +245,7 @@ def _head(path: Path) -> dict[str, Any]:
 
 
 def _checksum(path: Path) -> str:
-    # git on Windows may have written other line ends
+    # git on Windows may have changed the line ends
     return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Train, validation and test: drawn by patient from a seed, listed, or as the layout gives them."""
+"""Train, validation and test: drawn by patient from a seed, listed, or as given by the layout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from convirt.errors import InputError
 
-# Names that layouts use for our three; MIMIC-CXR says "validate", other lists "valid".
+# Names that layouts use for our three splits; MIMIC-CXR says "validate", other lists "valid".
 ALIASES = {
     "train": "train",
     "val": "val",
@@ -28,10 +28,10 @@ class Listed:
 
     Attributes:
         source: The list, for error messages.
-        parts: Image id -> "val" or "test", for what was drawn; all other images stay.
+        parts: Image id -> "val" or "test", for the drawn images; all others stay where they are.
         people: Image id -> patient, for the same images.
         images: How many images it was drawn from.
-        digest: sha256 of their ids, as `split_lists.digest` takes it.
+        digest: sha256 of their ids, as `split_lists.digest` computes it.
         val: Size that was asked for.
         test: Likewise.
     """
@@ -50,10 +50,10 @@ class Split:
     """How to divide a set.
 
     Attributes:
-        seed: Of the draw.
+        seed: Seed of the draw.
         val: Validation share (< 1) or count (>= 1) of units: studies of a pair set, else images.
-        test: Likewise; 0 where the layout brings its own test set.
-        listed: Take this split in place of drawing one.
+        test: Likewise; 0 where the layout has its own test set.
+        listed: A split to use instead of drawing one.
     """
 
     seed: int
@@ -63,13 +63,13 @@ class Split:
 
 
 def assign(table: pd.DataFrame, split: Split, source: Path) -> pd.Series:
-    """Say for each unit whether it is for training, validation or test.
+    """Assign each unit to training, validation or test.
 
-    Given splits stay. What is given as train, or not given, is the pool from which the test and
-    then the validation units are drawn, whole patients at a time.
+    Given splits stay. Units given as train, or not given, are the pool from which first the test
+    and then the validation units are drawn, whole patients at a time.
 
     Args:
-        table: One row a unit: patient (str) and given ("" where the layout does not say).
+        table: One row per unit: patient (str) and given ("" where the layout does not say).
         split: Seed and sizes.
         source: List file for error messages.
 
@@ -77,9 +77,9 @@ def assign(table: pd.DataFrame, split: Split, source: Path) -> pd.Series:
         "train", "val" or "test", aligned with `table`.
 
     Raises:
-        InputError: One patient in two given splits or in validation or test and not given, an
-            unknown split name, a size that cannot be drawn, or a size asked for although the
-            layout brings that split.
+        InputError: A patient is in two given splits, or has units in validation or test and others
+            not given; a split name is unknown; a size cannot be drawn; or a size is asked for
+            although the layout has that split.
     """
     given = given_splits(table, source)
     for name, size in (("val", split.val), ("test", split.test)):
@@ -95,7 +95,7 @@ def assign(table: pd.DataFrame, split: Split, source: Path) -> pd.Series:
 
     result = given.where(given != "", "train")
     pool = table["patient"][result == "train"].value_counts().sort_index()
-    # Sorted before shuffled: the order of the rows in a file must not decide who is tested.
+    # Sorted before shuffling: the order of the rows in a file must not decide who is tested.
     order = np.random.default_rng([split.seed, len(pool)]).permutation(len(pool))
     patients, counts = pool.index.to_numpy()[order], pool.to_numpy()[order]
     total = int(counts.sum())
@@ -117,8 +117,8 @@ def assign(table: pd.DataFrame, split: Split, source: Path) -> pd.Series:
 def _take(counts: np.ndarray, count: int) -> np.ndarray:
     """Mark patients, in the order given, until their units reach `count`.
 
-    A patient who would overshoot is passed over, so the count is met exactly as long as small
-    patients remain; else the smallest patient left completes it.
+    A patient who would overshoot is skipped, so the count is met exactly as long as patients with
+    few units remain; if it is not met, the smallest patient left is added.
     """
     chosen = np.zeros(len(counts), dtype=bool)
     total = 0
@@ -135,7 +135,7 @@ def _take(counts: np.ndarray, count: int) -> np.ndarray:
 
 
 def given_splits(table: pd.DataFrame, source: Path) -> pd.Series:
-    """The layout's own split names in our words."""
+    """The layout's own splits under our names."""
     given = table["given"].astype(str).str.strip().str.lower()
     unknown = sorted(set(given) - set(ALIASES) - {""})
     if unknown:
@@ -160,7 +160,7 @@ def _check_size(name: str, size: float) -> None:
 
 
 def one_split_a_patient(patients: pd.Series, given: pd.Series, source: Path) -> None:
-    """Refuse a patient whom the layout puts in two splits; where it does not say, it is train."""
+    """Refuse a patient whom the layout puts in two splits; a blank counts as train."""
     blank = given == ""
     pairs = pd.DataFrame({"patient": patients, "split": given.mask(blank, "train")})
     pairs = pairs.drop_duplicates()

@@ -1,4 +1,4 @@
-"""Images scaled into equal squares, and .npy files with one row for each of many."""
+"""Images scaled into equal squares, and .npy files that hold many of them, one per row."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from convirt.datasets.images import BadImageError, decode
 
 
 class Packed(NamedTuple):
-    """What became of one image.
+    """What packing did with one image.
 
     Attributes:
         reason: Why it is dropped, "" if it is kept.
         converted: As in Picture.
-        box: top, left, height and width of the content in the square, pixels.
+        box: top, left, height and width of the content in the square, in pixels.
     """
 
     reason: str = ""
@@ -37,8 +37,8 @@ class Block:
 
     Attributes:
         first: Number of the first row.
-        results: What became of each image; the rows of dropped ones are undefined.
-        stamp: `stamp` of the image files, from before they were read.
+        results: The outcome for each image; the rows of dropped ones are undefined.
+        stamp: `stamp` of the image files, taken before they were read.
         check: CRC-32 of the rows' bytes.
     """
 
@@ -62,7 +62,7 @@ def fit(pixels: np.ndarray, size: int) -> tuple[np.ndarray, tuple[int, int, int,
     scale = size / max(rows, columns)
     height, width = max(1, round(rows * scale)), max(1, round(columns * scale))
     if (height, width) != (rows, columns):
-        # Pillow's bilinear filter widens its support when it shrinks, so nothing aliases.
+        # Pillow's bilinear filter widens its support when it shrinks an image, so nothing aliases.
         image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
         pixels = np.asarray(image)
     top, left = (size - height) // 2, (size - width) // 2
@@ -85,19 +85,19 @@ def file_size(count: int, size: int) -> int:
 
 
 def create(path: Path, count: int, size: int) -> None:
-    """Make an (N, S, S) uint8 .npy file whose rows are still zero; they take no room yet."""
+    """Create an (N, S, S) uint8 .npy file of zeros, which take no disk space yet."""
     with path.open("wb") as file:
         file.write(header(count, size))
         file.truncate(file_size(count, size))
 
 
 def stamp(paths: Sequence[str]) -> int:
-    """A number that changes when one of the files does; reads no contents."""
+    """A number that changes when one of the files does; no content is read."""
     return zlib.crc32(repr([archives.stamp(Path(path)) for path in paths]).encode())
 
 
 def pack(paths: Sequence[str], first: int, size: int, out: Path, start: int) -> Block:
-    """Decode some images into their rows of a large array on disk; a job of one process.
+    """Decode some images into their rows of a large array on disk: the job of one process.
 
     Args:
         paths: Image files.
@@ -107,7 +107,7 @@ def pack(paths: Sequence[str], first: int, size: int, out: Path, start: int) -> 
         start: Bytes before row 0.
 
     Raises:
-        OSError: The disk is full. (Writing through a memory map would kill the process instead.)
+        OSError: The disk is full. (Writing to a memory-mapped file would kill the process instead.)
     """
     before = stamp(paths)
     rows = np.zeros((len(paths), size, size), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""What every reader returns, whatever the layout: study tables and a funnel of what was dropped."""
+"""What every reader returns, whatever the layout: tables, and a funnel of what was dropped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from convirt.datasets.splits import Split
 
-# Left out because the user asked for it; such items do not count against `max_dropped`.
+# Reasons to leave an item out by choice; such items do not count against `max_dropped`.
 VIEW_NOT_CHOSEN = "view not chosen"
 ON_EXCLUDE_LIST = "on the exclude list"
 LISTED_TWICE = "listed twice"
@@ -23,7 +23,7 @@ CHOICES = frozenset(
     {VIEW_NOT_CHOSEN, ON_EXCLUDE_LIST, LISTED_TWICE, PERSON_HELD_OUT, UNCERTAIN, LEFTOVER}
 )
 
-# Properties of a report.
+# Reasons to drop a study because of its report.
 NO_REPORT = "report missing"
 NO_SECTION = "no findings or impression"
 EMPTY_REPORT = "empty report"
@@ -36,7 +36,7 @@ RETRIEVAL_COLUMNS = ("role", "label")
 
 @dataclass
 class Count:
-    """Items of one sort: how many came in and which were dropped for which reason.
+    """Items of one sort: how many came in, and which were dropped for which reason.
 
     Attributes:
         found: How many came in.
@@ -47,7 +47,7 @@ class Count:
     dropped: dict[str, list[str]] = field(default_factory=dict)
 
     def drop(self, reason: str, ids: Iterable[str]) -> None:
-        """Count `ids` as dropped for `reason`; no ids leave no trace."""
+        """Count `ids` as dropped for `reason`; without ids nothing is noted."""
         ids = list(ids)
         if ids:
             self.dropped.setdefault(reason, []).extend(ids)
@@ -81,12 +81,12 @@ class Funnel:
         studies: Studies listed.
         images: Images listed.
         sentences: Sentences of the studies whose reports are kept.
-        converted: What had to be done to kept images ("16 bit", "RGB", ...) -> how many.
+        converted: What was converted in kept images ("16 bit", "RGB", ...) -> how many.
         split: Split -> sort of item -> how many the store holds.
         paper: Counts that the paper states for this set, for comparison.
-        notes: Sentences that a user should read: what is doubtful about this set, and what to do;
-            nothing was dropped for it.
-        examples: Note -> the first few ids that it is about, for the terminal alone.
+        notes: Sentences that a user should read: what is doubtful about this set, and what to do
+            about it. Nothing was dropped because of them.
+        examples: Note -> the first few ids that it is about, for the terminal only.
     """
 
     studies: Count = field(default_factory=Count)
@@ -99,7 +99,7 @@ class Funnel:
     examples: dict[str, str] = field(default_factory=dict)
 
     def note(self, what: str, number: int, examples: str = "") -> None:
-        """Put a count among the notes; zero leaves no trace."""
+        """Add a count to the notes, unless it is zero."""
         if number:
             self.notes.append(f"{number} {what}")
             self.examples[self.notes[-1]] = examples
@@ -110,7 +110,7 @@ class Funnel:
         return [note + f"; for example {few}" * bool(few) for note, few in examples]
 
     def leave_out(self, images: pd.DataFrame, out: pd.Series, reason: str) -> pd.DataFrame:
-        """Drop the images that `out` marks; studies that lose their last one go with them.
+        """Drop the images that `out` marks, and the studies that lose their last image.
 
         Returns:
             The images that are kept.
@@ -122,7 +122,7 @@ class Funnel:
 
     @property
     def dropped_share(self) -> float:
-        """Share of the images that were lost, among those that were not left out by choice."""
+        """Share of images that were lost, among those not left out by choice."""
         wanted = self.images.found - self.images.excluded
         return (self.images.lost - self.images.excluded) / wanted if wanted else 0.0
 
@@ -147,9 +147,9 @@ class Tables:
     """One data set, ready to be packed.
 
     Attributes:
-        images: One row an image, sorted by ``image``: image (unique id, mostly a relative posix
+        images: One row per image, sorted by ``image``: image (unique id, mostly a relative posix
             path), path (absolute), study, patient, split ("train", "val" or "test"), view (""
-            if unknown), then one 0/1 column a label. Retrieval sets also have role ("query" or
+            if unknown), then one 0/1 column per label. Retrieval sets also have role ("query" or
             "candidate") and label (a class name).
         reports: Pretraining sets: study, text (findings and impression).
         queries: Retrieval sets: text, label.
@@ -169,7 +169,7 @@ class Tables:
 
     @property
     def kind(self) -> str:
-        """What it is for: "pairs", "retrieval" or "labels"."""
+        """What the set is for: "pairs", "retrieval" or "labels"."""
         if self.reports is not None:
             return "pairs"
         return "retrieval" if "role" in self.images else "labels"

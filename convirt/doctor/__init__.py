@@ -1,1 +1,1 @@
-"""What a run needs, looked for before it starts: data, its lists, weights, a GPU, disk space."""
+"""Checks before a run of what it needs: data and their lists, weights, a GPU, disk space."""

@@ -1,7 +1,7 @@
 """Official facts about each set: where it comes from, which lists it has, how long they are.
 
-Names and numbers only; `docs/datasets/` tells the rest. A test holds the table of
-`docs/datasets/README.md` against this module, and the lists against what the readers open.
+Names and numbers only; `docs/datasets/` explains the rest. A test compares the table of
+`docs/datasets/README.md` with this module, and the lists with what the readers open.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ class ListFile:
     """A list of the layout.
 
     Attributes:
-        names: The file, relative to what holds the set; further names are other spellings of it.
-            `{version}` is filled from the reader's options.
+        names: The file, relative to what holds the set; further names are alternatives. Fields such
+            as `{version}` are filled in from the reader's options.
         rows: Official number of rows, header excluded; 0 where there is none.
         columns: Columns that must be there.
-        header: Whether there is a header; without one the columns are those of `columns`.
-        when: Option that has to be set for the list to be read; "" for always.
-        version: Of the lists that `rows` holds for, where there are several; "" for all.
+        header: Whether there is a header; if not, `columns` are all columns.
+        when: Option that must be set for the list to be read; "" for always.
+        version: The version that `rows` is for, where there are several; "" for all.
     """
 
     names: tuple[str, ...]
@@ -36,12 +36,12 @@ class ListFile:
 
 @dataclass(frozen=True)
 class Folder:
-    """A flat folder of the layout, which is cheap to count.
+    """A flat folder of the layout, whose files are cheap to count.
 
     Attributes:
         name: Relative to what holds the set.
-        suffix: Of the files that count.
-        files: Official number of them.
+        suffix: Suffix of the files to count.
+        files: Official number of these files.
     """
 
     name: str
@@ -51,25 +51,25 @@ class Folder:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is officially known of the sets that one reader reads.
+    """What is officially known about the set that a reader reads.
 
     Attributes:
         title: Name of the set.
-        kind: What it feeds: "pairs", "labels" or "retrieval".
+        kind: What it is for: "pairs", "labels" or "retrieval".
         access: OPEN, REGISTRATION (an account, terms to accept), CREDENTIALED (training and a
             signed agreement) or YOURS.
         page: Official page.
-        size: Of the download.
+        size: Size of the download.
         images: Official number of images that come into the store.
-        holds: What `root` has to hold.
-        steps: How to get it into `{root}`.
-        reports: How to get the reports alone, where they are another download.
-        homes: Where the lists may lie, relative to the root.
-        lists: What the reader opens.
-        folders: What else can be counted.
-        quick: Whether the reader takes seconds for the whole set.
-        paths: Options that name a file or folder -> the reader whose facts say where that
-            comes from, "" for none.
+        holds: What `root` has to contain.
+        steps: How to get the set into `{root}`.
+        reports: How to get the reports alone, where they are a separate download.
+        homes: Folders that may hold the lists, relative to the root.
+        lists: The lists that the reader opens.
+        folders: Folders whose files can be counted as well.
+        quick: Whether the reader takes only seconds for the whole set.
+        paths: Option that names a file or folder -> the reader whose facts say where that comes
+            from, "" for none.
     """
 
     title: str
@@ -89,13 +89,13 @@ class Facts:
 
 
 def _mimic_list(name: str) -> tuple[str, ...]:
-    """Users unpack the lists, or do not; release 2.1.0 still calls them 2.0.0."""
+    """File names of a list, packed or unpacked; release 2.1.0 still calls its lists 2.0.0."""
     stems = [f"mimic-cxr-{version}-{name}.csv" for version in ("2.0.0", "2.1.0")]
     return tuple(f"{stem}{ending}" for stem in stems for ending in (".gz", ""))
 
 
 def _covidx_list(part: str) -> tuple[str, ...]:
-    """At the root, or where the repository of the lists has them."""
+    """A list at the root, or in labels/ as in the repository of the lists."""
     return tuple(f"{folder}{part}_{{version}}.txt" for folder in ("", "labels/"))
 
 

@@ -1,7 +1,7 @@
-"""What is there of a data set, what is missing, where it comes from: without opening an image.
+"""What is there of a data set, what is missing, and where to get it, without opening an image.
 
-The reader itself has the last word where its lists are short. Of a larger set only the lists are
-read, and the files that they name are looked for by a sample.
+For sets with short lists the reader itself is run and decides. Of larger sets only the lists are
+read, and a sample of the files that they name is looked for.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from convirt.doctor.presence import Files
 from convirt.doctor.request import Request
 from convirt.errors import InputError
 
-SAMPLE = 200  # files looked for, of each sort
-READ_WHOLE = 20_000  # rows up to which the reader itself is run: seconds, not minutes
+SAMPLE = 200  # files of each sort that are looked for
+READ_WHOLE = 20_000  # up to so many rows the reader itself is run: seconds, not minutes
 
 
 def diagnose(request: Request, full: bool = False) -> Diagnosis:
     """Look at one set.
 
     Args:
-        request: What to look at.
+        request: The set.
         full: Run the reader whatever the size of the set, and look for every file.
     """
     found = Diagnosis(request.name, f"reader {request.reader}")
@@ -94,14 +94,14 @@ def _look(
 
 
 def _any(files: Files) -> bool:
-    """Whether any of some files is there; else the layout may be one that only the reader knows."""
+    """Whether any of a few of the files exists; if not, only the reader may know the layout."""
     return any(map(presence.there, presence.probes(files)))
 
 
 def _run_reader(
     found: Diagnosis, request: Request, root: Path, lists: Lists | None
 ) -> Tables | None:
-    """What the reader makes of the set; None, and a note, if it refuses."""
+    """The reader's tables; None, with a note, if it refuses the set or fails."""
     try:
         tables = registry.read(
             request.reader, root, request.split, dict(request.options), request.name
@@ -113,7 +113,7 @@ def _run_reader(
         else:
             refuse(found, error)
         return None
-    except Exception as error:  # a fault of the reader: the other sets are still to be looked at
+    except Exception as error:  # a fault of the reader must not stop the check of other sets
         text = f"the reader `{request.reader}` failed: {type(error).__name__}: {error}"
         found.add("stop", text, f"python -m stages.preprocess {request.name}")
         return None
@@ -133,7 +133,7 @@ def _run_reader(
 
 
 def _tell(found: Diagnosis, lists: Lists, official: bool) -> None:
-    """Note how long the lists are, against the official lengths."""
+    """Note how many rows the lists have, compared with the official numbers."""
     for name, table in lists.rows.items():
         wanted = lists.official[name] if official else 0
         _count(found, f"{name}: {len(table):,} rows", len(table), wanted, lists.facts)
@@ -142,7 +142,7 @@ def _tell(found: Diagnosis, lists: Lists, official: bool) -> None:
 def _count_folders(found: Diagnosis, facts: Facts, home: Path, official: bool) -> None:
     for folder in facts.folders:
         count = sum(name.endswith(folder.suffix) for name in presence.names(home / folder.name))
-        if count:  # none at all: the files may lie elsewhere, which the sample tells
+        if count:  # none at all: the files may be elsewhere, as the sample will show
             text = f"{folder.name}/: {count:,} {folder.suffix} files"
             _count(found, text, count, folder.files if official else 0, facts)
 
@@ -160,7 +160,7 @@ def _count(found: Diagnosis, text: str, count: int, official: int, facts: Facts)
 def _look_for(
     found: Diagnosis, files: Files, full: bool, max_dropped: float, steps: tuple[str, ...]
 ) -> None:
-    """Look for the files, of many by a sample unless `full`."""
+    """Look for the files; if they are many, for a sample of them unless `full`."""
     total = len(files.names)
     full = full or total <= READ_WHOLE
     looked = presence.spread(total, total if full else SAMPLE)

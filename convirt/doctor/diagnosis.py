@@ -1,11 +1,11 @@
-"""What a check before a run has found: notes, the worst of which decides."""
+"""What a check before a run has found: notes, of which the worst decides."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-# From good to bad. "later": not there yet, and made by the pipeline. "check": a run starts, but
-# look at it. "stop": a run cannot start.
+# From good to bad. "later": not there yet, but the pipeline will make it. "check": a run can start,
+# but the user should look at this. "stop": a run cannot start.
 LEVELS = ("ok", "later", "check", "stop")
 
 
@@ -15,8 +15,8 @@ class Note:
 
     Attributes:
         level: One of `LEVELS`.
-        text: What is there, or is not.
-        steps: What to type or do next, in this order; empty where nothing is to be done.
+        text: What is there, or is missing.
+        steps: What to type or do next, in this order; empty if there is nothing to do.
     """
 
     level: str
@@ -30,8 +30,8 @@ class Diagnosis:
 
     Attributes:
         subject: Such as "mimic-cxr" or "model.image.weights".
-        about: A word on it, such as its reader.
-        notes: In the order in which they were taken.
+        about: A word about the subject, such as its reader.
+        notes: In the order in which they were added.
         images: How many images a data set will put into its store, as far as known.
     """
 
@@ -41,7 +41,7 @@ class Diagnosis:
     images: int = 0
 
     def add(self, level: str, text: str, *steps: str) -> None:
-        """Take a note."""
+        """Add a note."""
         self.notes.append(Note(level, text, steps))
 
     @property

@@ -1,6 +1,6 @@
-"""Whether a set serves what the parameters use it for: its kind, its labels, its splits, its size.
+"""Whether a set suits what the parameters use it for: its kind, its labels, its splits, its size.
 
-What is refused here is what a later stage would refuse, after hours perhaps.
+What is refused here, a later stage would refuse too, perhaps after hours.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def fits(found: Diagnosis, request: Request, tables: Tables | None) -> None:
     """Note what a set lacks for its uses.
 
     Args:
-        found: Takes the notes.
-        request: What the parameters say of the set.
-        tables: What the reader made of it; None if it was not run, or refused.
+        found: Gets the notes.
+        request: What the parameters say about the set.
+        tables: What the reader returned; None if it was not run, or refused the set.
     """
     facts = request.facts
     kind = tables.kind if tables else facts.kind if facts else ""
@@ -54,7 +54,7 @@ def fits(found: Diagnosis, request: Request, tables: Tables | None) -> None:
 
 
 def _splits(found: Diagnosis, request: Request, use: Use, tables: Tables) -> Iterator[str]:
-    """The splits that a use needs and that are there; of the others a note."""
+    """The splits that a use needs and the set has; missing ones are noted."""
     for name in use.splits or NEEDED.get(use.kind, ()):
         if (tables.images["split"] == name).any():
             yield name
@@ -69,7 +69,7 @@ def _splits(found: Diagnosis, request: Request, use: Use, tables: Tables) -> Ite
 def _batches(
     found: Diagnosis, request: Request, use: Use, tables: Tables, splits: Iterable[str]
 ) -> None:
-    """Validation is of whole batches; a train part that is smaller than one repeats itself."""
+    """Validation takes whole batches; a train part smaller than one batch repeats studies."""
     key, size = use.batch
     source = f"datasets.sources.{request.name}"
     for name in splits:
@@ -83,7 +83,7 @@ def _batches(
 
 
 def _classes(found: Diagnosis, use: Use, task: Task, tables: Tables, splits: Iterable[str]) -> None:
-    """Whether each split can be scored."""
+    """Note splits that cannot be scored, and classes that have no image."""
     from convirt.labelled import check_task
 
     images = tables.images
@@ -104,7 +104,7 @@ def _classes(found: Diagnosis, use: Use, task: Task, tables: Tables, splits: Ite
 
 
 def _searches(found: Diagnosis, use: Use, tables: Tables) -> None:
-    """Whether there is what is searched, and what is searched for."""
+    """Note if there are too few candidates, or no queries."""
     key, most = use.most
     role = tables.images["role"]
     candidates, queries = int((role == "candidate").sum()), int((role == "query").sum())

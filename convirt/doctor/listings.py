@@ -1,7 +1,7 @@
-"""The lists of a set, and the files that they name, without reading a report or resolving a path.
+"""The lists of a set and the files that they name, without reading a report or resolving a path.
 
 A reader takes minutes for 400,000 images, since it reads every report and resolves every path.
-The few lines below name the same files in seconds; a test holds them against the readers.
+The code below names the same files in seconds; a test compares it with the readers.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ Rows = Mapping[str, pd.DataFrame]  # first name of a list -> its rows
 
 
 class Lists:
-    """The lists of one set, as far as they are there.
+    """The lists of one set, as far as they exist.
 
     Attributes:
-        home: What they lie in, and the names in them are relative to; None if none was found.
+        home: The folder of the lists, to which the names in them are relative; None if no list was
+            found.
         rows: First name of each list -> its rows.
         official: First name of each list -> official number of rows, 0 if there is none.
-        lacking: First names of those that are not there.
-        problems: Why others could not be read.
+        lacking: First names of the missing lists.
+        problems: Why other lists could not be read.
     """
 
     def __init__(self, facts: Facts, root: Path, options: Mapping[str, Any]) -> None:
@@ -50,7 +51,7 @@ class Lists:
 
     @property
     def size(self) -> int:
-        """Rows in all."""
+        """Number of rows in all lists."""
         return sum(len(table) for table in self.rows.values())
 
     def _read(self, one: ListFile, names: tuple[str, ...]) -> None:
@@ -70,7 +71,7 @@ class Lists:
             self.problems.append(InputError(where, "a file that can be read", reason, hint))
 
     def _find(self, names: tuple[str, ...]) -> Path | None:
-        if not archives.is_dir(self.root):  # a bring-your-own list itself
+        if not archives.is_dir(self.root):  # the root is a bring-your-own list
             self.home = self.root.parent
             return self.root
         homes = [self.root / home for home in self.facts.homes]
@@ -88,13 +89,13 @@ def read_list(path: Path, one: ListFile) -> pd.DataFrame:
     Raises:
         InputError: It is unreadable or lacks a column.
     """
-    if path.suffix == ".txt":  # COVIDx: no header, and blanks within fields
+    if path.suffix == ".txt":  # COVIDx: no header, and spaces within fields
         text = archives.read_bytes(path).decode("utf-8", errors="replace")
         return pd.DataFrame({"line": [line for line in text.splitlines() if line.strip()]})
     rows = inputs.read_csv(path, one.columns, names=None if one.header else one.columns)
     if one.header:
         return rows
-    return rows[rows[one.columns[0]].str.contains("/")]  # some copies have had a header added
+    return rows[rows[one.columns[0]].str.contains("/")]  # some copies have an added header
 
 
 # ------------------------------------------------------------------------------ by layout
@@ -126,7 +127,7 @@ def _mura(home: Path, rows: Rows, options: Mapping[str, Any]) -> list[Files]:
 
 
 def _rsna(home: Path, rows: Rows, options: Mapping[str, Any]) -> list[Files]:
-    ids = next(iter(rows.values()))["patientId"].drop_duplicates()  # one row a box
+    ids = next(iter(rows.values()))["patientId"].drop_duplicates()  # one row per box
     return [Files("images", home, ("stage_2_train_images/" + ids + ".dcm").tolist())]
 
 

@@ -1,7 +1,7 @@
 """Pictures on which an encoder is tested and which it has seen in pretraining.
 
-Ids of two sources need not mean the same, so stores are compared by what they hold: pictures that
-are equal pixel by pixel, once packed to the same size.
+Ids of two sources need not mean the same, so stores are compared by their content: pictures that
+are equal pixel by pixel after packing to the same size.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from convirt.datasets import alike
 
 
 class Overlap(NamedTuple):
-    """Test images of one store that are train images of a corpus.
+    """Test images of one store that are also train images of a corpus.
 
     Attributes:
         tested: Name of the store with the test images, candidates and queries included.
         corpus: Name of the store that is pretrained on.
-        images: Those in both, by their names in `tested`; None where the two stores were packed at
+        images: Images in both, by their names in `tested`; None if the two stores were packed at
             different sizes, so that no picture of one can equal one of the other.
         of: How many test images there are.
     """
@@ -37,12 +37,12 @@ def overlaps(stores: Path, corpora: Iterable[str], tested: Iterable[str]) -> Ite
     """Compare the test images of stores with the train images of corpora.
 
     Args:
-        stores: Folder of all stores; every picture of those that are named is read.
-        corpora: Names of stores that are pretrained on.
-        tested: Names of stores with a test part.
+        stores: Folder of all stores.
+        corpora: Names of stores that are pretrained on; all their train pictures are read.
+        tested: Names of stores with a test part; all their test pictures are read.
 
     Yields:
-        One for each pair of stores, also where nothing is in both.
+        One for each pair of stores, even if they share no image.
     """
     seen = {name: set(_digests(stores / name, "train").values()) for name in corpora}
     for name in tested:
@@ -55,7 +55,7 @@ def overlaps(stores: Path, corpora: Iterable[str], tested: Iterable[str]) -> Ite
 
 
 def _digests(store: Path, split: str) -> dict[str, bytes]:
-    """By name the digests of the pictures of a split."""
+    """Image name -> digest of its picture, for the images of a split."""
     records = pd.read_parquet(store / "records.parquet", columns=["image", "split"])
     chosen = (records["split"] == split).to_numpy().nonzero()[0]
     names = records["image"].to_numpy(str)[chosen].tolist()
@@ -63,6 +63,6 @@ def _digests(store: Path, split: str) -> dict[str, bytes]:
 
 
 def _size(store: Path) -> tuple[int, ...]:
-    """Height and width of the pictures of a store."""
+    """Height and width of the pictures in a store."""
     pictures: np.ndarray = np.load(store / "images.npy", mmap_mode="r", allow_pickle=False)
     return pictures.shape[1:]

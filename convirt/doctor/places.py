@@ -1,4 +1,4 @@
-"""The files and folders that the parameters of a set name: there, to be made, or to be got."""
+"""The files and folders that the parameters of a set name: present, to be made, or to be got."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from convirt.errors import InputError
 def find_path(
     found: Diagnosis, request: Request, text: str, key: str, steps: tuple[str, ...]
 ) -> Path | None:
-    """The file or folder that a parameter names, if it is there; else a note says what is wrong.
+    """The file or folder that a parameter names; if it is not there, a note says what is wrong.
 
     Args:
-        found: Takes the note.
-        request: Tells what the pipeline makes.
-        text: As written, with variables.
-        key: Below `datasets.sources.<name>`.
-        steps: What to do if it is not there.
+        found: Gets the note.
+        request: The set; its `maker` says what the pipeline makes.
+        text: The path as written, with variables.
+        key: The parameter's key below `datasets.sources.<name>`.
+        steps: What to do if the path is not there.
     """
     path, unset = reader_options.expanded(text)
     parameter = f"datasets.sources.{request.name}.{key}"
@@ -49,7 +49,7 @@ def find_path(
 
 
 def _about(facts: Facts | None) -> str:
-    """Where a set comes from, and what its root has to hold."""
+    """Where a set comes from, and what its root has to contain."""
     if facts is None:
         return ""
     text = f". Wanted: {facts.title}"
@@ -65,7 +65,7 @@ def _without(request: Request) -> str:
 
 
 def steps_into(facts: Facts | None, root: Path | str, what: str = "") -> tuple[str, ...]:
-    """How a set, or its reports alone, come into `root`."""
+    """How to get a set, or its reports alone, into `root`."""
     if facts is None:
         return (f"put the set into {root}",)
     if what == "images" and facts.access == YOURS:
@@ -76,7 +76,7 @@ def steps_into(facts: Facts | None, root: Path | str, what: str = "") -> tuple[s
 
 
 def options_of(found: Diagnosis, request: Request) -> dict[str, Any] | None:
-    """The reader's options with their defaults; None if one is wrong or names nothing."""
+    """The reader's options with defaults; None if one is wrong or names a missing path."""
     try:
         values = vars(reader_options.parse(request.module.Options, request.options, request.reader))
     except InputError as error:
@@ -92,6 +92,6 @@ def options_of(found: Diagnosis, request: Request) -> dict[str, Any] | None:
 
 
 def refuse(found: Diagnosis, error: InputError) -> None:
-    """Note what a reader, or what reads for it, refuses."""
+    """Note what a reader, or the code that reads in its place, refuses."""
     text = f"{error.path}: expected {error.expected}; found {error.found}"
     found.add("stop", text, error.hint)

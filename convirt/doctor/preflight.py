@@ -1,4 +1,4 @@
-"""What a run needs besides its data: weights, a GPU, room on the disk. Nothing is loaded."""
+"""Checks of what a run needs besides data: weights, a GPU, disk space. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def text_weights(weights: str) -> Diagnosis:
 
 
 def resolution(stored: int, size: int) -> Diagnosis:
-    """Whether the films that are stored suit the encoder's input.
+    """Whether the size of the stored films suits the encoder's input.
 
     Args:
         stored: Pixels of a stored film's longer side.
@@ -96,16 +96,17 @@ def device(name: str) -> Diagnosis:
 def disk(folder: Path, counts: Sequence[int], size: int) -> Diagnosis:
     """Whether the stores that are still to be made fit on the disk of `folder`.
 
-    What comes of models (states, features, classifiers) depends on their size, and is not counted.
+    What is stored of models (states, features, classifiers) depends on their size and is not
+    counted.
 
     Args:
-        folder: Where the stores will lie; it need not exist yet.
+        folder: Folder of the stores; it need not exist yet.
         counts: How many images each of them will hold.
         size: Pixels of a stored image's side; one byte each.
     """
     images = sum(counts)
     need = images * size**2
-    # while a store is written, its pieces are still there
+    # while a store is written, its pieces take up space too
     meanwhile = need + max(counts, default=0) * size**2
     place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(place).free
@@ -127,7 +128,7 @@ def disk(folder: Path, counts: Sequence[int], size: int) -> Diagnosis:
 def _package(found: Diagnosis, module: str) -> None:
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # a parent is missing; no name at all
+    except (ImportError, ValueError):  # a parent package is missing; the name is empty
         spec = None
     if spec is None:
         hint = "pip install -r requirements.txt"
@@ -144,7 +145,7 @@ def _path(found: Diagnosis, path: Path, there: bool, what: str) -> None:
 
 
 def _hub(found: Diagnosis, repository: str, command: str) -> None:
-    """Weights of the model hub: in the local cache, or to be downloaded by the run."""
+    """Note whether weights of the model hub are cached, or the run will have to download them."""
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -1,4 +1,4 @@
-"""Whether files that a list names are there, by few looks at the disk."""
+"""Whether files that a list names exist, with few accesses to the disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from convirt.datasets import archives
 from convirt.errors import InputError
 
-PROBES = 20  # looks that tell one layout from another
+PROBES = 20  # files looked for to tell one layout from another
 
 
 class Files(NamedTuple):
@@ -27,12 +27,12 @@ class Files(NamedTuple):
     names: Sequence[str]
 
     def path(self, index: int) -> Path:
-        """One of them."""
+        """The path of one of the files."""
         return self.home / self.names[index]
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything at `path`; a damaged archive is something."""
+    """Whether there is anything at `path`; a damaged archive counts."""
     try:
         return archives.exists(path)
     except InputError:
@@ -42,7 +42,7 @@ def exists(path: Path) -> bool:
 
 
 def there(path: Path) -> bool:
-    """Whether a file exists; a name that no disk can hold (too long, with a NUL) does not."""
+    """Whether a file exists; False for a name that no disk can hold (too long, with a NUL)."""
     try:
         return archives.is_file(path)
     except (OSError, ValueError):
@@ -58,7 +58,7 @@ def names(folder: Path) -> list[str]:
 
 
 def nearly(path: Path) -> Path | None:
-    r"""What is there for a path that is not: other case or accents, or / for \; None if nothing."""
+    r"""An existing path that differs only in case, form of accents, or / for \; None if none."""
     path = Path(str(path).replace("\\", "/"))
     folder = path.parent if exists(path.parent) else nearly(path.parent)
     wanted = _plain(path.name)
@@ -78,22 +78,22 @@ def spread(count: int, at_most: int) -> Sequence[int]:
 
 
 def likeliest(candidates: Sequence[Files]) -> Files:
-    """The candidate of which most files exist, by a few looks; the first of equals."""
+    """The candidate of which most files exist, judging by a few; the first of equals."""
     return max(candidates, key=lambda files: sum(map(there, probes(files))))
 
 
 def probes(files: Files) -> list[Path]:
-    """A few of the files, spread over all."""
+    """A few of the files, spread evenly over all."""
     return [files.path(index) for index in spread(len(files.names), PROBES)]
 
 
 def absent(files: Files, indices: Iterable[int]) -> list[Path]:
-    """Those of the files that do not exist, by one look at each."""
+    """The files at `indices` that do not exist; each is looked for."""
     return [path for path in map(files.path, indices) if not there(path)]
 
 
 def absent_of_all(files: Files) -> list[Path]:
-    """Those of all the files that do not exist, by listing each folder once."""
+    """All files that do not exist; each folder is listed once."""
     missing: list[Path] = []
     listed: dict[Path, frozenset[str]] = {}
     for path in map(files.path, range(len(files.names))):

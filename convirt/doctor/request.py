@@ -1,4 +1,4 @@
-"""A data set as the parameters describe it: what the doctor is asked to look at."""
+"""A data set as the parameters describe it: what the doctor has to check."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Use:
     Attributes:
         key: The parameter that names it, such as "tasks.rsna".
         kind: "pairs", "labels" or "retrieval".
-        labels: Label columns that have to be there.
-        splits: Splits that have to be there; empty stands for those that its kind needs.
-        batch: Of pairs: the key of the largest batch, and its size.
-        task: Of labels: how they are scored; None if that does not matter.
-        most: Of a retrieval set: the key of how many candidates are asked for, and that number.
+        labels: Label columns that the set must have.
+        splits: Splits that the set must have; empty stands for those that its kind needs.
+        batch: For pairs: the key of the largest batch, and its size.
+        task: For labels: how they are scored; None if that does not matter.
+        most: For a retrieval set: the key of the number of candidates asked for, and that number.
         blind: Likewise: the systems without a text encoder.
     """
 
@@ -47,17 +47,17 @@ class Request:
     """A data set as the parameters describe it.
 
     Attributes:
-        name: Of the source.
-        reader: Which layout.
-        root: As written, with variables.
+        name: Name of the source.
+        reader: Name of the reader, and so of the layout.
+        root: The root as written, with variables.
         split: Seed and sizes.
         options: The reader's switches.
-        uses: What names the set.
-        made_up: Drawn by the pipeline, so that no official count holds.
-        maker: A path as written -> the command that makes it, "" if nothing makes it although it
-            is a path of the pipeline, None for a path of the user.
+        uses: What the parameters use the set for.
+        made_up: Whether the pipeline draws the set, so that official counts do not apply.
+        maker: A path as written -> the command that makes it; "" if it is a path of the pipeline
+            that nothing makes; None for a path of the user.
         max_dropped: Share of the images that may be missing.
-        fault: Why the list that `split_file` names cannot be used.
+        fault: Why the list that `split_file` names cannot be used, if so.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Request:
 
     @property
     def facts(self) -> Facts | None:
-        """What is officially known of its layout."""
+        """What is officially known about the set of this reader; None if nothing."""
         return catalogue.FACTS.get(self.reader)
 
     @property

@@ -15,7 +15,7 @@ NO_OBJECTIVE = frozenset({"__init__", "base"})
 
 
 def available() -> list[str]:
-    """Names of all objectives, those of the files beside this one."""
+    """Names of all objectives, from the files beside this one."""
     names = {path.stem for path in Path(__file__).parent.glob("*.py")}
     return sorted(names - NO_OBJECTIVE)
 

@@ -1,8 +1,8 @@
-"""What every pretraining objective has in common: named modules in, loss and log values out.
+"""What all pretraining objectives have in common: built from `Parts`, they return loss and logs.
 
 An objective is a file `convirt/objectives/<name>.py` that defines a class `Objective`, derived from
-`Objective` or `PairObjective` below. The one loop (`convirt/training.py`) draws the batches, steps,
-validates, keeps the best state and resumes; docs/objectives.md shows how to write one.
+`Objective` or `PairObjective` below. The one loop (`convirt/training.py`) draws batches, steps,
+validates, keeps the best state and resumes; docs/objectives.md shows how to write an objective.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from convirt.text_encoder import Packing, TextEncoder, Tokenizer
 if TYPE_CHECKING:
     from convirt.training import TrainConfig
 
-BUCKET = 16  # tokens; CUDA graphs are recorded for lengths of 16, 32, ... and no others
+BUCKET = 16  # tokens; CUDA graphs are recorded only for lengths of 16, 32, ...
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class ProjectionConfig:
 
     Attributes:
         dim: Width of v and u.
-        hidden: Width of the hidden layer; 0 is the input's width.
-        layers: 2 has one hidden ReLU layer (the paper's), 1 is linear (Table 4).
+        hidden: Width of the hidden layer; 0 means the input's width.
+        layers: 2 means one hidden ReLU layer (as in the paper), 1 is linear (Table 4).
     """
 
     dim: int
@@ -55,7 +55,7 @@ class Parts:
         image_config: Of the image encoder.
         text: Loads the text encoder f_u and its tokenizer; objectives without text never call it.
         tokenizer: Loads the tokenizer alone, for objectives that need words but no text encoder.
-        texts: The distinct sentences of the corpus, which rows of a batch and of reports point at.
+        texts: The distinct sentences of the corpus; rows in batches and reports index them.
         train: Pairs to train on.
         val: Pairs to validate on.
         config: How the loop trains: tau, lam, batch_size, seed and the rest.
@@ -79,14 +79,14 @@ class Parts:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a step is given.
+    """The inputs of a step.
 
     Attributes:
-        views: `Objective.views` times (N, 3, S, S) float32, normalised, on the device: films of the
-            N drawn studies, transformed anew for each view. In validation a single view is the
-            whole film; several are drawn once and stay the same.
-        batch: Which studies, images and sentences these are.
-        more: What `Objective.step_inputs` made of the batch; None where it was not asked.
+        views: `Objective.views` tensors (N, 3, S, S) float32, normalised, on the device: films of
+            the N drawn studies, transformed separately for each view. In validation a single view
+            is the whole film; several views are drawn once and stay the same.
+        batch: The rows of these studies, images and sentences.
+        more: What `Objective.step_inputs` returned for the batch; None if it was not called.
     """
 
     views: tuple[Tensor, ...]
@@ -94,30 +94,31 @@ class Inputs:
     more: tuple[Tensor, ...] | None = None
 
     def part(self, rows: slice) -> Inputs:
-        """Those of some pairs."""
+        """The inputs of some pairs."""
         return Inputs(tuple(view[rows] for view in self.views), self.batch.part(rows))
 
 
 class Objective(nn.Module):
     """Base of all objectives: parameters that require a gradient are trained, buffers are kept.
 
-    The loop seeds torch from (seed, step) before each `forward`, so that draws of torch's CPU
-    generator in there can be redone; in evaluation mode nothing may be drawn. What a resumed run
-    needs beside the optimiser has to be in the `state_dict`. On a GPU `forward` runs under
-    autocast: take losses in float32 (`full_precision`).
+    The loop seeds torch from (seed, step) before each `forward`, so that its draws from torch's CPU
+    generator can be repeated; in evaluation mode nothing may be drawn. What a resumed run needs
+    besides the optimiser has to be in the `state_dict`. On a GPU `forward` may run under autocast:
+    compute losses in float32 (`full_precision`).
 
-    Of several processes each is given its part of a batch, and the gradients of all are averaged.
-    A mean over pairs is then that of the batch by itself; whatever compares pairs, or divides by
-    something that differs between parts, takes `processes.gather` first.
+    With several processes, each gets its part of a batch, and the gradients of all are averaged. A
+    mean over pairs then equals that over the whole batch. Code that compares pairs, or divides by
+    something that differs between parts, has to call `processes.gather` first.
 
     Attributes:
-        views: Transformed views of each film that a step is given.
+        views: Number of transformed views of each film that a step gets.
         criterion: Which value of `validate` chooses the best state.
         larger_is_better: Whether a high criterion is good.
         recordable: Whether `forward` computes on the device alone, from the views and what
-            `step_inputs` made of the batch, so that a step can be recorded (`convirt.recorded`).
-        image_encoder: The image encoder f_v, which this is all about.
-        chunk: Pairs of a validation that are embedded at a time; 0 is all of a batch.
+            `step_inputs` returned for the batch, so that a step can be recorded
+            (`convirt.recorded`).
+        image_encoder: The image encoder f_v, the result of pretraining.
+        chunk: Pairs embedded at a time in validation; 0 means a whole batch.
     """
 
     views: ClassVar[int] = 1
@@ -137,39 +138,39 @@ class Objective(nn.Module):
         return self.compare(self.embed(inputs), inputs)
 
     def step_inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What a recorded step needs to know of a batch beside its images, on the device."""
+        """What a recorded step needs of a batch besides its images, on the device."""
         return ()
 
     def embed(self, inputs: Inputs) -> tuple[Tensor, ...]:
-        """What is compared of each pair, (n, ...) each, from nothing but that pair.
+        """The tensors that are compared, (n, ...) each, every row computed from its pair alone.
 
-        An objective that has `embed` and `compare` in place of `forward` can take batches that do
+        An objective that defines `embed` and `compare` instead of `forward` can use batches that do
         not fit into memory (`train.chunk`).
         """
         return tuple(half() for half in self.halves(inputs))
 
     def halves(self, inputs: Inputs) -> tuple[Callable[[], Tensor], ...]:
-        """In place of `embed`, where what it returns is made by networks that share no weight.
+        """One function per embedding, instead of `embed`, if their networks share no weight.
 
-        They are computed side by side, on a CPU (`convirt.halves`) and where steps are recorded.
+        They run in parallel on a CPU (`convirt.halves`) and in recorded steps.
         """
         raise NotImplementedError
 
     @classmethod
     def in_halves(cls) -> bool:
-        """Whether `forward` compares what `halves` make, and does nothing else."""
+        """Whether `forward` does nothing but compare the results of `halves`."""
         return cls.forward is Objective.forward and cls.embed is Objective.embed
 
     def compare(
         self, embeddings: tuple[Tensor, ...], inputs: Inputs
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What `forward` returns, from what `embed` made of the batch."""
+        """What `forward` returns, from what `embed` returned for the batch."""
         raise NotImplementedError
 
     def compile_encoders(self, config: TrainConfig) -> None:
-        """Let torch compile what takes the time, for the device that it is on; once is enough.
+        """Let torch compile the slow parts, for the device they are on; later calls do nothing.
 
-        Every shape has code of its own: left to itself, torch goes by the shapes that it has seen,
+        Every shape has its own code: by default torch generalises from the shapes that it has seen,
         and a resumed run would compute a step with other code.
         """
         if not self._compiled:
@@ -177,15 +178,15 @@ class Objective(nn.Module):
             self._compiled = True
 
     def compile_with(self, mode: str) -> None:
-        """Compile in one of torch's modes; an objective of more networks has more to compile."""
+        """Compile in one of torch's modes; override it to compile more networks."""
         self.image_encoder.compile(mode=mode, dynamic=False)
 
     def compile_mode(self, config: TrainConfig) -> str:
-        """With CUDA graphs on a GPU, where launching kernels takes longer than they run.
+        """Torch's mode: with CUDA graphs on a GPU, where launching kernels outlasts running them.
 
-        Not where whole steps are recorded (`compute.graphs`). Several processes go without, since
-        BatchNorm then talks to the others in the midst of a graph; and so do chunks, which would be
-        recorded anew for each sequence of their lengths.
+        Without them if whole steps are recorded (`compute.graphs`), in several processes, where
+        BatchNorm communicates in the middle of a graph, and with chunks, which would be recorded
+        again for each sequence of their lengths.
         """
         on_gpu = next(self.parameters()).device.type == "cuda"
         whole = processes.count() == 1 and not config.chunk
@@ -193,7 +194,7 @@ class Objective(nn.Module):
         return "reduce-overhead" if graphs else "default"
 
     def validate(self, batches: Iterable[Inputs]) -> dict[str, float]:
-        """Values of a validation, `val_loss` among them; called in evaluation mode, no gradient."""
+        """Values of a validation, including `val_loss`; called in evaluation mode, no gradient."""
         losses = [self._loss(inputs) for inputs in batches]
         return {"val_loss": sum(float(loss) for loss in losses) / len(losses)}
 
@@ -208,7 +209,7 @@ class Objective(nn.Module):
         return self.compare(whole, inputs)[0]
 
     def chance(self) -> float | None:
-        """Loss of a model that knows nothing; None where that is no fixed number."""
+        """Loss of a model that knows nothing; None if that is no fixed number."""
         return None
 
     def save(self, folder: Path) -> None:
@@ -217,7 +218,7 @@ class Objective(nn.Module):
 
 
 class PairObjective(Objective):
-    """Base of objectives that compare v and u, by the cosine of which images are then retrieved.
+    """Base of objectives that compare v and u; images are then retrieved by the cosine of both.
 
     Attributes:
         model: Both encoders and both projections.
@@ -228,7 +229,7 @@ class PairObjective(Objective):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         text, tokenizer = parts.text()
-        # the seed again, so that the heads do not depend on what the encoders drew
+        # seeded again, so that the heads do not depend on what the encoders drew
         seed_torch(parts.config.seed)
         head = parts.projection
         self.model = PairEncoder(
@@ -262,7 +263,7 @@ class PairObjective(Objective):
         return self.model.text_encoder.upper(*self._text.hidden(tokens, Packing(mask, None, None)))
 
     def step_inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Tokens of the sentences or where they are kept, and which of them are padding."""
+        """Tokens of the sentences (or the places of kept ones), and the mask of real tokens."""
         tokens, packing = self._text.step_inputs(batch.sentences)
         return tokens, packing.mask
 
@@ -279,21 +280,21 @@ class PairObjective(Objective):
         return partial(self.v, inputs), partial(self.u, inputs)
 
     def compile_with(self, mode: str) -> None:
-        """Compile the image encoder and what a step computes of the text encoder."""
+        """Compile the image encoder and the part of the text encoder that a step computes."""
         import torch
 
         super().compile_with(mode)
-        # Each length of sentences has code of its own. Code for any length sums in the order that
-        # suits the first one it saw, so that a resumed run could have other bits.
+        # Each length of sentences has its own code. Code for any length would sum in the order that
+        # suits the first length it saw, so that a resumed run could have other bits.
         torch._dynamo.config.recompile_limit = 64
-        torch._dynamo.config.fail_on_recompile_limit_hit = True  # it would go on uncompiled
+        torch._dynamo.config.fail_on_recompile_limit_hit = True  # else it would go on uncompiled
         text: Any = self.model.text_encoder
         upper, lower = (
             torch.compile(half, mode=mode, dynamic=False) for half in (text.upper, text.lower)
         )
         text.upper = upper
-        if not self._text.keep:  # what is kept is computed once
-            # in training as in validation, or each would have code of its own
+        if not self._text.keep:  # kept outputs are computed only once
+            # the same in training and validation, else each would have its own code
             text.lower = torch.no_grad()(lower)
 
     def save(self, folder: Path) -> None:
@@ -336,7 +337,7 @@ def options_of(kind: type[T], parts: Parts) -> T:
 
     name = kind.__module__.rpartition(".")[2]
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    # as JSON, of which strict mode makes dataclasses and tuples
+    # as JSON, from which strict mode can build dataclasses and tuples
     told = json.dumps(dict(parts.options))
     try:
         return TypeAdapter(kind).validate_json(told, strict=True, extra="forbid")

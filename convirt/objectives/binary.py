@@ -1,17 +1,17 @@
-"""Contrastive-Binary-Loss, the baseline that tells true pairs from false ones (section 4.3).
+"""Contrastive-Binary-Loss, the baseline that distinguishes true from false pairs (section 4.3).
 
-h_v and h_u are each projected linearly to one width, laid side by side, and a small network says
-how likely it is that the two belong together: binary cross entropy over each pair and one fake.
-The text of a fake is that of another pair of the batch.
+h_v and h_u are each projected linearly to the same width and concatenated, and a small network
+predicts how likely it is that the two belong together. The loss is the binary cross entropy over
+each true pair and one fake, whose text is that of another pair of the batch.
 
-A swapped-in text that says the same as the pair's own (the same row of the distinct sentences) is
-no fake: it is left out, and the fakes that remain share the weight of all. Both halves, true and
-fake, thus weigh a half each, and the loss of a network that knows nothing stays ln 2. A text that
-differs in words but is true of the film as well counts as a fake, as it does in the paper.
+A swapped-in text that equals the pair's own (the same row of the distinct sentences) is no fake: it
+is left out, and the remaining fakes share the weight of all. True pairs and fakes thus have half
+the weight each, and the loss of a network that knows nothing stays ln 2. A text in other words
+that is also true of the film counts as a fake, as in the paper.
 
-Nothing here pulls a film and its sentence together in one space: the cosine of the two linear
-projections, by which images are retrieved, is no more than what the network happens to leave there.
-The paper's precision is close to chance, too (Table 2).
+Nothing here aligns a film and its sentence in one space: the cosine of the two linear projections,
+by which images are retrieved, is a mere by-product of the network. The paper's precision is close
+to chance, too (Table 2).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Options:
     """Settings of this objective.
 
     Attributes:
-        hidden: Width of the network's hidden layer; 0 is that of both projections together.
+        hidden: Width of the network's hidden layer; 0 means that of both projections together.
     """
 
     hidden: int = 0
@@ -50,9 +50,9 @@ class Options:
 def partners(count: int, draw: bool) -> Tensor:
     """For each of `count` pairs the pair whose text is swapped in, (count,) int64.
 
-    A permutation that leaves no pair its own text (if there are two at least): the next one in an
-    order drawn from torch's CPU generator, so that each other pair is equally likely; without a
-    draw the next one in the batch.
+    A permutation that leaves no pair its own text (if there are at least two): the next pair in an
+    order drawn from torch's CPU generator, so that all other pairs are equally likely; without
+    `draw`, the next pair in the batch.
     """
     if not draw:
         return torch.arange(count).roll(-1)
@@ -63,14 +63,14 @@ def partners(count: int, draw: bool) -> Tensor:
 
 
 def binary_loss(true: Tensor, fake: Tensor, is_fake: Tensor) -> Tensor:
-    """Binary cross entropy of true pairs and fakes, half the weight each.
+    """Binary cross entropy of true pairs and fakes, with half the weight each.
 
-    At chance, with all logits 0, it is ln 2. Without a single fake it is that of the true pairs.
+    At chance, with all logits 0, it is ln 2. Without any fake it is that of the true pairs.
 
     Args:
         true: Logits of the N pairs, (N,).
         fake: Logits with the texts swapped, (N,).
-        is_fake: (N,) bool, false where the swapped text says the same as the own.
+        is_fake: (N,) bool, false where the swapped-in text equals the pair's own.
 
     Returns:
         A scalar.
@@ -82,7 +82,7 @@ def binary_loss(true: Tensor, fake: Tensor, is_fake: Tensor) -> Tensor:
 
 
 class Objective(base.PairObjective):
-    """Both encoders, a linear projection each, and the network that judges a pair."""
+    """Both encoders, each with a linear projection, and the network that judges a pair."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
@@ -91,7 +91,7 @@ class Objective(base.PairObjective):
         self.classifier = Projection(width, options.hidden or width, 1)
 
     def halves(self, inputs: Inputs) -> tuple[Callable[[], Tensor], ...]:
-        """The linear projections, (n, dim) each, of any length."""
+        """The linear projections, (n, dim) each, not normalised."""
         return (
             lambda: self.model.image_projection(self.h_v(inputs)),
             lambda: self.model.text_projection(self.h_u(inputs)),
@@ -100,7 +100,7 @@ class Objective(base.PairObjective):
     def compare(
         self, embeddings: tuple[Tensor, ...], inputs: Inputs
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss; beside it the share of true pairs and fakes that are told right."""
+        """The loss; logs the share of true pairs and fakes that are classified correctly."""
         v, u = embeddings
         own = torch.from_numpy(inputs.batch.sentences)
         rows = processes.gather(sent(own, v.device))
@@ -120,7 +120,7 @@ class Objective(base.PairObjective):
         return logits.squeeze(1).float()
 
     def chance(self) -> float:
-        """Loss if every pair is as likely true as not."""
+        """Loss of predicting even odds for every pair."""
         return math.log(2)
 
     def save(self, folder: Path) -> None:

@@ -1,9 +1,9 @@
-"""Caption-LSTM: an LSTM that attends to the image's regions writes the report (Xu 2015).
+"""Caption-LSTM: an LSTM with attention to the image's regions writes the report (Xu 2015).
 
 "Show, Attend and Tell" with its deterministic, soft attention (sections 3.1.2, 4.2 and 4.2.1). The
-attention's keys and what the regions say to the gates and to the output are linear in a region, and
-a weighted mean of regions is what the LSTM reads: all of it is computed once an image, before the
-loop over the tokens. The function stays the paper's.
+LSTM reads a weighted mean of regions. The attention's keys and the regions' contributions to the
+gates and to the output are linear in a region, so they are computed once per image, before the loop
+over the tokens. The function stays that of the paper.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Options(CaptionOptions):
 
     Attributes:
         width: Of the LSTM's state, the attention's hidden layer and the token embeddings.
-        dropout: Of the embeddings that are read and before the output layer.
+        dropout: Of the input embeddings and before the output layer.
         doubly_stochastic: Weight of the penalty on attention that is spread unevenly over the
-            regions of an image (lambda of section 4.2.1); 0 leaves it out.
+            regions of an image (lambda of section 4.2.1); 0 turns it off.
     """
 
     width: int = 512
@@ -43,7 +43,7 @@ class Options(CaptionOptions):
 
 
 class State(NamedTuple):
-    """Of N reports: what the regions say, (N, R, .), and the LSTM's h and c, (N, width)."""
+    """Of N reports: linear maps of the regions, (N, R, .), and the LSTM's h and c, (N, width)."""
 
     keys: Tensor
     gates: Tensor
@@ -53,12 +53,12 @@ class State(NamedTuple):
 
 
 class LstmDecoder(Decoder):
-    """The attending LSTM.
+    """The LSTM with attention.
 
     Args:
         channels: C of the regions.
         vocabulary: V, the number of tokens that can be written.
-        options: The rest.
+        options: All other settings.
     """
 
     def __init__(self, channels: int, vocabulary: int, options: Options) -> None:
@@ -70,17 +70,17 @@ class LstmDecoder(Decoder):
         self.region_key = nn.Linear(channels, width)
         self.region_gates = nn.Linear(channels, 4 * width, bias=False)
         self.region_output = nn.Linear(channels, width, bias=False)  # L_z
-        self.score = nn.Linear(width, 1, bias=False)  # its bias would fall out of the softmax
+        self.score = nn.Linear(width, 1, bias=False)  # a bias would cancel in the softmax
         self.token_gates = nn.Linear(width, 4 * width)
-        # of h: the attention's query, beta's logit and the gates, in one product
+        # maps h to the attention's query, beta's logit and the gates, in one product
         self.recurrent = nn.Linear(width, width + 1 + 4 * width)
         self.state_output = nn.Linear(width, width)  # L_h
         self.output = nn.Linear(width, vocabulary)  # L_o
         self.dropout = nn.Dropout(options.dropout)
 
     def start(self, regions: Tensor) -> State:
-        """What the regions say, and h and c from their mean."""
-        # float32 under autocast too: c adds up over the report
+        """The linear maps of the regions, and h and c from their mean."""
+        # float32 even under autocast: c accumulates over the report
         initial = torch.tanh(self.initial(regions.mean(dim=1)).float())
         h, c = initial.split(self.width, dim=-1)
         return State(
@@ -105,7 +105,7 @@ class LstmDecoder(Decoder):
         return logits
 
     def forward(self, regions: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher forcing; the penalty is that of doubly stochastic attention."""
+        """Predict by teacher forcing; the penalty is that of doubly stochastic attention."""
         state = self.start(regions)
         embedded = self.dropout(self.embedding(tokens))
         token_gates = self.token_gates(embedded)
@@ -118,26 +118,26 @@ class LstmDecoder(Decoder):
         return logits, self.weight * unevenness(alphas, mask)
 
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
-        """Read a token a report."""
+        """Read one token per report."""
         embedded = self.embedding(tokens)
         state, alpha, beta = self._advance(state, self.token_gates(embedded))
         return self._logits(embedded, state.h, beta * _mean(alpha, state.output)), state
 
 
 def _mean(alpha: Tensor, values: Tensor) -> Tensor:
-    """(N, R) and (N, R, D) to (N, D)."""
+    """Weighted mean of values: (N, R) and (N, R, D) to (N, D)."""
     return torch.bmm(alpha.unsqueeze(1), values).squeeze(1)
 
 
 def unevenness(alphas: Tensor, mask: Tensor) -> Tensor:
-    """How unevenly the regions of an image are looked at, summed over the images.
+    """How unevenly attention is spread over the regions of an image, summed over the images.
 
     Xu et al. add sum_i (1 - sum_t alpha_ti)^2 over the R regions. The attention of a report of T
-    tokens adds up to T, so with T / R in place of 1 the gradient is the same, and what is even
-    costs nothing whatever the length.
+    tokens sums to T, so with T / R in place of 1 the gradient is the same, and even attention costs
+    nothing, whatever the length.
 
     Args:
-        alphas: (N, T, R), which add up to 1 over R.
+        alphas: (N, T, R), which sum to 1 over R.
         mask: (N, T) bool, which tokens count.
     """
     with base.full_precision(alphas):
@@ -146,7 +146,7 @@ def unevenness(alphas: Tensor, mask: Tensor) -> Tensor:
 
 
 class Objective(CaptionObjective):
-    """The image encoder and the attending LSTM."""
+    """The image encoder and the LSTM with attention."""
 
     def __init__(self, parts: base.Parts) -> None:
         options = base.options_of(Options, parts)

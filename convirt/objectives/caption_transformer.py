@@ -1,7 +1,7 @@
 """Caption-Transformer: a meshed-memory transformer writes the report (Cornia 2020).
 
-Its encoder relates the image's regions to each other and to learnt memory vectors (section 3.1);
-every layer of its decoder attends to every layer of the encoder through gates (section 3.2).
+Its encoder relates the image's regions to each other and to learnt memory vectors (section 3.1).
+Every layer of its decoder attends to every layer of the encoder through gates (section 3.2).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Options(CaptionOptions):
 
     Attributes:
         width: d of tokens and regions.
-        layers: Of the encoder, and as many of the decoder.
-        heads: Of every attention; they divide `width`.
+        layers: Number of layers, in the encoder and in the decoder.
+        heads: Of every attention; `width` has to be a multiple of twice their number.
         feed_forward: Width of the hidden layer after an attention.
-        memory: Memory vectors m of every attention of the encoder; 0 has none.
+        memory: Number m of memory vectors in every attention of the encoder; 0 means none.
         dropout: After embeddings, attentions and feed-forward layers.
     """
 
@@ -52,7 +52,7 @@ class Options(CaptionOptions):
 
 
 class Attention(nn.Module):
-    """Multi-head attention; with `memory` the keys and values go on with learnt vectors."""
+    """Multi-head attention; `memory` learnt vectors are appended to keys and values."""
 
     def __init__(self, width: int, heads: int, memory: int = 0) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
         self.memory = memory
         if memory:
-            # of the size of the keys and values of a region, which layer norms keep near 1
+            # as large as the keys and values of a region, which layer norms keep near 1
             self.memories = nn.Parameter(torch.randn(2, memory, width))
 
     def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ class Attention(nn.Module):
         return self._split(keys), self._split(values)
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, causal: bool = False) -> Tensor:
-        """Attend from x, (N, T, width), to what `read` gave; (N, T, width)."""
+        """Attend from x, (N, T, width), to what `read` returned; gives (N, T, width)."""
         found = F.scaled_dot_product_attention(
             self._split(self.query(x)), keys, values, is_causal=causal
         )
@@ -94,7 +94,7 @@ class Residual(nn.Module):
         self.dropout, self.norm = nn.Dropout(dropout), nn.LayerNorm(width)
 
     def forward(self, x: Tensor, change: Tensor) -> Tensor:
-        """Add a change, and normalise."""
+        """Add `change` to x, and normalise."""
         out: Tensor = self.norm(x + self.dropout(change))
         return out
 
@@ -130,9 +130,9 @@ Read = tuple[Tensor, Tensor]  # keys and values, (N, heads, T, width / heads)
 
 
 class DecoderLayer(nn.Module):
-    """Tokens attend to the tokens before and, through gates, to every encoder layer (section 3.2).
+    """Tokens attend to earlier tokens and, through gates, to every encoder layer (section 3.2).
 
-    All layers of the encoder share one attention and have a gate each, as in the authors' code.
+    All encoder layers share one attention and have one gate each, as in the authors' code.
     """
 
     def __init__(self, options: Options) -> None:
@@ -150,9 +150,9 @@ class DecoderLayer(nn.Module):
         """Tokens (N, T, width) to the same shape.
 
         Args:
-            y: All tokens from the first; or one a report, and the keys and values `before` it.
+            y: All tokens from the first; or, with `before`, one token per report.
             images: What `cross` reads of each encoder layer.
-            before: Of earlier tokens.
+            before: Keys and values of earlier tokens.
 
         Returns:
             The output, and keys and values of all tokens so far.
@@ -183,7 +183,7 @@ class MeshedDecoder(Decoder):
     Args:
         channels: C of the regions.
         vocabulary: V, the number of tokens that can be written.
-        options: The rest.
+        options: All other settings.
     """
 
     positions: Tensor
@@ -214,7 +214,7 @@ class MeshedDecoder(Decoder):
         return State(images, None, 0)
 
     def _read(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
-        """Tokens (N, T) after those of the state: output (N, T, width), and the new state."""
+        """Read tokens (N, T) after those of the state: output (N, T, width), and the new state."""
         length = state.length + tokens.shape[1]
         y = self.dropout(self.embedding(tokens) + self.positions[state.length : length])
         reads = []
@@ -225,12 +225,12 @@ class MeshedDecoder(Decoder):
         return y, State(state.images, reads, length)
 
     def forward(self, regions: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher forcing; no penalty."""
+        """Predict by teacher forcing; there is no penalty."""
         y, _ = self._read(self.start(regions), tokens)
         return self.output(y), y.new_zeros(())
 
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
-        """Read a token a report."""
+        """Read one token per report."""
         y, state = self._read(state, tokens.unsqueeze(1))
         return self.output(y[:, 0]), state
 

@@ -1,4 +1,4 @@
-"""The objective of the paper: bidirectional, contrastive (section 3, equations 2 to 4)."""
+"""The objective of the paper: bidirectional contrastive loss (section 3, equations 2 to 4)."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class Objective(base.PairObjective):
     def compare(
         self, embeddings: tuple[Tensor, ...], inputs: base.Inputs
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch; nothing else to log."""
+        """The loss of a batch; logs nothing else."""
         v, u = map(processes.gather, embeddings)
         with base.full_precision(v):
             return convirt_loss(v, u, self.tau, self.lam), {}
 
     def chance(self) -> float:
-        """The natural logarithm of N."""
+        """Loss of equal embeddings, ln N."""
         return math.log(self.batch_size)

@@ -1,15 +1,15 @@
-"""ConVIRT that counts the same sentence as the same: not in the paper.
+"""ConVIRT in which equal sentences count as equally correct: not in the paper.
 
 Reports repeat themselves ("no pleural effusion"), and the paper's loss then pushes an image away
-from a sentence that is word for word its own. Here all pairs of the batch whose sentence is the
-same (one row of the distinct sentences) are right answers, each to the same degree, in both
-directions. Where all sentences of a batch differ this is the paper's loss.
+from a sentence that is word for word its own. Here all pairs of the batch with the same sentence
+(one row of the distinct sentences) are correct answers, to the same degree, in both directions. If
+all sentences of a batch differ, this is the paper's loss.
 
-Kin: with the sentence in the place of the label this is the loss of UniCL (Yang et al. 2022, arXiv
-2204.03610), weighted by lambda, which carries SupCon (Khosla et al. 2020, arXiv 2004.11362, the sum
-over positives outside of the logarithm) over to images and texts. MedCLIP (Wang et al. 2022, arXiv
-2210.10163) goes further, with soft targets from the likeness of extracted findings; sentences that
-mean the same in other words are still negatives here.
+Related work: with the sentence in place of the label this is the loss of UniCL (Yang et al. 2022,
+arXiv 2204.03610), weighted by lambda. UniCL extends SupCon (Khosla et al. 2020, arXiv 2004.11362,
+the sum over positives outside of the logarithm) to images and texts. MedCLIP (Wang et al. 2022,
+arXiv 2210.10163) goes further, with soft targets from the similarity of extracted findings; here,
+sentences that mean the same in other words are still negatives.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from convirt.objectives.base import Inputs, Parts, full_precision, options_of
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of this objective: none; tau and lam are the general ones."""
+    """Settings of this objective: none; tau and lam are `train.tau` and `train.lam`."""
 
 
 def convirt_soft_loss(v: Tensor, u: Tensor, rows: Tensor, tau: float, lam: float) -> Tensor:
     """Bidirectional contrastive loss with a uniform target over the equal sentences of a batch.
 
-    At chance it is ln N, as is the paper's. It cannot fall below the mean of ln m, m the number of
-    pairs that share a sentence.
+    At chance it is ln N, like the paper's loss. It cannot fall below the mean over the pairs of
+    ln m, where m is the number of pairs with the same sentence.
 
     Args:
         v: L2-normalised image embeddings, (N, d).
         u: L2-normalised text embeddings, (N, d); row i belongs to row i of `v`.
-        rows: (N,) which sentence each is.
+        rows: (N,) the number of each pair's sentence.
         tau: Temperature.
         lam: Weight of image-to-text (softmax over the texts); text-to-image gets ``1 - lam``.
 
@@ -52,7 +52,7 @@ def convirt_soft_loss(v: Tensor, u: Tensor, rows: Tensor, tau: float, lam: float
     same = (rows[:, None] == rows[None, :]).to(logits.dtype)
     target = same / same.sum(dim=1, keepdim=True)
     image_to_text = F.cross_entropy(logits, target)
-    text_to_image = F.cross_entropy(logits.T, target)  # to be the same is mutual
+    text_to_image = F.cross_entropy(logits.T, target)  # `same` is symmetric
     return lam * image_to_text + (1 - lam) * text_to_image
 
 
@@ -68,7 +68,7 @@ class Objective(base.PairObjective):
     def compare(
         self, embeddings: tuple[Tensor, ...], inputs: Inputs
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch; beside it the share of pairs whose sentence is there twice."""
+        """The loss of a batch; logs the share of pairs whose sentence another pair has too."""
         v, u = map(processes.gather, embeddings)
         own = torch.from_numpy(inputs.batch.sentences)
         rows = processes.gather(sent(own, v.device))

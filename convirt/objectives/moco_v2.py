@@ -1,19 +1,19 @@
 """MoCo v2, contrastive learning from images alone with a queue (section 6).
 
 He et al. 2020, arXiv 1911.05722, with the head of Chen et al. 2020, arXiv 2003.04297. One view of a
-film, encoded by the query encoder, is to find the film's other view, encoded by the key encoder,
-among the keys of earlier batches. The key encoder follows the query encoder slowly and gets no
-gradient. The query encoder is what is kept in the end.
+film, encoded by the query encoder, has to be matched with the film's other view, encoded by the key
+encoder, among the keys of earlier batches. The key encoder follows the query encoder slowly and
+gets no gradient. The query encoder is the one that is saved.
 
-The start of the queue: it is empty, and only its filled part counts, so that no query is ever
-compared with noise. The first step therefore costs and teaches nothing, and the loss climbs to its
-level until the queue is full, which has to be the case by the first validation after a step.
+The queue starts empty, and only its filled part counts, so that no query is ever compared with
+noise. The first step therefore has zero loss and no gradient. The loss then rises to its level
+until the queue is full, which has to be the case by the first validation after a step.
 
-BatchNorm: were the batch's queries and keys normalised by the same films, a query could know its
-key by that alone. The original shuffles the keys over its GPUs, each of which normalises its own
-part. Here one device does what `groups` GPUs did: the queries go through the encoder in so many
-parts, and the keys in so many parts of an order drawn anew. (The running statistics then see all
-parts; the original's are those of the first GPU.)
+BatchNorm: if the batch's queries and keys were normalised with the same films, a query could
+recognise its key by that alone. The original shuffles the keys over its GPUs, each of which
+normalises its own part. Here one device does what `groups` GPUs did: the queries go through the
+encoder in `groups` parts, and so do the keys, in a newly drawn order. (The running statistics then
+cover all parts; the original's are those of the first GPU.)
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from convirt.pair_encoder import Projection
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of this objective; the defaults are those published, and the paper's GPUs.
+    """Settings; the defaults are the published ones, and the number of the paper's GPUs.
 
     Attributes:
-        queue: Keys that are kept, K.
-        momentum: Share of itself that the key encoder keeps at each step, in [0, 1].
-        groups: Parts in which BatchNorm sees a batch, as so many GPUs would; has to divide it.
+        queue: Number of keys that are kept, K.
+        momentum: Share of its weights that the key encoder keeps at each step, in [0, 1].
+        groups: Parts in which BatchNorm sees a batch, as on so many GPUs; has to divide the batch.
     """
 
     queue: int = 4096
@@ -53,15 +53,15 @@ class Options:
 
 
 def queue_loss(q: Tensor, k: Tensor, queue: Tensor, filled: Tensor, tau: float) -> Tensor:
-    """Cross entropy of the own key among itself and the queue (MoCo, eq. 1).
+    """Cross entropy of each query's own key among that key and the queue (MoCo, eq. 1).
 
-    At chance it is ln(1 + K) with a full queue; with an empty one it is 0, without a gradient.
+    At chance it is ln(1 + K) with a full queue; with an empty queue it is 0, without a gradient.
 
     Args:
         q: L2-normalised queries, (N, d).
         k: L2-normalised keys, (N, d); row i is of the film of row i of `q`.
         queue: L2-normalised keys of earlier batches, (K, d).
-        filled: How many rows of the queue count, from the first, a scalar.
+        filled: How many rows of the queue count, starting from the first, a scalar.
         tau: Temperature.
 
     Returns:
@@ -75,11 +75,11 @@ def queue_loss(q: Tensor, k: Tensor, queue: Tensor, filled: Tensor, tau: float) 
 
 
 class Objective(base.Objective):
-    """Query and key encoder, a head on each, and the queue.
+    """Query and key encoder, each with a head, and the queue.
 
     Attributes:
-        queue: (K, dim) float32 keys, a ring.
-        enqueued: Keys that ever went in; the next one goes to this row modulo K.
+        queue: (K, dim) float32 keys, a ring buffer.
+        enqueued: Number of keys ever added; the next one goes to this row modulo K.
     """
 
     views: ClassVar[int] = 2
@@ -102,7 +102,7 @@ class Objective(base.Objective):
         self.register_buffer("enqueued", torch.zeros((), dtype=torch.int64))
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch of two views each; in training the queue and the keys move on."""
+        """The loss of a batch of two views each; training also updates key encoder and queue."""
         if self.training:
             self._follow()
         q, k = self.embed(inputs)
@@ -115,12 +115,12 @@ class Objective(base.Objective):
         return loss, {}
 
     def validate(self, batches: Iterable[Inputs]) -> dict[str, float]:
-        """The loss over the queue, and the one that chooses: over keys of the same encoder.
+        """The loss over the queue, and the criterion `val_keys`: over keys of the current encoder.
 
-        The queue's keys are of older encoders, and the faster these change, the easier the own key
-        is told from them: that loss is lowest early, when the encoder is worst. `val_keys` compares
-        each query with the keys of all films of the validation, as encoded now. As long as the
-        queue is not full, before the first step, `val_loss` is that of chance.
+        The queue's keys come from older encoders, and the faster these change, the easier the own
+        key is distinguished from them. So the loss over the queue is lowest early, when the encoder
+        is worst. `val_keys` compares each query with the keys of all validation films, as encoded
+        now. Before the first step the queue is not full, and `val_loss` is that of chance.
         """
         losses, queries, keys = [], [], []
         for inputs in batches:
@@ -151,25 +151,25 @@ class Objective(base.Objective):
         return F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
 
     def compile_with(self, mode: str) -> None:
-        """Both image encoders."""
+        """Compile both image encoders."""
         super().compile_with(mode)
         self.key_encoder.compile(mode=mode, dynamic=False)
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Move the key encoder's weights towards the query encoder's; not its BatchNorm counts."""
+        """Move the key encoder towards the query encoder: weights, not BatchNorm statistics."""
         keys = chain(self.key_encoder.parameters(), self.key_head.parameters())
         queries = chain(self.image_encoder.parameters(), self.head.parameters())
         for key, query in zip(keys, queries, strict=True):
             key.lerp_(query, 1 - self.options.momentum)
 
     def _embed(self, encoder: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
-        """Encode in `groups` parts, each with BatchNorm statistics of its own."""
+        """Encode in `groups` parts, each with its own BatchNorm statistics."""
         return torch.cat([head(encoder(part)) for part in x.chunk(self.options.groups)])
 
     @torch.no_grad()
     def _keys(self, x: Tensor) -> Tensor:
-        """Encode the keys in parts of a drawn order, and put them back into theirs."""
+        """Encode the keys in parts of a drawn order, and return them in their original order."""
         order = torch.randperm(len(x))
         back = sent(order.argsort(), x.device)
         shuffled = x[sent(order, x.device)]
@@ -178,22 +178,22 @@ class Objective(base.Objective):
 
     @torch.no_grad()
     def _enqueue(self, k: Tensor) -> None:
-        """Put the keys in the places of the oldest."""
+        """Replace the oldest keys of the queue by these."""
         rows = (self.enqueued + torch.arange(len(k), device=k.device)) % len(self.queue)
         self.queue.index_copy_(0, rows, k)
         self.enqueued += len(k)
 
     def chance(self) -> float:
-        """Loss if every key of a full queue is as likely the own."""
+        """Loss if the own key and all keys of a full queue are equally likely."""
         return math.log(1 + self.options.queue)
 
 
 def check(options: Options, batch_size: int, eval_every: int) -> None:
-    """Refuse settings that do not go together.
+    """Refuse settings that contradict each other.
 
     Raises:
         InputError: A queue smaller than a batch or not full at the first validation, a momentum
-            outside of [0, 1], or a batch that cannot be cut into equal groups.
+            outside of [0, 1], or a batch that cannot be divided into equal groups.
     """
     where = "params.yaml: objectives.moco_v2.options."
     most = batch_size * eval_every

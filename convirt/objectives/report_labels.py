@@ -1,4 +1,4 @@
-"""Labels cut out of the reports by rules: the route that the paper's abstract argues against.
+"""Labels extracted from reports by rules: the approach that the paper's abstract argues against.
 
 Rules (`convirt.labeler`) turn each report into the labels of a vocabulary; the image encoder with
 one linear layer on h is then trained on them as on any multi-label task. The paper does not run it.
@@ -36,10 +36,10 @@ class Options:
     """Settings of this objective.
 
     Attributes:
-        vocabulary: Corpus -> the labels that are cut out of its reports, `chexpert` or `limb`.
-        uncertain: What a doubted finding counts as: `ones` (present; what is doubted was seen
-            well enough to be named), `zeros` (absent) or `ignore` (left out of the loss); U-Ones,
-            U-Zeroes and U-Ignore of Irvin et al. (2019).
+        vocabulary: Corpus -> the labels extracted from its reports, `chexpert` or `limb`.
+        uncertain: What a doubted finding counts as: `ones` (present; it was seen well enough to be
+            named), `zeros` (absent) or `ignore` (left out of the loss); U-Ones, U-Zeroes and
+            U-Ignore of Irvin et al. (2019).
     """
 
     vocabulary: dict[str, str] = field(
@@ -49,7 +49,7 @@ class Options:
 
 
 def targets(states: np.ndarray, uncertain: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of reports as targets; a finding that is not mentioned is absent.
+    """Labels of reports as targets; a finding that is not mentioned counts as absent.
 
     Args:
         states: (N, L), see `labeler.combine`.
@@ -64,16 +64,16 @@ def targets(states: np.ndarray, uncertain: str) -> tuple[np.ndarray, np.ndarray]
 
 
 def masked_bce(logits: Tensor, present: Tensor, known: Tensor) -> Tensor:
-    """Binary cross entropy with logits, mean over the known ones of (N, L) cells; 0 without any."""
+    """Binary cross entropy with logits, mean over the known of the (N, L) cells; 0 without any."""
     cells = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
     return (cells * known).sum() / known.sum().clamp(min=1)
 
 
 def prevalence_entropy(present: np.ndarray, known: np.ndarray) -> float:
-    """The least `masked_bce` of logits that are the same for all films, in nats.
+    """The lowest `masked_bce` of logits that are the same for all films, in nats.
 
-    Those of a label are its log odds, so this is the entropy of its prevalence, mean over the
-    known cells.
+    The best such logit of a label is its log odds, so this is the entropy of its prevalence, mean
+    over the known cells.
     """
     count = known.sum(axis=0)
     share = (present * known).sum(axis=0) / np.maximum(count, 1)
@@ -84,12 +84,12 @@ def prevalence_entropy(present: np.ndarray, known: np.ndarray) -> float:
 
 
 class Objective(base.Objective):
-    """Multi-label classification of the films by what rules read in their reports.
+    """Multi-label classification of the films by labels that rules extract from their reports.
 
     Only labels that are present in some training report are learnt.
 
     Attributes:
-        labels: Their names, one an output of the head.
+        labels: Their names, one per output of the head.
     """
 
     def __init__(self, parts: base.Parts) -> None:
@@ -119,7 +119,7 @@ class Objective(base.Objective):
         self.head = nn.Linear(parts.image_config.width, len(self.labels))
 
     def forward(self, inputs: base.Inputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch; nothing else to log."""
+        """The loss of a batch; logs nothing else."""
         h = self.image_encoder(inputs.views[0])
         states = self._told(inputs.batch.reports())[:, self._columns]
         present, known = (
@@ -130,11 +130,11 @@ class Objective(base.Objective):
             return masked_bce(logits, processes.gather(present), processes.gather(known)), {}
 
     def chance(self) -> float:
-        """The loss of the training prevalence of each label, whatever the film."""
+        """Loss of predicting each label's training prevalence for every film."""
         return self._chance
 
     def save(self, folder: Path) -> None:
-        """Write the image encoder, and labels.json: how many training reports say what."""
+        """Write the image encoder, and labels.json: training reports by label and state."""
         super().save(folder)
         files.write_json(folder / "labels.json", self._counts)
 

@@ -1,9 +1,9 @@
 """The sigmoid loss in place of the softmax, not in the paper (Zhai et al. 2023, arXiv 2303.15343).
 
-Every pairing of an image and a sentence of the batch is a question of its own, answered yes on the
-diagonal and no elsewhere, with a learnt temperature and a learnt bias that starts at the rarity of
-a yes. As published, a sentence that stands in the batch twice is a no for the other's image.
-Weight decay acts on temperature and bias as on every other weight.
+Every pairing of an image and a sentence of the batch is a separate yes-or-no question: yes on the
+diagonal, no elsewhere. Temperature and bias are learnt; the bias starts low, since a yes is rare.
+As published, if a sentence is in the batch twice, each copy is a no for the other's image. Weight
+decay acts on temperature and bias as on every other weight.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from convirt.objectives.base import Inputs, Parts, full_precision, options_of
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of this objective; the defaults are those published.
+    """Settings of this objective; the defaults are the published ones.
 
     Attributes:
         scale: t = exp(t') at the start, above 0; 10 as published.
@@ -53,7 +53,7 @@ def sigmoid_loss(v: Tensor, u: Tensor, scale: Tensor | float, bias: Tensor | flo
 
 
 def sigmoid_chance(count: int) -> float:
-    """The lowest loss that is possible without a look at the pairs: every one is true in 1 of N.
+    """The lowest loss possible without looking at the pairs, of which 1 in N is true.
 
     ln N + (N - 1) ln(N / (N - 1)), the entropy of N such answers.
     """
@@ -84,7 +84,7 @@ class Objective(base.PairObjective):
     def compare(
         self, embeddings: tuple[Tensor, ...], inputs: Inputs
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch; beside it t and b."""
+        """The loss of a batch; logs t and b."""
         v, u = map(processes.gather, embeddings)
         with full_precision(v):
             scale = self.log_scale.exp()
@@ -92,5 +92,5 @@ class Objective(base.PairObjective):
         return loss, {"scale": scale.detach(), "bias": self.bias.detach()}
 
     def chance(self) -> float:
-        """Loss of the best constant answer, see `sigmoid_chance`."""
+        """Loss of the best constant answer (see `sigmoid_chance`)."""
         return sigmoid_chance(self.batch_size)

@@ -1,8 +1,9 @@
 """SimCLR, contrastive learning from images alone (section 6; Chen et al. 2020, arXiv 2002.05709).
 
-Two transformed views of each film are to find each other among all other views of the batch. The
-head on top, W2 ReLU(W1 h), is thrown away; both views go through the encoder in one batch, so that
-BatchNorm sees them together, as in the code that the paper used (sthalles/SimCLR).
+The two transformed views of each film have to be matched with each other, among all other views of
+the batch. The head on top, W2 ReLU(W1 h), is discarded after training. Both views go through the
+encoder in one batch, so that BatchNorm sees them together, as in the code that the paper used
+(sthalles/SimCLR).
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from convirt.pair_encoder import Projection
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of this objective: none; tau and the head's width are the general ones."""
+    """Settings of this objective: none; `train.tau` and `model.projection` set tau and the head."""
 
 
 def nt_xent(one: Tensor, two: Tensor, tau: float) -> Tensor:
     """Normalised temperature-scaled cross entropy (SimCLR, eq. 1), over all 2N views.
 
-    Each view looks for its partner among the 2N - 1 others; at chance it is ln(2N - 1).
+    Each view is matched with its partner among the 2N - 1 others; at chance the loss is ln(2N - 1).
 
     Args:
         one: L2-normalised embeddings of the first views, (N, d).
-        two: Of the second views; row i shows the film of row i of `one`.
+        two: Those of the second views; row i shows the film of row i of `one`.
         tau: Temperature.
 
     Returns:
@@ -75,5 +76,5 @@ class Objective(base.Objective):
             return nt_xent(one, two, self.tau), {}
 
     def chance(self) -> float:
-        """Loss if every other view is as likely the partner."""
+        """Loss if all other views are equally likely to be the partner."""
         return math.log(2 * self.batch_size - 1)

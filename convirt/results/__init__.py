@@ -1,1 +1,1 @@
-"""From single results to what people read: the summary, its pages, tables and figures."""
+"""From single results to what people read: the summary, the pages, tables and figures."""

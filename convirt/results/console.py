@@ -1,4 +1,4 @@
-"""The tables of `metrics/summary.json` for a terminal."""
+"""The tables of `metrics/summary.json`, for a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ORDER = ("random", "imagenet")  # baselines first; the rest by name, ConVIRT las
 
 
 def tables(summary: Cells) -> list[Table]:
-    """Every table there are results for, in the order in which they are read."""
+    """Every table that there are results for, in reading order."""
     made_up = summary.get("data", {}).get("made_up", 0.0)
     data = "made-up data" if made_up == 1 else "partly made-up data" if made_up else "given data"
     strange = summary.get("data", {}).get("other_metric", {})
@@ -39,7 +39,7 @@ def tables(summary: Cells) -> list[Table]:
 
 
 def _table(title: str, *columns: str, words: int) -> Table:
-    """An empty table whose first `words` columns hold words, the others numbers."""
+    """An empty table; its first `words` columns are for words, the others for numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i < words else "right", overflow="fold")
@@ -47,7 +47,7 @@ def _table(title: str, *columns: str, words: int) -> Table:
 
 
 def _transfer(protocol: str, tasks: Cells, data: str, strange: Collection[str]) -> Table:
-    """The paper's numbers are left out of `strange` tasks, which are scored by another metric."""
+    """Table of one protocol; `strange` tasks have another metric, so not the paper's numbers."""
     fractions = sorted(
         {int(f) for inits in tasks.values() for cell in inits.values() for f in cell}
     )
@@ -92,7 +92,7 @@ def _claim(protocol: str, cells: Cells, data: str, strange: Collection[str]) -> 
 
 
 def _difference(cell: Cells | None) -> list[str]:
-    """The difference with its interval where it has one, and whether that lies above 0."""
+    """The difference, with its interval if it has one, and whether the interval is above 0."""
     if cell is None:
         return ["–", "–"]
     return [points_interval(cell), above_zero(cell)]

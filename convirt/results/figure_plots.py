@@ -1,4 +1,4 @@
-"""The paper's figures 3 to 5 and the curves of every objective, as pictures."""
+"""The paper's figures 3 to 5, and the curves of every objective."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ SCORES = {
     "text_image": "text → image",
 }
 CRITERIA = {"val_loss": "validation loss", "cider": "CIDEr"}
-SHARP = 99.5  # percentile of a map that is drawn in full brightness
+SHARP = 99.5  # percentile of a map that is drawn at full brightness
 
 
 class Curve(NamedTuple):
-    """One pretraining run: its history, and which column selects the state that is kept."""
+    """One pretraining run: its history, and the column that selects the state to keep."""
 
     corpus: str
     history: pd.DataFrame
@@ -57,12 +57,12 @@ def embeddings(
     purity: Mapping[str, float],
     data: str,
 ) -> Figure:
-    """Figure 3: one panel a system, a point an image, colour and shape its class.
+    """Figure 3: one panel per system, one point per image; colour and shape show its class.
 
     Args:
-        maps: By system (N, 2).
-        labels: (N,).
-        purity: By system the share of an image's nearest others that are of its class.
+        maps: System -> (N, 2) coordinates.
+        labels: (N,) class names.
+        purity: System -> mean share of an image's nearest neighbours that are of its class.
         data: For the title ("made-up data").
     """
     classes = list(dict.fromkeys(labels.tolist()))
@@ -94,11 +94,11 @@ def embeddings(
 def saliency(
     images: Mapping[str, NDArray[np.uint8]], maps: Mapping[str, NDArray[np.float32]], data: str
 ) -> Figure:
-    """Figure 4: a row a class; one map a system, and the image itself on the right.
+    """Figure 4: one row per class, one map per system, and the image itself on the right.
 
     Args:
-        images: By class (S, S).
-        maps: By system (number of classes, S, S), in the order of `images`.
+        images: Class -> (S, S) image.
+        maps: System -> (number of classes, S, S), in the order of `images`.
         data: For the title ("made-up data").
     """
     figure, panels = grid(len(images), len(maps) + 1, 1.75, 1.75)
@@ -127,8 +127,8 @@ def trajectory(
     """Figure 5: validation loss over the steps, then each score over minus that loss.
 
     Args:
-        states: By objective the columns step, val_loss, linear, image_image, text_image.
-        correlations: Keys objective, score, pearson (None where it is not defined).
+        states: Objective -> columns step, val_loss, linear, image_image, text_image.
+        correlations: Keys objective, score, pearson (None where it is undefined).
         data: For the title ("made-up data").
     """
     figure, panels = grid(len(states), 1 + len(SCORES), 3.0, 3.0)
@@ -151,10 +151,10 @@ def trajectory(
 
 @styled
 def curves(runs: Mapping[str, Sequence[Curve]], data: str) -> Figure:
-    """The criterion of every objective over its steps, one panel an objective, a line a corpus.
+    """The criterion over the steps: one panel per objective, one line per corpus.
 
     Args:
-        runs: By objective or variant its runs.
+        runs: Objective or variant -> its runs.
         data: What they were trained on, for the title ("made-up data").
     """
     columns = min(4, len(runs))
@@ -189,7 +189,7 @@ def curves(runs: Mapping[str, Sequence[Curve]], data: str) -> Figure:
 
 
 def _steps(axes: Axes) -> None:
-    """Few round ticks: 400, 800; 200k, 400k."""
+    """A few round ticks: 400, 800; 200k, 400k."""
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda x, _: f"{x / 1000:g}k" if abs(x) >= 10_000 else f"{x:g}")

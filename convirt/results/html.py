@@ -1,4 +1,4 @@
-"""The page of tables: one HTML file that needs nothing beside it, no network and no script."""
+"""The page of tables: one HTML file that needs no other file, no network and no script."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Picture:
     """A figure of the page.
 
     Attributes:
-        key: Its place on the page, e.g. "figure3".
+        key: Its anchor on the page, e.g. "figure3".
         title: One line.
         caption: What it shows and how it was made.
-        alt: What a reader who cannot see it has to know.
-        png: Its bytes; None where there is none, which `caption` explains.
-        size: Width and height in pixels, so that nothing jumps while it loads.
+        alt: What a reader who cannot see it needs to know.
+        png: Its bytes; None if there is no picture, for which `caption` gives the reason.
+        size: Width and height in pixels, so that the page does not jump while it loads.
     """
 
     key: str
@@ -45,7 +45,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Page:
-    """What is on the page, from top to bottom."""
+    """The content of the page, from top to bottom."""
 
     data: str
     origin: str
@@ -62,7 +62,7 @@ def size_of(png: bytes) -> tuple[int, int]:
 
 
 def render(page: Page) -> str:
-    """The whole HTML document; the same page gives the same text."""
+    """The whole HTML document; equal pages give the same text."""
     title = "ConVIRT: every table of the paper, ours beside it"
     blocks = [
         f"<h1>{title}</h1>",
@@ -93,7 +93,7 @@ def render(page: Page) -> str:
 
 
 def marks() -> str:
-    """The definition of the marks, as it stands over the tables."""
+    """The definition of the marks, which stands above the tables."""
     return (
         "<p><strong>Marks.</strong> A mark is about one comparison that the paper makes: the "
         "system of the row against ConVIRT in the same column (in Table 4: against "
@@ -111,7 +111,7 @@ def marks() -> str:
 
 
 def _short(claims: Sequence[Claim]) -> str:
-    """The answers that have a short form, as one sentence."""
+    """The answers that have a short form, in one sentence."""
     text = "; ".join(claim.short for claim in claims if claim.short)
     return f"{text[:1].upper()}{text[1:]}." if text else "nothing of the headline was measured."
 
@@ -167,7 +167,7 @@ def _table(grid: Grid) -> str:
 
 
 def _under(grid: Grid) -> str:
-    """What the marks mean, once more, under each table that the paper has."""
+    """What the marks mean, repeated under each table with numbers of the paper."""
     if not grid.published():
         return ""
     return (

@@ -1,4 +1,4 @@
-"""Names, numbers and tables as page, figures and terminal write them."""
+"""Names, numbers and tables as the pages, the figures and the terminal show them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ NAMES = {
 
 
 def name(key: str) -> str:
-    """How a figure or a table writes an initialisation, a direction, a metric or a protocol."""
+    """The displayed name of an initialisation, a direction, a metric or a protocol."""
     return NAMES.get(key, key)
 
 
 def percent(value: float | None) -> str:
-    """A fraction as the paper prints it: 0.915 is 91.5; a cell that does not exist is a dash."""
+    """A fraction in percent, as the paper prints it: 0.915 is 91.5; a missing cell is a dash."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
@@ -41,27 +41,27 @@ def interval(value: float, low: float, high: float) -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of fractions in signed percent points: +0.7, −0.5, 0.0."""
+    """A difference of fractions in signed percentage points: +0.7, −0.5, 0.0."""
     text = f"{100 * difference:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def points_interval(cell: Mapping[str, float]) -> str:
-    """A difference with its interval, where it has one, in points: +2.1 [−0.5, +4.7]."""
+    """A difference, with its interval if it has one, in points: +2.1 [−0.5, +4.7]."""
     if "low" not in cell:
         return points(cell["difference"])
     return f"{points(cell['difference'])} [{points(cell['low'])}, {points(cell['high'])}]"
 
 
 def above_zero(cell: Mapping[str, float]) -> str:
-    """Whether the interval of a difference lies above 0: yes or no, or "" where it has none."""
+    """Whether the interval of a difference is above 0: yes or no; "" if it has no interval."""
     if "low" not in cell:
         return ""
     return "yes" if cell["low"] > 0 else "no"
 
 
 def data_name(sets: Iterable[str], made_up: frozenset[str]) -> str:
-    """What figures and column heads call the data measured on here."""
+    """What figures and column heads call the data that were measured on here."""
     sets = set(sets)
     if sets <= made_up:
         return "made-up data"
@@ -69,10 +69,10 @@ def data_name(sets: Iterable[str], made_up: frozenset[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; columns that hold numbers only are aligned to the right."""
+    """A Markdown table; columns of numbers are aligned to the right."""
 
     def number(cell: str) -> bool:
-        told = cell.replace(" of ", "")  # 3 of 4 is one
+        told = cell.replace(" of ", "")  # "3 of 4" counts as a number
         return told[:1] in "0123456789+−–" and not any(sign.isalpha() for sign in told)
 
     numeric = [all(number(row[i]) for row in rows) for i in range(len(head))]

@@ -1,4 +1,4 @@
-"""The style sheet of the page of tables: light and dark, phone and desk."""
+"""The style sheet of the page of tables, for light and dark mode, for phones and desktops."""
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1c1c1e; --faint: #62666d;

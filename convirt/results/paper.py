@@ -2,7 +2,7 @@
 
 Source of everything here: Zhang et al., "Contrastive Learning of Medical Visual Representations
 from Paired Images and Text", arXiv 2010.00747v2, Tables 1 to 4. The tables print percentages, and
-so do the literals below, to be compared with the page at a glance; every function returns a
+so do the literals below, to be compared with the paper at a glance. Every function returns a
 fraction between 0 and 1, or None where the paper has no such cell. All were measured on the
 paper's own real data, each cell of Table 1 as the mean of five runs, without an interval.
 """
@@ -156,7 +156,8 @@ def transfer(
         task: ``"rsna"``, ``"chexpert"``, ``"covidx"`` or ``"mura"``.
         init: A key of `INITS`.
         fraction: Percent of the training labels, 1, 10 or 100.
-        metric: What stands beside it; None where that is not `METRICS` of the task.
+        metric: Metric of the number to stand beside it. Unless it is the task's in `METRICS`, the
+            result is None. The default is the paper's metric.
     """
     if not comparable(task, metric):
         return None
@@ -167,7 +168,7 @@ def transfer(
 
 
 def comparable(task: str, metric: str | None) -> bool:
-    """Whether a number of `metric` may stand beside the paper's; None is the paper's own."""
+    """Whether a number in `metric` may stand beside the paper's; None is the paper's metric."""
     return metric is None or metric == METRICS.get(task)
 
 
@@ -176,8 +177,8 @@ def difference(
 ) -> float | None:
     """ConVIRT at 10% of the labels minus ImageNet at `baseline_fraction`% (Table 1).
 
-    With 100 this is the abstract's claim; with 10 the comparison at equal fraction. `metric` as in
-    `transfer`.
+    With 100 this is the abstract's claim, with 10 the comparison at equal fractions. `metric` is as
+    in `transfer`.
     """
     ours = transfer(protocol, task, "convirt", 10, metric)
     theirs = transfer(protocol, task, "imagenet", baseline_fraction, metric)
@@ -218,5 +219,5 @@ def setting(name: str, column: str) -> float | None:
 
 
 def _share(percent: float) -> float:
-    """A percentage with one decimal as a fraction, without binary dust (0.907, not 0.90700001)."""
+    """A percentage with one decimal as a fraction, without rounding errors (not 0.90700001)."""
     return round(percent / 100, 4)

@@ -1,9 +1,9 @@
 """The report's figures: loss curves, label efficiency, retrieval; and contact sheets.
 
 Functions take plain rows and return a matplotlib `Figure`; `save` turns it into PNG bytes that are
-the same each time (Agg, fixed dots per inch, fonts that matplotlib brings along, no metadata). The
-colours are those of Okabe and Ito, which colour-blind readers can tell apart; marker and hatch say
-the same thing once more, for print in grey.
+the same each time (Agg, fixed dots per inch, matplotlib's own fonts, no metadata). The colours are
+those of Okabe and Ito, which colour-blind readers can tell apart; markers and hatches repeat the
+distinction for prints in grey.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ STYLE = {
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw with our style alone, whatever a matplotlibrc on this machine says."""
+    """Draw with our style alone, whatever any matplotlibrc says."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -74,23 +74,23 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def colours(inits: Iterable[str]) -> dict[str, str]:
-    """One colour an initialisation; the usual ones keep theirs whatever else is drawn."""
+    """One colour per initialisation; the usual ones keep theirs whatever else is drawn."""
     others = sorted(set(inits) - set(COLOURS))
     return COLOURS | {key: SPARE_COLOURS[i % len(SPARE_COLOURS)] for i, key in enumerate(others)}
 
 
 @styled
 def loss(curves: Mapping[str, pd.DataFrame], data: str) -> Figure:
-    """Pretraining loss over the steps, one panel an encoder, with the level of chance.
+    """Pretraining loss over the steps, one panel per encoder, with the level of chance.
 
     Args:
-        curves: By "<objective>-<corpus>" the columns step, train_loss, val_loss, chance; chance
-            is empty where an objective has none.
+        curves: "<objective>-<corpus>" -> columns step, train_loss, val_loss, chance; chance is NaN
+            where the objective has none.
         data: What it was trained on, for the title ("made-up data").
     """
     columns = min(len(curves), 2)
     rows = -(-len(curves) // columns)
-    # losses of several objectives have several scales
+    # losses of different objectives have different scales
     figure, panels = grid(rows, columns, 4.6, 3.5, sharey=rows == 1)
     flat = [axes for row in panels for axes in row]
     for axes in flat[len(curves) :]:
@@ -118,14 +118,14 @@ def loss(curves: Mapping[str, pd.DataFrame], data: str) -> Figure:
 
 @styled
 def efficiency(rows: Sequence[Row], data: Mapping[str, str]) -> Figure:
-    """Test metric over the share of labels: what was measured here above, the paper's below.
+    """Test metric over the share of labels: for each protocol ours above, the paper's below.
 
-    The two never share a panel, because they were measured on different data.
+    The two never share a panel, since they were measured on different data.
 
     Args:
         rows: Keys protocol, task, metric, init, fraction (percent), source ("here" or "paper"),
             value, low, high (fractions between 0 and 1; low and high None where unknown).
-        data: For each task what was measured on here, for the titles ("made-up data").
+        data: Task -> the data that were measured on here, for the titles ("made-up data").
     """
     tasks = _unique(row["task"] for row in rows)
     inits = _unique(row["init"] for row in rows)
@@ -153,9 +153,9 @@ def efficiency(rows: Sequence[Row], data: Mapping[str, str]) -> Figure:
 def _efficiency_panel(
     axes: Axes, rows: Sequence[Row], inits: Sequence[str], fractions: Sequence[int]
 ) -> None:
-    """One task from one source: a line an initialisation, with intervals where there are any."""
+    """One task from one source: one line per initialisation, with intervals where there are any."""
     left, right = fractions[0] / 1.7, fractions[-1] * 1.7
-    beside = (right / left) ** 0.03  # or the intervals hide one another
+    beside = (right / left) ** 0.03  # side by side, or the intervals hide one another
     axes.set_xscale("log")
     axes.set_xlim(left, right)
     axes.set_xticks(fractions, labels=[f"{fraction}%" for fraction in fractions])
@@ -191,7 +191,7 @@ def _efficiency_panel(
 
 
 def _round_ticks(axes: Axes) -> None:
-    """Two decimals say it all, and no panel blows a difference of a point up to its full height."""
+    """Ticks with two decimals; a panel spans at least 0.1, so that no small difference fills it."""
     low, high = axes.get_ylim()
     missing = max(0.0, 0.1 - (high - low)) / 2
     axes.set_ylim(low - missing, high + missing)
@@ -201,12 +201,12 @@ def _round_ticks(axes: Axes) -> None:
 
 @styled
 def retrieval(rows: Sequence[Row], here: str) -> Figure:
-    """Precision@k as bars, one panel a direction, the paper's hatched, with the chance level.
+    """Precision@k as bars, one panel per direction, the paper's hatched, with the chance level.
 
     Args:
         rows: Keys source ("here" or "paper"), direction, init, k, value, chance (fractions between
             0 and 1), and recall where the ranking is approximate.
-        here: What was measured here, for the legend ("made-up data").
+        here: The data that were measured on here, for the legend ("made-up data").
     """
     directions = _unique(row["direction"] for row in rows)
     ks = sorted({row["k"] for row in rows})
@@ -251,8 +251,8 @@ def contact_sheet(images: Sequence[NDArray[Any]], titles: Sequence[str], columns
 
     Args:
         images: uint8, each (h, w) grey or (h, w, 3); sides may differ.
-        titles: One an image; a line break is kept.
-        columns: Pictures in a row.
+        titles: One per image; line breaks are kept.
+        columns: Pictures per row.
     """
     if len(images) != len(titles) or not images:
         raise ValueError(f"as many titles as images, at least one: {len(titles)}, {len(images)}")

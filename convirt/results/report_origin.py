@@ -1,4 +1,4 @@
-"""The end of the Markdown page: which data came in, and which code, parameters and versions ran."""
+"""The end of the Markdown page: the data, and the code, parameters and versions of the run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DIGEST = 12  # hex digits of a digest that are shown
 def data(
     funnels: Mapping[str, Cells], readers: Mapping[str, str], made_up: frozenset[str]
 ) -> list[str]:
-    """What came in, what was dropped and why, one row a data set.
+    """What came in, what was dropped and why, one row per data set.
 
     Args:
-        funnels: The funnel JSON of each set, see `convirt.datasets.tables.Funnel.to_dict`.
+        funnels: The funnel JSON of each set; see `convirt.datasets.tables.Funnel.to_dict`.
         readers: The reader of each set.
         made_up: Names of the sets that the demo drew.
     """
@@ -41,7 +41,7 @@ def data(
 
 
 def _counts(funnel: Cells) -> list[str]:
-    """The cells of a funnel's row, from its studies on."""
+    """The cells of a funnel's row, from the column of studies on."""
     kept = [f"{funnel[sort]['kept']:,} of {funnel[sort]['in']:,}" for sort in SORTS]
     split = [f"{funnel['split'].get(part, {}).get('images', 0):,}" for part in SPLITS]
     dropped = [
@@ -58,7 +58,7 @@ def run(stages: Mapping[str, Cells], settings: Sequence[Sequence[str]]) -> list[
 
     Args:
         stages: The provenance (code, params, versions) of each stage that left one.
-        settings: Name, value here and value in the paper, one row a setting.
+        settings: Name, value here and value in the paper, one row per setting.
     """
     blocks = ["## What was run", table(["setting", "here", "paper"], settings)]
     digests: dict[tuple[str, str], list[str]] = {}

@@ -1,7 +1,7 @@
 """The Markdown page: our results beside the paper's, never mixed up with them.
 
-What was measured here and what the paper printed stand in columns of their own, whose heads say on
-which data; nothing on the page depends on the clock or on the machine's folders.
+What was measured here and what the paper printed are in separate columns, whose heads name the
+data. Nothing on the page depends on the time or on absolute paths.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Results:
     Attributes:
         summary: See `convirt.results.summary.summarise`.
         runs: The JSON of each run of the matrix, in the matrix's order.
-        retrieval: The JSON of each searched system.
+        retrieval: The retrieval JSON of each system.
         retrieval_set: The data set that was searched.
         pretrain: The JSON of each pretrained encoder.
         funnels: The funnel JSON of each data set.
         readers: The reader of each data set.
         made_up: Names of the data sets that the demo drew.
-        settings: Name, value here and value in the paper of the settings worth comparing.
+        settings: The settings worth comparing: name, value here and value in the paper.
     """
 
     summary: Cells
@@ -143,13 +143,13 @@ def _transfer(results: Results) -> list[str]:
 
 
 def _count(numbers: Sequence[int]) -> str:
-    """A number that each repeat has, or the least and the greatest."""
+    """The number if all repeats have the same, else the least and the greatest."""
     low, high = min(numbers), max(numbers)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _notes(runs: Sequence[Run]) -> list[str]:
-    """What a reader of the table of one protocol has to know, where it is so."""
+    """The notes that apply to the table of one protocol."""
     notes = (_chosen, _shares, _heads_alone, _cut_off, _few, _taught)
     return [text for note in notes if (text := note(runs))]
 
@@ -219,13 +219,13 @@ def _taught(runs: Sequence[Run]) -> str:
 
 
 def _told(runs: Sequence[Run], what: str) -> str:
-    """A sentence about some cells of one protocol, or nothing about none."""
+    """A sentence about some cells of one protocol; "" if there are none."""
     names = (f"{run['task']} {_start(run)} {run['fraction']}%" for run in runs)
     return f"{what}: {', '.join(names)}." if runs else ""
 
 
 def _start(run: Run) -> str:
-    """The initialisation, and the corpus that it was pretrained on, if it was."""
+    """The initialisation, and the corpus that it was pretrained on, if any."""
     return name(run["init"]) + (f" ({run['corpus']} pairs)" if run["corpus"] else "")
 
 
@@ -250,7 +250,7 @@ def _claim(results: Results) -> list[str]:
 
 
 def _sentences(results: Results, pairs: Sequence[Comparison]) -> list[str]:
-    """One plain sentence a comparison, and their mean; one list for each protocol."""
+    """One plain sentence per comparison, and the mean; one list per protocol."""
     blocks = []
     for protocol in dict.fromkeys(pair.protocol for pair in pairs):
         lines = []
@@ -272,7 +272,7 @@ def _sentences(results: Results, pairs: Sequence[Comparison]) -> list[str]:
 
 
 def _sure(cell: Cells) -> str:
-    """Whether an interval lies above 0, where there are enough patients for one."""
+    """Whether the interval is above 0, or that there are too few patients for one."""
     if answer := above_zero(cell):
         return f"interval above 0: **{answer}**"
     return f"no interval: fewer than {ENOUGH} test patients of a class"

@@ -1,8 +1,8 @@
-"""From single results to the one nested dictionary that tells whether the claim holds.
+"""From single results to the one nested dictionary that shows whether the claim holds.
 
 The abstract's claim: ConVIRT with 10% of the labels is as good as or better than ImageNet with all
 of them. Here a claim is a paired difference on the same test patients, with a 95% interval.
-Pure functions: no file is read, nothing is looked for; what is not handed in is not in the summary.
+These are pure functions that read no file: what is not passed in is not in the summary.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Cells = dict[str, Any]  # nested, scalars at the leaves
 
 OURS, BASELINE = "convirt", "imagenet"
 FEW, ALL = 10, 100  # percent of the training labels
-ENOUGH = 10  # test patients, of each class, from which on resampling them says something
+ENOUGH = 10  # test patients of each class that resampling needs, to be meaningful
 DIRECTIONS = ("image_image", "text_image")
 PRECISION = re.compile(r"p_at_(\d+)")
 RECALL = re.compile(r"recall_at_(\d+)")  # of an approximate ranking
@@ -36,7 +36,7 @@ def run_key(task: str, init: str, fraction: int, protocol: str) -> str:
 
 
 def key_of(run: Run) -> str:
-    """Name of the run that a JSON is about."""
+    """Name of the run that a JSON describes."""
     return run_key(run["task"], run["init"], run["fraction"], run["protocol"])
 
 
@@ -59,7 +59,7 @@ class Comparison:
     """One paired difference: the metric of run `ours` minus that of run `baseline`.
 
     Attributes:
-        path: Where the result stands in the summary, e.g. ``("claim", "equal_fraction", "rsna")``.
+        path: Where the result is in the summary, e.g. ``("claim", "equal_fraction", "rsna")``.
         task: Name of the task.
         protocol: ``"finetune"`` or ``"linear"``.
         fraction: Percent of the labels that the baseline had.
@@ -80,11 +80,11 @@ class Comparison:
 def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     """The comparisons of which both runs exist.
 
-    The claim of the abstract is about fine-tuning, so that has ``claim.<task>``; linear probes,
-    where they were run, have ``claim.linear.<task>``.
+    The claim of the abstract is about fine-tuning, whose results are at ``claim.<task>``; those of
+    linear probes, if they were run, are at ``claim.linear.<task>``.
 
     Raises:
-        InputError: A task bears a name that the summary uses for something else.
+        InputError: A task has a name that the summary uses for something else.
     """
     by_key = {key_of(run): run for run in runs}
     found = []
@@ -123,24 +123,24 @@ def summarise(
         runs: The JSON of each run of the matrix.
         predictions: Raw test predictions by run key, at least of the runs in `comparisons(runs)`;
             columns repeat, image, patient, unit, y_<label>, p_<label>.
-        retrieval: The JSON of each searched system.
+        retrieval: The retrieval JSON of each system.
         pretrain: The JSON of each pretrained encoder.
         made_up: Share of the data sets that are made up, 0 to 1.
         resamples: Bootstrap resamples of the test patients.
-        seed: Of the bootstrap.
-        papers_search: Whether the searched set has the layout of the paper's, CheXpert 8x200, so
-            that its numbers may stand beside ours.
+        seed: Seed of the bootstrap.
+        papers_search: Whether the searched set has the layout of the paper's set, CheXpert 8x200,
+            so that the paper's numbers may stand beside ours.
 
     Returns:
         ``<protocol>.<task>.<init>.<fraction>.{value,low,high}``,
         ``claim.[linear.][equal_fraction.]<task>.{difference,low,high}`` and ``...mean.difference``,
-        ``retrieval.<system>.<direction>.{p_at_<k>,chance}`` (``recall_at_<k>`` of a ranking that is
-        approximate),
+        ``retrieval.<system>.<direction>.{p_at_<k>,chance}`` (and ``recall_at_<k>`` if the ranking
+        is approximate),
         ``pretrain.<objective>.<corpus>.{val_loss,chance,below_chance,pairs}`` (also the criterion's
-        ``start`` and ``best``), ``data.{made_up,papers_search}``, and where a task of the paper is
-        scored by another metric ``data.other_metric.<task>``. Metrics and
-        differences are fractions, losses nats. A cell that was not run is absent, and so is the
-        interval of a difference over fewer than `ENOUGH` test patients of a class.
+        ``start`` and ``best``), ``data.{made_up,papers_search}``, and, for a task of the paper that
+        is scored by another metric, ``data.other_metric.<task>``. Metrics and differences are
+        fractions, losses are in nats. A cell that was not run is absent, as is the interval of a
+        difference with fewer than `ENOUGH` test patients of a class.
     """
     summary: Cells = {"data": {"made_up": made_up, "papers_search": float(papers_search)}}
     for run in runs:
@@ -168,7 +168,7 @@ def _put_claims(
     resamples: int,
     seed: int,
 ) -> None:
-    """Add every paired difference, and the plain mean over the tasks of each kind."""
+    """Add every paired difference, and the unweighted mean over the tasks of each group."""
     from convirt.metrics import paired_difference
 
     groups: dict[tuple[str, ...], list[float]] = {}
@@ -206,10 +206,10 @@ def _precisions(cells: Mapping[str, Any]) -> Cells:
 
 
 def efficiency_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Long rows for the label-efficiency figure and its CSV: ours, then the paper's likewise.
+    """Rows in long format for the label-efficiency figure and its CSV: ours, then the paper's.
 
     Keys: protocol, task, metric, init, fraction (percent), source ("here" or "paper"), value, low,
-    high (fractions between 0 and 1; the paper prints no intervals: None).
+    high (fractions between 0 and 1; low and high are None for the paper, which has no intervals).
     """
     lines = dict.fromkeys((r["protocol"], r["task"], r["metric"], r["init"]) for r in runs)
     rows: list[dict[str, Any]] = []
@@ -229,13 +229,13 @@ def efficiency_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def retrieval_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Long rows for the retrieval figure and its CSV: ours, then the paper's likewise.
+    """Rows in long format for the retrieval figure and its CSV: ours, then the paper's.
 
-    The paper's are left out where another set than its own was searched. Keys: source ("here" or
-    "paper"), direction, init, k, value, chance; of our rows recall, where it is approximate.
+    The paper's are left out if another set than its own was searched. Keys: source ("here" or
+    "paper"), direction, init, k, value, chance; our rows also have recall if it is approximate.
     """
     rows: list[dict[str, Any]] = []
-    # a summary that an earlier version wrote does not say what was searched: the paper's set
+    # a summary of an earlier version does not say what was searched; it was the paper's set
     theirs = summary["data"].get("papers_search", 1.0) > 0
     cells = summary.get("retrieval", {})
     recall = recall_key(cells)
@@ -256,13 +256,13 @@ def retrieval_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def recall_key(cells: Mapping[str, Any]) -> str | None:
-    """`recall_at_<k>` where `cells`, ``summary["retrieval"]``, are of approximate rankings."""
+    """`recall_at_<k>` if `cells`, ``summary["retrieval"]``, are of approximate rankings."""
     keys = {key for system in cells.values() for cell in system.values() for key in cell}
     return next(filter(RECALL.fullmatch, sorted(keys)), None)
 
 
 def _put(cells: Cells, path: Sequence[str], value: Cells) -> None:
-    """Merge `value` in at a path of nested keys."""
+    """Merge `value` into the nested dictionary at a path of keys."""
     for part in path:
         cells = cells.setdefault(part, {})
     cells.update(value)

@@ -1,8 +1,8 @@
-"""Cells laid out as the paper lays them out: rows, columns, groups. Page and pictures draw these.
+"""Cells in the paper's layout: rows, columns, groups. The page and the pictures are drawn from it.
 
 The paper's rows and columns are always there, whether measured here or not; systems that the paper
 does not have follow under a rule. What fits no column of the paper (COVIDx with 1% of the labels,
-a task of your own) is in the CSV files alone.
+a task of your own) is only in the CSV files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ORDER = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One place of a table: what was measured there, and what the paper prints."""
+    """One place in a table: what was measured here, and what the paper prints."""
 
     cell: Cell | None = None
     paper: float | None = None
@@ -36,15 +36,15 @@ class Grid:
     """A table to be drawn.
 
     Attributes:
-        key: Name of its picture and of its place on the page, e.g. "table1-linear".
+        key: Name of its picture and its anchor on the page, e.g. "table1-linear".
         title: One line.
-        groups: Heads over the columns, each with how many columns it spans.
-        columns: One a column.
-        rows: The row's name and its entries, one a column.
-        own: From this row on, systems that the paper's table does not have.
-        notes: What a reader has to know of this table, one sentence each.
+        groups: Heads over the columns, each with the number of columns that it spans.
+        columns: The head of each column.
+        rows: For each row its name and its entries, one per column.
+        own: Index of the first row whose system the paper's table does not have.
+        notes: What a reader has to know about this table, one sentence each.
         data: What was measured on, e.g. "made-up data".
-        against: Whom the marks compare a row with.
+        against: The system that the marks compare each row with.
     """
 
     key: str
@@ -58,7 +58,7 @@ class Grid:
     against: str = "ConVIRT"
 
     def published(self) -> bool:
-        """Whether the paper has any of it."""
+        """Whether the paper has any cell of it."""
         return any(entry.paper is not None for _, row in self.rows for entry in row)
 
     def measured(self) -> int:
@@ -68,7 +68,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What `_grid` needs of a table beside its cells."""
+    """What `_grid` needs to know of a table besides its cells."""
 
     table: str
     columns: Mapping[Column, str]
@@ -107,7 +107,7 @@ EARLY = (
 
 
 def _covered(repeats: set[int]) -> str:
-    """What an interval of Table 1 is about, by how many runs its cells are means of."""
+    """What an interval of Table 1 covers, given how many runs its cells are means of."""
     if repeats == {1}:
         return (
             "Each place is a single run: its interval covers the test patients, and neither "
@@ -160,8 +160,8 @@ def settings(
 
     Args:
         cells: All cells.
-        columns: By name of a column its two heads, as "rsna_linear_1": "RSNA" and "linear, 1%".
-        objective: What was varied; the paper has numbers of ConVIRT alone.
+        columns: Name of a column -> its two heads, e.g. "rsna_linear_1" -> "RSNA", "linear, 1%".
+        objective: The objective that was varied; the paper has numbers of ConVIRT only.
     """
     rows = tuple(paper.VARIANTS) if objective == REFERENCE else ()
     published: dict[tuple[str, Column], float | None] = {}
@@ -199,7 +199,7 @@ def _grid(
     cells: Iterable[Cell],
     notes: tuple[str, ...] = (),
 ) -> Grid:
-    """Place cells; rows of the paper first, then those that only we have."""
+    """Place the cells: first the rows of the paper, then those that only we have."""
     found = {
         (c.system, c.column): c
         for c in cells
@@ -226,14 +226,14 @@ def _grid(
 
 
 def label(system: str) -> str:
-    """How the tables write a system: as the paper does, where it does."""
+    """The displayed name of a system: the paper's, if it has one."""
     if system == DEFAULT:
         return name(REFERENCE)
     return {**paper.INITS, **paper.SUPERVISED}.get(system, name(system))
 
 
 def best(grid: Grid) -> set[tuple[int, int]]:
-    """Rows and columns of the highest values here, ties included."""
+    """(row, column) of the highest value here in each column, ties included."""
     found = set()
     for j in range(len(grid.columns)):
         cells = {i: row[j].cell for i, (_, row) in enumerate(grid.rows)}

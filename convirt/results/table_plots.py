@@ -1,4 +1,4 @@
-"""Pictures of tables: the same cells as on the page, for a README or a slide."""
+"""Pictures of the tables: the same cells as on the page, for a README or a slide."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GLYPHS = {AGREES: ("●", BLUE), CONTRADICTS: ("▼", VERMILION)}
 # all in inches
 CELL, HEAD, TITLE, MARGIN, NOTE = 0.98, 0.28, 0.42, 0.14, 0.2
 TALL, SHORT = 0.62, 0.46  # a row with and without numbers of the paper
-LETTER = 0.077  # of the width of a letter, at most
+LETTER = 0.077  # width of a letter, at most
 LEGEND = "bold: highest here   ·   [95% interval]   ·   grey: the paper, on its own data"
 MARKS = (
     "paired 95% interval of {} minus the row’s system:",
@@ -30,11 +30,11 @@ MARKS = (
 
 
 class _Sides(NamedTuple):
-    """Where things stand, from left to right."""
+    """Horizontal positions in a table, in inches."""
 
-    left: float  # of the first column
+    left: float  # left edge of the first column
     cell: float  # width of a column
-    right: float  # of the last one
+    right: float  # right edge of the last column
 
     def middle(self, column: float) -> float:
         return self.left + self.cell * (column + 0.5)
@@ -42,7 +42,7 @@ class _Sides(NamedTuple):
 
 @styled
 def table(grid: Grid) -> Figure:
-    """One table: in each place our value, its interval, and the paper's value in grey."""
+    """One table: each place has our value, its interval, and the paper's value in grey."""
     lines = (
         [LEGEND, *(mark.format(grid.against) for mark in MARKS), *grid.notes]
         if grid.published()
@@ -92,7 +92,7 @@ def _heads(axes: Axes, grid: Grid, sides: _Sides, y: float) -> None:
 
 
 def _place(axes: Axes, entry: Entry, x: float, y: float, strong: bool) -> None:
-    """One entry; its value is centred at x and y, its interval and the paper's below."""
+    """One entry: its value is centred at x and y, its interval and the paper's value below."""
     cell = entry.cell
     if cell is None:
         axes.text(x, y, "–", size=10, ha="center", va="center", color=FAINT)

@@ -1,8 +1,8 @@
 """The paper's tables as cells: what was measured here, what the paper prints, and their order.
 
-A cell is one number with its 95% interval and where it came from. An order is a question about
-two cells: the paper has one system ahead of another, do our data agree? Pure functions; what is
-not handed in is no cell.
+A cell is one number with its 95% interval and its source. An order is a question about two cells:
+the paper has one system ahead of another; do our data agree? These are pure functions: what is not
+passed in is not a cell.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from convirt.compare import Interval
 from convirt.results import paper
 
-Run = Mapping[str, Any]  # a result's JSON
+Run = Mapping[str, Any]  # the JSON of a result
 Column = tuple[str | int, ...]
 
 REFERENCE, DEFAULT = "convirt", "default"
@@ -44,7 +44,7 @@ AGREES, CONTRADICTS, OPEN = "agrees", "contradicts", "open"
 
 @dataclass(frozen=True)
 class Order:
-    """The reference minus a cell's system, here with a paired 95% interval, and in the paper."""
+    """The reference minus a cell's system: here, with a paired 95% interval, and in the paper."""
 
     against: str
     value: float
@@ -54,10 +54,10 @@ class Order:
 
     @property
     def mark(self) -> str | None:
-        """What our interval says of the paper's order; None where the paper has none.
+        """What our interval says about the paper's order; None where the paper has none.
 
         `AGREES`: it lies wholly on the paper's side of 0. `CONTRADICTS`: wholly on the other side.
-        `OPEN`: it holds 0. The paper has no order where it prints equal numbers, or not both.
+        `OPEN`: it contains 0. The paper has no order where it prints equal numbers, or not both.
         """
         if not self.paper:
             return None
@@ -73,11 +73,11 @@ class Cell:
     Attributes:
         table: A key of `HEADS`.
         system: Our name, with underscores; in Table 4 that of a variant, or "default".
-        column: Which column, see `HEADS`.
+        column: Values that name the column; see `HEADS`.
         metric: "auroc", "accuracy" or "precision".
         value: A fraction between 0 and 1, as are low, high and paper.
-        repeats: Independent runs that it is the mean of.
-        order: Against `REFERENCE` (Table 4: the default) in the same column.
+        repeats: Number of independent runs that it is the mean of.
+        order: Compared with `REFERENCE` (Table 4: the default) in the same column.
         source: The JSON that it comes from.
         code: Digest of the code that made that JSON.
         params: Digest of the parameters.
@@ -99,16 +99,16 @@ class Cell:
 
 
 def dashed(system: str) -> str:
-    """How files of the tables write a system: caption-lstm."""
+    """A system's name as the table files write it: caption-lstm."""
     return system.replace("_", "-")
 
 
 def transfer_cells(runs: Iterable[Run], paired: Mapping[str, Interval]) -> list[Cell]:
-    """Table 1: one cell a transfer run.
+    """Table 1: one cell per transfer run.
 
     Args:
         runs: Their JSONs, each with its path under ``"source"``.
-        paired: By source, `REFERENCE` minus that run, on the same test patients.
+        paired: Source of a run -> `REFERENCE` minus that run, on the same test patients.
     """
     cells = []
     for run in runs:
@@ -125,10 +125,10 @@ def transfer_cells(runs: Iterable[Run], paired: Mapping[str, Interval]) -> list[
 def retrieval_cell(
     system: str, column: Column, own: Interval, lead: Interval | None, found: Run
 ) -> Cell:
-    """Table 2: one cell, by its direction and k.
+    """Table 2: one cell, for a direction and k.
 
     Args:
-        system: Our name.
+        system: Our name of the system.
         column: Direction and k.
         own: Precision@k over the queries.
         lead: `REFERENCE` minus `system`, query by query.
@@ -153,12 +153,12 @@ def retrieval_cell(
 
 
 def zeroshot_cells(found: Iterable[Run]) -> list[Cell]:
-    """Zero-shot classification, which the paper does not have: one cell a task and system."""
+    """Zero-shot classification, which the paper lacks: one cell per task and system."""
     return [_probe("zeroshot", cell["system"], (cell["task"],), cell, None, None) for cell in found]
 
 
 def image_only_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """Table 3, made of cells of Tables 1 and 2; all systems are in it."""
+    """Table 3, made of cells of Tables 1 and 2, for all systems."""
     places: dict[str, tuple[str, Column]] = {
         "rsna_linear_1": ("table1", ("linear", "rsna", 1)),
         "chexpert_linear_1": ("table1", ("linear", "chexpert", 1)),
@@ -177,13 +177,13 @@ def image_only_cells(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def setting_cell(cell: Cell, variant: str, column: str, lead: Interval | None) -> Cell:
-    """Table 4: a cell of Table 1 or 2 as that of a variant, or of the default.
+    """Table 4: a cell of Table 1 or 2 as the cell of a variant, or of the default.
 
     Args:
         cell: The measured cell.
         variant: A key of ablation.variants, or `DEFAULT`.
-        column: Its name; the paper has those of `paper.TABLE_4_COLUMNS`.
-        lead: The default minus this variant; None of the default itself.
+        column: Name of the column; the paper has those of `paper.TABLE_4_COLUMNS`.
+        lead: The default minus this variant; None for the default itself.
     """
     published = paper.setting(variant, column)
     order = _order(DEFAULT, lead, paper.setting(DEFAULT, column), published)
@@ -234,7 +234,7 @@ def _probe(
 def _moved(
     cell: Cell, table: str, system: str, column: str, published: float | None, order: Order | None
 ) -> Cell:
-    """A cell as it stands in another table."""
+    """A cell, moved to another table."""
     changes = {"table": table, "system": system, "column": (column,)}
     kept = {key: value for key, value in vars(cell).items() if key not in changes}
     return Cell(**{**kept, **changes, "paper": published, "order": order})
@@ -247,7 +247,7 @@ def _lead(order: Order | None) -> Interval | None:
 def _order(
     against: str, lead: Interval | None, ahead: float | None, published: float | None
 ) -> Order | None:
-    """An order, where there is a difference to compare."""
+    """The order, if there is a difference to compare; else None."""
     if lead is None:
         return None
     known = ahead is not None and published is not None

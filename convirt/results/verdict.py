@@ -1,4 +1,4 @@
-"""The headline claims of the paper, answered from the cells: plain sentences with numbers."""
+"""The headline claims of the paper, answered from the cells in plain sentences with numbers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FIRST, TIED, BEHIND = "first", "tied", "behind"  # places of ConVIRT in a column
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim and what became of it.
+    """One claim and its answer.
 
     Attributes:
         question: What the paper claims, as a question.
         answer: `YES`, `PARTLY`, `NO`, `LEVEL` or `UNKNOWN`.
         text: The answer in one or two sentences.
-        points: Numbers behind it, one line each.
+        points: The numbers behind the answer, one line each.
         short: The answer as part of a sentence, for the head of the page.
     """
 
@@ -42,13 +42,14 @@ def efficiency(
 ) -> Claim:
     """The abstract's claim: ConVIRT with 10% of the labels against ImageNet with all of them.
 
-    An interval that holds 0 is no evidence that the two are equal, so it makes no "yes": "yes" is
-    ahead on every task, "partly" ahead on some, "no" ahead on none and behind on one or more.
+    An interval that contains 0 is no evidence that the two are equal, so it does not count for
+    "yes". "Yes" is ahead on every task, "partly" ahead on some, "no" ahead on none and behind on
+    one or more.
 
     Args:
-        differences: By task, ConVIRT@10% minus ImageNet@100% on the same test patients.
+        differences: Task -> ConVIRT@10% minus ImageNet@100% on the same test patients.
         protocol: "finetune" (which the claim is about) or "linear".
-        metrics: By task, the metric; the paper's number stands beside its own alone.
+        metrics: Task -> metric; the paper's number is given only beside its own metric.
     """
     how = "fine-tuned" if protocol == "finetune" else "linear"
     question = f"With a tenth of the labels, is ConVIRT as good as ImageNet? ({how})"
@@ -80,9 +81,9 @@ def efficiency(
 def first(cells: Iterable[Cell], protocol: str) -> Claim:
     """In how many of the paper's 11 columns ConVIRT is first among the paper's systems.
 
-    First: the paired interval of its difference to every other system of the paper lies above 0.
-    Undecided: some interval holds 0, and none lies below. "Yes" is first everywhere, "no" first
-    nowhere and behind somewhere.
+    First: the paired interval of its difference to every other system of the paper is above 0.
+    Undecided: some interval contains 0, and none is below 0. "Yes" is first everywhere, "partly"
+    first somewhere, "no" first nowhere and behind somewhere.
     """
     what = "linear" if protocol == "linear" else "fine-tuned"
     question = f"Is ConVIRT the best of the paper's systems? ({what})"
@@ -113,7 +114,7 @@ def first(cells: Iterable[Cell], protocol: str) -> Claim:
 
 
 def retrieval(cells: Iterable[Cell], chance: float, k: int = 10) -> Claim:
-    """Whether ConVIRT finds images by text: better than chance, and than the paper's others."""
+    """Whether ConVIRT finds images by text better than chance and the paper's other systems."""
     question = "Does ConVIRT find images by a sentence, without any label?"
     found = {cell.system: cell for cell in cells if cell.column == ("text_image", k)}
     own = found.get(REFERENCE)

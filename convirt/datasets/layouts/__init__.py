@@ -1,8 +1,8 @@
-"""Writers of made-up sets in the layouts in which the real sets are published.
+"""Writers of made-up sets in the layouts of the published real sets.
 
-The embedded demo runs every reader on files that look, name for name and field for field, like
-the official release: the same seed gives the same bytes, on any number of processes, and a set
-that grows keeps its first items.
+The embedded demo runs every reader on files that look like the official release, name for name
+and field for field. The same seed gives the same bytes on any number of processes, and a set that
+grows keeps its first items.
 
     write("mura", out, seed=1, side=128, counts={"train": 400, "val": 150, "test": 500})
 """
@@ -35,10 +35,10 @@ def check(name: str, counts: Mapping[str, int], where: str = "counts") -> None:
     Args:
         name: A key of `LAYOUTS`.
         counts: As in `write`.
-        where: What an error names as the place of `counts`.
+        where: Where `counts` come from, for error messages.
 
     Raises:
-        InputError: No such layout, or `counts` has other keys, a negative or too large a value.
+        InputError: No such layout, or `counts` has other keys, or a negative or too large value.
     """
     if name not in LAYOUTS:
         near = difflib.get_close_matches(name, LAYOUTS, 1, 0.0)[0]
@@ -75,10 +75,10 @@ def write(
     Args:
         name: A key of `LAYOUTS`.
         root: An empty folder.
-        seed: Of every draw.
+        seed: Seed of all draws.
         side: Pixels of a film's longer side.
         counts: How large the set is: the keys that `LAYOUTS[name].counts` names.
-        workers: Processes that draw; any number gives the same bytes.
+        workers: Number of processes; any number gives the same bytes.
         tick: Called after every unit (a study, or an image) for a progress bar.
 
     Raises:

@@ -19,7 +19,7 @@ from PIL import Image
 from convirt import workers
 
 JPEG_QUALITY = 95
-JOB = 16  # units that a process draws at a time
+JOB = 16  # units per job of a process
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,11 @@ class Layout:
         plan: (seed, counts) -> units; a unit is what one call draws, mostly a study. Cheap.
         draw: (root, seed, side, unit) -> record; writes the unit's image files. Runs in any
             process, so it depends on nothing but its arguments.
-        tables: (root, counts, records) -> None; writes the lists, records in planned order.
+        tables: (root, counts, records) -> None; writes the lists, given the records in the order
+            of the plan.
         most: Upper limits of some counts.
-        zipped: A folder of the set that is kept as a zip archive, "" if none: a folder a study
-            is ten thousand folders, which DVC would walk at every command.
+        zipped: A folder of the set that is kept as a zip archive, "" if none. With one folder per
+            study it holds ten thousand folders, which DVC would walk at every command.
     """
 
     counts: tuple[str, ...]
@@ -49,7 +50,7 @@ class Layout:
 
 
 def stream(seed: int, name: str, index: int) -> np.random.Generator:
-    """The generator of item `index` of `name`: no other item's draws move it.
+    """The generator of item `index` of `name`, independent of the draws of all other items.
 
     A set that grows therefore keeps its first items.
     """
@@ -62,17 +63,17 @@ def pick(rng: np.random.Generator, options: Mapping[str, float]) -> str:
 
 
 def hexadecimal(rng: np.random.Generator, *groups: int) -> str:
-    """Groups of so many hexadecimal digits, joined by hyphens, as in UUIDs."""
+    """Groups of the given numbers of hexadecimal digits, joined by hyphens, as in UUIDs."""
     return "-".join("".join(f"{digit:x}" for digit in rng.integers(16, size=n)) for n in groups)
 
 
 def patients(seed: int, name: str, again: float) -> Iterator[tuple[int, int]]:
-    """Patient and study number, both from 0, of one study after another, without end.
+    """Patient and study numbers, both from 0, of an endless sequence of studies.
 
     Args:
         seed: As in `stream`.
         name: As in `stream`.
-        again: Probability that a study is a further one of the patient before it.
+        again: Probability that a study has the same patient as the one before it.
     """
     patient, study, index = 0, 0, 0
     while True:
@@ -87,17 +88,17 @@ def patients(seed: int, name: str, again: float) -> Iterator[tuple[int, int]]:
 
 
 def write_image(path: Path, film: np.ndarray, mode: str = "L") -> None:
-    """Write a film as the format of its suffix; the bytes follow from the pixels alone.
+    """Write a film in the format of its suffix; the bytes depend on the pixels alone.
 
     Args:
-        path: Ends with .png, .jpg or .jpeg; its folder is made.
+        path: Ends with .png, .jpg or .jpeg; its folder is created.
         film: (height, width) uint8.
         mode: Pillow mode of the file: L, RGB or RGBA, for a set whose files are not all grey.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(film).convert(mode)
     if path.suffix == ".png":
-        image.save(path, "PNG", compress_level=1)  # noise shrinks no further; a third of the time
+        image.save(path, "PNG", compress_level=1)  # as small for noise, in a third of the time
     else:
         image.save(path, "JPEG", quality=JPEG_QUALITY)
 
@@ -111,13 +112,13 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]], end: str =
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text with the line ends that it has, and make its folder."""
+    """Write text with its line ends unchanged; create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode("utf-8"))
 
 
 def write_gzip(path: Path, text: str) -> None:
-    """Write a gzip file that holds neither a time nor a name."""
+    """Write a gzip file that contains neither a time nor a file name."""
     with path.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed:
         packed.write(text.encode("utf-8"))
 
@@ -128,7 +129,7 @@ def write_zip(path: Path, members: Iterable[tuple[str, bytes]], compress: bool =
         for name, content in members:
             entry = zipfile.ZipInfo(name)
             entry.compress_type = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
-            entry.create_system = 3  # Unix, whatever this machine is
+            entry.create_system = 3  # Unix, on any system
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, content)
 
@@ -153,12 +154,12 @@ def draw_all(
     processes: int,
     tick: Callable[[], None],
 ) -> list[Any]:
-    """Call `draw` on every unit, in `processes`; records come back in the units' order.
+    """Call `draw` on every unit in several processes; records keep the order of the units.
 
     Args:
         draw: A function that can be pickled.
         units: What to draw.
-        processes: How many draw at once; 1 draws in this one.
+        processes: How many processes draw; 1 draws in the present one.
         tick: Called after every unit, for a progress bar.
     """
     jobs = [(draw, first, units[first : first + JOB]) for first in range(0, len(units), JOB)]

@@ -24,8 +24,8 @@ from convirt.datasets.layouts._tools import (
     write_text,
 )
 
-_AGAIN = 0.1  # studies that are a further one of the same patient
-_SECOND = 0.1  # studies with two films
+_AGAIN = 0.1  # share of studies with the same patient as the one before
+_SECOND = 0.1  # share of studies with two films
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Study:
 
 
 def plan(seed: int, counts: Mapping[str, int]) -> list[Study]:
-    """One unit a study."""
+    """One unit per study."""
     numbers = islice(patients(seed, "bone", _AGAIN), counts["studies"])
     return [Study(index, f"p{patient:06d}") for index, (patient, _) in enumerate(numbers)]
 

@@ -8,8 +8,8 @@
     convirt/text-retrieval/{query,candidate}.csv    Variable,Text | the same candidates
 
 train.csv was labelled by a program: 1.0 stated, 0.0 denied, -1.0 uncertain, blank not mentioned.
-valid.csv was labelled by eye: 0.0 and 1.0 only. The retrieval films stand in train.csv too; each
-shows exactly one of eight classes, and no patient of theirs has another film.
+valid.csv was labelled by eye: 0.0 and 1.0 only. The retrieval films are in train.csv too; each
+shows exactly one of eight classes, and their patients have no other film.
 """
 
 from __future__ import annotations
@@ -60,22 +60,22 @@ RETRIEVAL_CLASSES = (
     "Pleural Effusion",
     "Fracture",
 )
-_TEXTS = 5  # sentences a class that the phantom knows
+_TEXTS = 5  # sentences per class that the phantom has
 
-_AGAIN = 0.25  # studies that are a further one of the same patient
-_LATERAL = 0.08  # studies with a side view as well
-_DEVICES = ("pacemaker", "central line", "tube")  # overlying leads support nothing
+_AGAIN = 0.25  # share of studies with the same patient as the one before
+_LATERAL = 0.08  # share of studies with a lateral view as well
+_DEVICES = ("pacemaker", "central line", "tube")  # overlying leads are no support device
 _OPACITIES = ("Edema", "Consolidation", "Pneumonia", "Atelectasis")
-# Share of the present findings that the labeller of train.csv calls uncertain; the order of the
-# labels is that of the real -1/1 ratios, but less of it, since the set is small.
+# Share of the present findings that the labeller of train.csv calls uncertain: most often where the
+# real list has most -1, but fewer, since the set is small.
 _UNCERTAIN = {"Atelectasis": 0.35, "Consolidation": 0.2, "Edema": 0.15, "Pneumonia": 0.2}
 _UNCERTAIN_ELSE = 0.08
-_ABSENT = {"": 0.81, "0.0": 0.165, "-1.0": 0.025}  # what it writes of an absent finding
+_ABSENT = {"": 0.81, "0.0": 0.165, "-1.0": 0.025}  # what it writes for an absent finding
 
 
 @dataclass(frozen=True)
 class Study:
-    """One study of the plan; `only` is the retrieval class, None elsewhere."""
+    """One study of the plan; `only` is its retrieval class, None in train and valid."""
 
     part: str  # train, valid, candidate or query
     index: int
@@ -93,7 +93,7 @@ class Drawn:
 
 
 def plan(seed: int, counts: Mapping[str, int]) -> list[Study]:
-    """One unit a study; the last study of a part is cut so that the images count up."""
+    """One unit per study; the last study of a part is cut so that the number of images is exact."""
     return [
         *_plan_part(seed, "train", counts["train"] + counts["val"]),
         *_plan_part(seed, "valid", counts["test"]),
@@ -103,7 +103,7 @@ def plan(seed: int, counts: Mapping[str, int]) -> list[Study]:
 
 
 def _folder(part: str, patient: int, study: int) -> str:
-    # Each part numbers its patients in steps of four from another start, so none ever meet.
+    # Each part numbers its patients in steps of four from another start, so no two share a patient.
     first = {"train": 1, "valid": 64542, "candidate": 3, "query": 4}[part]
     parent = "valid" if part == "valid" else "train"
     return f"{parent}/patient{first + 4 * patient:05d}/study{study + 1}"
@@ -148,7 +148,7 @@ def draw(root: Path, seed: int, side: int, study: Study) -> Drawn:
 
 
 def _case(rng: np.random.Generator, only: str | None) -> phantom.ChestCase:
-    """A case that CheXpert has columns for; with `only`, one whose row has a single 1."""
+    """A case that CheXpert has columns for; with `only`, one whose row has exactly one 1."""
     while True:
         case = phantom.chest_case(rng, only="" if only == "No Finding" else only)
         if "COVID-19" in case.labels or (only is not None and case.device in _DEVICES):
@@ -157,7 +157,7 @@ def _case(rng: np.random.Generator, only: str | None) -> phantom.ChestCase:
 
 
 def _present(case: phantom.ChestCase) -> frozenset[str]:
-    """The columns that are true of a case, however they come to be written."""
+    """The columns that are true of a case, whatever the lists say of them."""
     present = set(case.labels) or {"No Finding"}
     if case.device in _DEVICES:
         present.add("Support Devices")
@@ -165,7 +165,7 @@ def _present(case: phantom.ChestCase) -> frozenset[str]:
 
 
 def _by_eye(present: frozenset[str]) -> tuple[str, ...]:
-    """valid.csv: every column is 0.0 or 1.0, and the two general ones follow their parts."""
+    """valid.csv: every column is 0.0 or 1.0; the two general ones follow from specific ones."""
     whole = set(present)
     if not present.isdisjoint(_OPACITIES):
         whole.add("Lung Opacity")
@@ -177,7 +177,7 @@ def _by_eye(present: frozenset[str]) -> tuple[str, ...]:
 def _by_program(
     rng: np.random.Generator, present: frozenset[str], only: str | None
 ) -> tuple[str, ...]:
-    """train.csv: what a labeller makes of a report. Retrieval rows are certain and exclusive."""
+    """train.csv: as a labeller reads a report. Retrieval rows are certain and have a single 1."""
     values = []
     for label in LABELS:
         sure, absent = rng.random(), pick(rng, _ABSENT)

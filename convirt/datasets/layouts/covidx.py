@@ -4,9 +4,9 @@
     labels/test_COVIDx4.txt
     data/train/COVID(1).png    data/test/...
 
-As in the real lists some patient ids hold a space ("COVID 1"), so that a line has 3, 4 or 5
-fields, and some test lines name no source. Unlike the real set, file format and colours do not
-follow the label: a network cannot read the source of a picture instead of its finding.
+As in the real lists, some patient ids contain a space ("COVID 1") and some test lines name no
+source, so that a line has 3, 4 or 5 fields. Unlike in the real set, file format and colours do not
+depend on the label, so that a network cannot learn the source of a picture instead of its finding.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from convirt.datasets.layouts._tools import (
 LABELS = ("normal", "pneumonia", "COVID-19")
 _ONLY = {"normal": "", "pneumonia": "Pneumonia", "COVID-19": "COVID-19"}
 _TRAIN_SHARES = {"normal": 0.42, "pneumonia": 0.35, "COVID-19": 0.23}
-_AGAIN = 0.12  # images that are a further one of the same patient
-_NO_SOURCE = 0.15  # of the test lines
+_AGAIN = 0.12  # share of images with the same patient as the last of their class
+_NO_SOURCE = 0.15  # share of the test lines
 _SUFFIX = {"png": 0.6, "jpg": 0.3, "jpeg": 0.1}
 _MODE = {"L": 0.75, "RGB": 0.2, "RGBA": 0.05}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of the plan: `line` is its line of the list."""
+    """One image of the plan; `line` is its line in the list."""
 
     part: str  # train or test
     index: int
@@ -48,7 +48,7 @@ class Picture:
 
 
 def plan(seed: int, counts: Mapping[str, int]) -> list[Picture]:
-    """One unit an image."""
+    """One unit per image."""
     return [
         *_plan_part(seed, "train", counts["train"] + counts["val"]),
         *_plan_part(seed, "test", counts["test"]),
@@ -57,7 +57,7 @@ def plan(seed: int, counts: Mapping[str, int]) -> list[Picture]:
 
 def _plan_part(seed: int, part: str, size: int) -> list[Picture]:
     pictures = []
-    patient = dict.fromkeys(LABELS, -1)  # of the newest image of each class
+    patient = dict.fromkeys(LABELS, -1)  # of the latest image of each class
     images = dict.fromkeys(LABELS, 0)  # that this patient has so far
     for index in range(size):
         rng = stream(seed, f"covidx/{part}/plan", index)
@@ -79,12 +79,12 @@ def _plan_part(seed: int, part: str, size: int) -> list[Picture]:
 def _names(seed: int, part: str, label: str, patient: int, image: int) -> tuple[str, str, str]:
     """Patient id, file name without suffix and source of a patient's n-th image."""
     rng = stream(seed, f"covidx/{part}/{label}", patient)
-    number = 2 * patient + (1 if part == "train" else 2)  # odd and even never meet
+    number = 2 * patient + (1 if part == "train" else 2)  # odd for train, even for test
     more = "" if image == 1 else f"-{image}"
     if label == "COVID-19" and rng.random() < 0.5:
         return f"COVID {number}", f"COVID({number}){more}", "sirm"
     if label != "normal" and rng.random() < 0.4:
-        # The two classes number their patients apart.
+        # The two classes number their patients separately.
         code = f"{label[0].lower()}{number}"
         return code, f"{label}-{hexadecimal(rng, 8)}-day{image}", "cohen"
     code = hexadecimal(rng, 8, 4, 4, 4, 12)

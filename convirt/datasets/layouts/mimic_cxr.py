@@ -1,11 +1,11 @@
 """MIMIC-CXR: one root that holds the reports (MIMIC-CXR) and the images (MIMIC-CXR-JPG).
 
 mimic-cxr-reports.zip               files/p10/p10000032/s50414267.txt
-mimic-cxr-2.0.0-metadata.csv.gz     12 columns, one row an image
+mimic-cxr-2.0.0-metadata.csv.gz     12 columns, one row per image
 mimic-cxr-2.0.0-split.csv.gz        dicom_id, study_id, subject_id, split
-mimic-cxr-2.0.0-chexpert.csv.gz     one row a study, 14 labels
-IMAGE_FILENAMES                     one relative path a line
-files.zip                           the tree of images, as kept where folders are dear:
+mimic-cxr-2.0.0-chexpert.csv.gz     one row per study, 14 labels
+IMAGE_FILENAMES                     one relative path per line
+files.zip                           the tree of images, zipped as where folders are limited:
 files/p10/p10000032/s50414267/02aa804e-bde0afdd-112c0b34-7bc16630-4e384014.jpg
 """
 
@@ -64,14 +64,14 @@ LABELS = (
     "Pneumothorax",
     "Support Devices",
 )
-_AGAIN = 0.09  # studies that are a further one of the same patient: 1.1 studies a patient
-_SECOND = 0.15  # studies with two images
-_UNNAMED = 0.03  # images whose ViewPosition is empty (4% of the real ones)
-_UNLABELLED = 0.01  # studies whose row of labels is empty
+_AGAIN = 0.09  # share of studies with the same patient as the one before: 1.1 studies per patient
+_SECOND = 0.15  # share of studies with two images
+_UNNAMED = 0.03  # share of images whose ViewPosition is empty (4% of the real ones)
+_UNLABELLED = 0.01  # share of studies whose row of labels is empty
 _SPLITS = {"train": 0.977, "validate": 0.009, "test": 0.014}
 _VIEW_CODES = {"PA": "postero-anterior", "AP": "antero-posterior", "LATERAL": "lateral", "": ""}
-# Two walks over all numbers of seven digits (9,999,991 is prime): ids that look drawn and never
-# repeat, and a study number that says nothing about the order in time.
+# Ids step by a constant modulo this prime of seven digits, so that they look random and never
+# repeat, and a study number says nothing about the order in time.
 _PRIME = 9_999_991
 
 
@@ -85,7 +85,7 @@ class Study:
 
     @property
     def folder(self) -> str:
-        """Where the images lie; the report is the same with .txt."""
+        """The folder of the images; the report has the same name with .txt."""
         return f"files/p{self.subject // 1_000_000}/p{self.subject}/s{self.number}"
 
 
@@ -100,7 +100,7 @@ class Drawn:
 
 
 def plan(seed: int, counts: Mapping[str, int]) -> list[Study]:
-    """One unit a study."""
+    """One unit per study."""
     numbers = islice(patients(seed, "mimic-cxr", _AGAIN), counts["studies"])
     return [
         Study(
@@ -134,7 +134,7 @@ def draw(root: Path, seed: int, side: int, study: Study) -> Drawn:
 
 
 def _views(rng: np.random.Generator) -> tuple[str, ...]:
-    """One frontal view, or a second of the same kind, or a lateral beside it."""
+    """One frontal view, alone, with a second AP view, or with a lateral view."""
     first = pick(rng, {"AP": 0.55, "PA": 0.45})
     if rng.random() >= _SECOND:
         return (first,)
@@ -142,7 +142,7 @@ def _views(rng: np.random.Generator) -> tuple[str, ...]:
 
 
 def _moment(rng: np.random.Generator) -> tuple[str, str]:
-    """StudyDate in the shifted calendar; StudyTime as a float, so without leading zeros."""
+    """StudyDate, shifted into the future; StudyTime as a float, so without leading zeros."""
     date = f"{rng.integers(2110, 2205)}{rng.integers(1, 13):02d}{rng.integers(1, 29):02d}"
     clock = 10000 * rng.integers(24) + 100 * rng.integers(60) + rng.integers(60)
     return date, f"{clock}.{rng.integers(1, 1000):03d}"
@@ -155,7 +155,7 @@ def _labels(rng: np.random.Generator, case: phantom.ChestCase) -> tuple[str, ...
     present = set(case.labels) or {"No Finding"}
     if case.device not in ("none", "leads"):
         present.add("Support Devices")
-    if "COVID-19" in present:  # a viral infection had no label of its own
+    if "COVID-19" in present:  # the labeller has no label for a viral infection
         present.add("Lung Opacity")
     values = []
     for label in LABELS:
@@ -173,10 +173,10 @@ def _labels(rng: np.random.Generator, case: phantom.ChestCase) -> tuple[str, ...
 
 
 def tables(root: Path, counts: Mapping[str, int], records: list[Any]) -> None:
-    """Write the reports' archive and the lists, sorted by subject and study as in the release."""
+    """Write the archive of reports and the lists, sorted by subject and study as in the release."""
     drawn: list[Drawn] = sorted(records, key=lambda one: (one.study.subject, one.study.number))
     metadata = [row for one in drawn for row in one.metadata]
-    # An official split goes by subject, so its draw is keyed by the subject.
+    # The official split is by subject, so the draw is keyed by the subject.
     splits = [
         (row[0], row[2], row[1], pick(stream(0, "mimic-cxr/split", int(str(row[1]))), _SPLITS))
         for row in metadata

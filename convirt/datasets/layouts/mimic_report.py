@@ -1,8 +1,8 @@
-"""The outer form of a MIMIC-CXR report: heads, blanks, marks, addenda.
+"""The form of a MIMIC-CXR report: heads, blanks, marks, addenda.
 
 ASCII, lines under 80 characters, each beginning with ONE space (a blank line is a lone space);
 "FINAL REPORT" is centred; heads are capitals with a colon; removed words are "___"; an addendum
-or a wet read stands above the report, divided from it by a line of underscores.
+or a wet read stands above the report, separated from it by a line of underscores.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from convirt.datasets.layouts._tools import pick
 
-EMPTY = 0.005  # reports with neither findings nor impression
+EMPTY = 0.005  # share of reports with neither findings nor impression
 
 _WIDTH = 78
 _RULE = " " + "_" * _WIDTH
@@ -48,12 +48,12 @@ def write_report(rng: np.random.Generator, procedure: str, findings: str, impres
 
     Args:
         rng: Source of all randomness.
-        procedure: For the EXAMINATION head, as in the metadata's procedure column.
+        procedure: Text under the EXAMINATION head, as in the metadata's procedure column.
         findings: Text, or "" for a report without that section.
         impression: Likewise.
 
     Returns:
-        The file's text. A few (`EMPTY`) have neither section, and some of those no text at all.
+        The file's text. A few reports (`EMPTY`) have neither section, some of these no text at all.
     """
     if rng.random() < EMPTY:
         if rng.random() < 0.4:
@@ -81,7 +81,7 @@ def _opening(rng: np.random.Generator, procedure: str) -> list[str]:
 
 
 def _body(rng: np.random.Generator, findings: str, impression: str) -> list[str]:
-    """Findings, impression and, rarely, whom the radiologist told."""
+    """Findings, impression and, rarely, a notification."""
     paragraphs: list[str] = []
     for heads, text in ((_FINDINGS, findings), (_IMPRESSION, impression)):
         head, alone = pick(rng, heads), rng.random() < 0.5
@@ -97,7 +97,7 @@ def _body(rng: np.random.Generator, findings: str, impression: str) -> list[str]
 
 
 def _numbered(text: str) -> str:
-    """One numbered line a sentence; a lone sentence stays as it is."""
+    """One numbered line per sentence; a lone sentence stays as it is."""
     sentences = re.split(r"(?<=\.) (?=[A-Z])", text)
     if len(sentences) < 2:
         return text
@@ -105,7 +105,7 @@ def _numbered(text: str) -> str:
 
 
 def _above(rng: np.random.Generator, impression: str) -> list[str]:
-    """An addendum or a wet read, the rule, and the title of the report proper."""
+    """An addendum or a wet read, the rule and the report's title; mostly just a blank line."""
     kind = pick(rng, {"": 0.95, "addendum": 0.03, "wet read": 0.02})
     first = re.split(r"(?<=\.) ", impression)[0]
     if kind == "addendum":
@@ -125,7 +125,7 @@ def _above(rng: np.random.Generator, impression: str) -> list[str]:
 
 
 def _join(paragraphs: list[str]) -> list[str]:
-    """Wrap; every line begins with a space, and a lone space parts the paragraphs."""
+    """Wrap paragraphs; every line begins with a space, and a lone space separates paragraphs."""
     lines: list[str] = []
     for paragraph in paragraphs:
         for line in paragraph.split("\n"):

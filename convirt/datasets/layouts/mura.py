@@ -1,13 +1,13 @@
-"""MURA-v1.1: limb films in folders that name the study's label.
+"""MURA-v1.1: limb films in folders whose names contain the study's label.
 
-    MURA-v1.1.zip                         as downloaded; in it:
-    MURA-v1.1/train_image_paths.csv       one path a line, no header
+    MURA-v1.1.zip                         as downloaded; inside it:
+    MURA-v1.1/train_image_paths.csv       one path per line, no header
     MURA-v1.1/train_labeled_studies.csv   study folder with a trailing slash, label; no header
     MURA-v1.1/train/XR_WRIST/patient00001/study1_positive/image1.png
-    and valid_... the same way
+    and likewise valid_...
 
 As in the real set, a patient may have studies of several body parts and of both labels, some
-PNG files are RGB, and the archive holds "._image1.png" leftovers that no decoder opens.
+PNG files are RGB, and the archive contains "._image1.png" leftovers that no decoder opens.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from convirt.datasets.layouts._tools import (
     write_text,
 )
 
-_AGAIN = 0.12  # studies that are a further one of the same patient
-_POSITIVE = 0.45  # of the studies
-_IMAGES = (0.35, 0.4, 0.25)  # studies with one, two, three films
+_AGAIN = 0.12  # share of studies with the same patient as the one before
+_POSITIVE = 0.45  # share of the studies
+_IMAGES = (0.35, 0.4, 0.25)  # shares of studies with one, two, three films
 _RGB = 0.1
-_LEFTOVERS = 0.05  # studies with an AppleDouble file beside an image
-# Training studies of each part in the real set, as shares.
+_LEFTOVERS = 0.05  # share of studies with an AppleDouble file beside an image
+# Share of each body part in the training studies of the real set.
 _PARTS = {
     "ELBOW": 0.13,
     "FINGER": 0.145,
@@ -43,7 +43,7 @@ _PARTS = {
     "SHOULDER": 0.21,
     "WRIST": 0.255,
 }
-# The head of an AppleDouble file: magic number, version 2, home file system, no entries.
+# The header of an AppleDouble file: magic number, version 2, home file system, no entries.
 _APPLE_DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00" + b"Mac OS X        " + b"\x00\x00"
 
 
@@ -60,7 +60,7 @@ class Study:
 
 
 def plan(seed: int, counts: Mapping[str, int]) -> list[Study]:
-    """One unit a study; the last study of a part is cut so that the images count up."""
+    """One unit per study; the last study of a part is cut so that the number of images is exact."""
     sizes = {"train": counts["train"] + counts["val"], "valid": counts["test"]}
     return [study for part, size in sizes.items() for study in _plan_part(seed, part, size)]
 
@@ -74,7 +74,7 @@ def _plan_part(seed: int, part: str, size: int) -> list[Study]:
         rng = stream(seed, f"mura/{part}/plan", index)
         bone, positive = pick(rng, _PARTS), bool(rng.random() < _POSITIVE)
         images = min(size, 1 + int(rng.choice(len(_IMAGES), p=_IMAGES)))
-        # Odd numbers for train, even ones for valid: no size makes them meet.
+        # Odd numbers for train, even ones for valid: they never share a patient at any size.
         name = f"patient{1 + 2 * patient if part == 'train' else 11186 + 2 * patient:05d}"
         number = seen[patient, bone] = seen.get((patient, bone), 0) + 1
         label = "positive" if positive else "negative"
@@ -85,7 +85,7 @@ def _plan_part(seed: int, part: str, size: int) -> list[Study]:
 
 
 def draw(root: Path, seed: int, side: int, study: Study) -> Study:
-    """Write the study's films and, in a few studies, a leftover of the archiver."""
+    """Write the study's films and, for a few studies, a leftover of the archiver."""
     rng = stream(seed, f"mura/{study.part}", study.index)
     leftover = rng.random() < _LEFTOVERS
     case = phantom.limb_case(rng, abnormal=study.positive, part=study.bone)

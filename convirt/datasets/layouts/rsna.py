@@ -1,12 +1,12 @@
 """RSNA Pneumonia Detection Challenge 2018, stage 2, the labelled part.
 
-    stage_2_train_labels.csv          patientId,x,y,width,height,Target: one row a BOX
+    stage_2_train_labels.csv          patientId,x,y,width,height,Target: one row per BOX
     stage_2_detailed_class_info.csv   patientId,class: as many rows
     stage_2_train_images/<patientId>.dcm
 
-There is no official split, so the films of train, val and test lie together. Most files hold a
-baseline JPEG as in the real set; one in six is uncompressed MONOCHROME1 (bright air), which real
-archives hold too and which a reader has to invert.
+There is no official split, so the films of train, val and test are in one folder. Most files hold a
+baseline JPEG as in the real set; one in six is uncompressed MONOCHROME1 (bright air), which occurs
+in real archives too and which a reader has to invert.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from convirt.datasets.layouts._tools import (
 )
 
 _POSITIVE = 0.35
-_NORMAL = 0.43  # of the negatives; the others are "No Lung Opacity / Not Normal"
+_NORMAL = 0.43  # share of the negatives; the others are "No Lung Opacity / Not Normal"
 _MONOCHROME1 = 1 / 6
-_SPLIT_BOX = 0.25  # opacities that a reader framed in two boxes
+_SPLIT_BOX = 0.25  # share of opacities that a radiologist framed in two boxes
 _OPACITIES = ("Pneumonia", "Consolidation")
-# Where the drawing places an opacity, in halves of the longer side from the middle. Tilt and zoom
-# of the film are not known here, so the boxes are rough; nothing trains on them.
+# Where an opacity is drawn: offset from the middle in halves of the longer side. Tilt and zoom of
+# the film are not known here, so the boxes are rough; nothing trains on them.
 _BOX_X = {"right": -0.42, "left": 0.42}
 _BOX_Y = {"upper": -0.42, "mid": -0.02, "lower": 0.36}
 _BOX_HALF = 0.26
@@ -66,7 +66,7 @@ class Film:
 
 
 def plan(seed: int, counts: Mapping[str, int]) -> list[int]:
-    """One unit an image: its number."""
+    """One unit per image: its number."""
     return list(range(sum(counts.values())))
 
 
@@ -92,7 +92,7 @@ def _case(rng: np.random.Generator) -> tuple[str, phantom.ChestCase]:
         return "Normal", phantom.chest_case(rng, only="")
     else:
         kind = "No Lung Opacity / Not Normal"
-    while True:  # about every fourth natural case is an opacity, every second another finding
+    while True:  # about 1 in 4 natural cases has an opacity, 1 in 2 another finding
         case = phantom.chest_case(rng)
         opacity = not case.labels.isdisjoint(_OPACITIES)
         if case.labels and "COVID-19" not in case.labels and opacity == (kind == "Lung Opacity"):
@@ -127,7 +127,7 @@ def _dicom(rng: np.random.Generator, patient: str, view: str, film: np.ndarray) 
     meta.TransferSyntaxUID = ExplicitVRLittleEndian if inverted else JPEGBaseline8Bit
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[patient, "instance"])
-    # Written out: pydicom would put its own version here, and the bytes would follow it.
+    # Set explicitly: pydicom would put its own version here, and the bytes would depend on it.
     meta.ImplementationClassUID = generate_uid(entropy_srcs=["convirt demo"])
     meta.ImplementationVersionName = "CONVIRT_DEMO"
     data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
@@ -138,7 +138,7 @@ def _dicom(rng: np.random.Generator, patient: str, view: str, film: np.ndarray) 
     data.Modality, data.ConversionType, data.BodyPartExamined = "CR", "WSD", "CHEST"
     data.PatientName = data.PatientID = patient
     data.PatientSex = pick(rng, {"M": 0.57, "F": 0.43})
-    # Without the "Y" that DICOM asks for, as in the real files: pydicom is not to complain.
+    # Without the "Y" that DICOM asks for, as in the real files: pydicom must not complain.
     age = str(rng.integers(18, 90))
     data.add(DataElement("PatientAge", "AS", age, validation_mode=pydicom.config.IGNORE))
     data.ViewPosition = view

@@ -2,9 +2,9 @@
 
 The embedded default experiment needs data that nobody has to apply for. A phantom is a case
 (what is present, on which side, where, how much), a film drawn from it and a report written
-about it. Films carry what real ones carry and labels do not follow: exposure, rotation, zoom,
+about it. As in real films, much varies that labels do not depend on: exposure, rotation, zoom,
 view, noise, leads, lines and pacemakers. Findings are weak: low-frequency noise has the size and
-the contrast of a small opacity, so that they have to be learnt and cannot be thresholded.
+contrast of a small opacity, so that findings have to be learnt and cannot be thresholded.
 
 Nothing here was measured on a patient. Brightness is attenuation: air is dark, bone is bright.
 The patient's left is on the right-hand side of the film, as radiographs are read.

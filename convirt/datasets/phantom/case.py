@@ -1,4 +1,4 @@
-"""What a made-up film shows: findings and what is no finding."""
+"""What a made-up film shows: findings, and things that are not findings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHEST_FINDINGS: tuple[str, ...] = (
     "COVID-19",
 )
 
-# How often a finding is among those of a natural case.
+# Relative frequencies of the findings in a natural case.
 _WEIGHTS = np.array([0.14, 0.14, 0.10, 0.11, 0.10, 0.14, 0.11, 0.10, 0.06])
 _SITES = ("upper", "mid", "lower")
 _DEVICES = ("none", "pacemaker", "central line", "leads", "tube")
@@ -39,13 +39,13 @@ class Finding:
 
     @property
     def grade(self) -> str:
-        """The word for the severity, which lies in [0, 1]."""
+        """The word for the severity, which is in [0, 1]."""
         return "mild" if self.severity < 0.34 else "moderate" if self.severity < 0.67 else "severe"
 
 
 @dataclass(frozen=True)
 class ChestCase:
-    """What a chest film shows; `device` and `volumes` are no findings."""
+    """What a chest film shows; `device` and `low_volumes` are not findings."""
 
     findings: tuple[Finding, ...]
     device: str
@@ -59,7 +59,7 @@ class ChestCase:
 
 @dataclass(frozen=True)
 class LimbCase:
-    """What a limb film shows; a ring or a cast is no finding."""
+    """What a limb film shows; `extra`, such as a ring or a cast, is not a finding."""
 
     part: str
     findings: tuple[Finding, ...]
@@ -76,7 +76,7 @@ def chest_case(rng: np.random.Generator, only: str | None = None) -> ChestCase:
 
     Args:
         rng: Source of all randomness.
-        only: Exactly this finding; "" for none; None for a natural mixture.
+        only: The only finding; "" for no finding; None for a natural mixture.
     """
     if only is None:
         count = int(rng.choice(4, p=[0.22, 0.43, 0.25, 0.10]))

@@ -1,4 +1,4 @@
-"""Chest films."""
+"""Drawing made-up chest films."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _ribs(
     y: np.ndarray,
     lung: np.ndarray,
 ) -> np.ndarray:
-    """Nine pairs of ribs and two clavicles; a broken rib has a step with a bright callus."""
+    """About nine pairs of ribs and two clavicles; a broken rib has a step with a bright callus."""
     phase, spacing = rng.uniform(0, 1), rng.uniform(0.17, 0.2)
     height = y + 0.55 * (np.abs(x) - 0.4) ** 2 - 0.18 * np.abs(x)
     extra = np.zeros_like(x)
@@ -159,7 +159,7 @@ def _opacity(
 def _lateral(
     rng: np.random.Generator, case: ChestCase, x: np.ndarray, y: np.ndarray, view: str
 ) -> np.ndarray:
-    """A side view: one outline, the spine behind; findings superimpose and lose their side."""
+    """A lateral view: one outline with the spine behind; findings overlap and lose their side."""
     body = soft(1 - ((x / 0.8) ** 2) ** 2 - ((y / 1.3) ** 2) ** 2, 0.1)
     lung = soft(1 - ((x + 0.02) / 0.6) ** 2 - (y / 0.8) ** 2, 0.2) * soft(0.6 + 0.2 * x - y, 0.04)
     found = {finding.name: finding for finding in case.findings}

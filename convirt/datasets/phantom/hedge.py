@@ -1,9 +1,9 @@
-"""Sentences of made-up reports that readers understand and rules trip over.
+"""Sentences of made-up reports that people understand and rules misread.
 
-Real reports doubt ("cannot be excluded"), name what might be there beside what is, deny several
-findings at once, compare with an older film, and say the same in other words. Nothing here is false
-about the film: a doubted finding is there, or is a differential named beside it; a denied one is
-absent. Side, site and grade are kept, since pretraining lives on them.
+Real reports express doubt ("cannot be excluded"), name possible findings beside actual ones, deny
+several findings together, compare with an older film, and say the same in other words. Nothing here
+is false about the film: a doubted finding is there, or is a differential named beside one that is;
+a denied finding is absent. Side, site and grade are kept, since pretraining depends on them.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ _COMPARED: dict[str, str] = {
     "osteopenia": "{grade} osteopenia",
 }
 _COMPARISONS = ("No significant change in the {}.", "Unchanged {}.")
-# What is denied beside or together with something else: (finding, words). Those without a finding
-# are on no made-up film.
+# What may be denied, beside a finding or with another denial: (finding, words). Those without a
+# finding are on no made-up film.
 _DENIED = (
     ("Consolidation", "focal consolidation"),
     ("Edema", "pulmonary edema"),
@@ -109,16 +109,16 @@ _DENIALS = (
 def hedged(
     rng: np.random.Generator, name: str, plain: Sequence[str], present: frozenset[str]
 ) -> list[str]:
-    """Phrases about a finding that is there: doubted, compared, or with others denied beside it.
+    """Phrases about a finding that is present: doubted, compared, or with others denied beside it.
 
     Args:
         rng: Source of all randomness.
         name: The finding.
-        plain: At most two plain phrases about it, as the parts of a report hold them.
+        plain: At most two plain phrases about it, one for each part of the report.
         present: Names of all findings of the case.
 
     Returns:
-        As many templates, with the fields of the plain ones.
+        As many templates as plain phrases, with the same fields.
     """
     kind = rng.choice(3, p=[0.6, 0.2, 0.2])
     order = rng.permutation(2)[: len(plain)]
@@ -132,13 +132,13 @@ def hedged(
 
 
 def denial(rng: np.random.Generator, present: frozenset[str]) -> str:
-    """Two chest findings denied at once, or one that is gone."""
+    """A sentence that denies two chest findings, or says that one is gone."""
     return _DENIALS[rng.integers(len(_DENIALS))].format(*_absent(rng, present, _DENIED))
 
 
 def _absent(
     rng: np.random.Generator, present: frozenset[str], choices: Sequence[tuple[str, str]]
 ) -> list[str]:
-    """Two things that are not there, in words."""
+    """The words for two things that are absent."""
     absent = [words for name, words in choices if name not in present]
     return [absent[i] for i in rng.choice(len(absent), size=2, replace=False)]

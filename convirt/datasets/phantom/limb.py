@@ -1,4 +1,4 @@
-"""Limb films."""
+"""Drawing made-up limb films."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _displace(
     a: tuple[float, float],
     b: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shift the bone beyond a fracture sideways: the step that a displaced fracture shows."""
+    """Shift the bone sideways beyond a fracture: the step of a displaced fracture."""
     if finding is None:
         return x, y
     _, along = segment(x, y, a, b)
@@ -120,7 +120,7 @@ def _bone_finding(
     b: tuple[float, float],
     half: float,
 ) -> np.ndarray:
-    """Lucent line, lysis or spurs on the main bone."""
+    """What findings add to the main bone: a lucent line, lysis or spurs."""
     film = np.zeros_like(x)
 
     def at(fraction: float) -> tuple[float, float]:

@@ -9,8 +9,8 @@ import numpy as np
 from convirt.datasets.phantom.case import ChestCase, Finding, LimbCase
 from convirt.datasets.phantom.hedge import denial, hedged
 
-# Share of the reports with a finding, of the denials, and of the limb reports with a finding that
-# are worded in a way that rules trip over: in all about a quarter of the reports.
+# Shares that are worded so that rules misread them: of chest reports with a finding, of denials,
+# and of limb reports with a finding. In all this is about a quarter of the reports.
 _HEDGED, _HEDGED_DENIALS, _HEDGED_LIMBS = 0.22, 0.5, 0.2
 
 _PHRASES: dict[str, tuple[str, ...]] = {
@@ -105,7 +105,7 @@ def _say(phrase: str, finding: Finding) -> str:
 def _hedge(
     rng: np.random.Generator, case: ChestCase | LimbCase, *texts: list[str], share: float
 ) -> None:
-    """In a share of the cases, reword the phrases about one of the findings, in place."""
+    """In a share of the cases with findings, reword the phrases about one finding, in place."""
     if not case.findings or rng.random() >= share:
         return
     i = int(rng.integers(len(case.findings)))
@@ -116,13 +116,13 @@ def _hedge(
 
 
 def _sentences(phrases: Sequence[str], case: ChestCase | LimbCase) -> list[str]:
-    """A phrase a finding, filled in."""
+    """One phrase per finding, filled in."""
     return [_say(phrase, f) for phrase, f in zip(phrases, case.findings, strict=True)]
 
 
 def chest_report(rng: np.random.Generator, case: ChestCase) -> tuple[str, str]:
     """Write the findings and the impression of a case; either may be an empty string."""
-    wording = rng.spawn(1)[0]  # its draws do not move those of the film
+    wording = rng.spawn(1)[0]  # its draws leave those of the film unchanged
     first = [_PHRASES[f.name][rng.integers(3)] for f in case.findings]
     others: list[str] = []
     if not case.findings:
@@ -153,7 +153,7 @@ def chest_report(rng: np.random.Generator, case: ChestCase) -> tuple[str, str]:
     return " ".join(body), " ".join(impression)
 
 
-# none of them is a sentence of a report word for word: that would be recalled, not understood
+# None is word for word a sentence of a report, which could be memorised and not understood.
 _QUERIES: dict[str, tuple[str, ...]] = {
     "No Finding": (
         "Both lungs are clear and the heart is of normal size.",

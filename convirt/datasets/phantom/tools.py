@@ -1,4 +1,4 @@
-"""Shapes and noise from which films are drawn, in attenuation: air 0, bone towards 1."""
+"""Shapes and noise from which films are drawn, as attenuation: air 0, bone towards 1."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def interpolation(size: int, knots: int) -> np.ndarray:
 
 
 def clouds(rng: np.random.Generator, shape: tuple[int, int], knots: int) -> np.ndarray:
-    """Smooth noise with about `knots` bumps a side, unit variance before stretching."""
+    """Smooth noise with about `knots` bumps per side, of unit variance before stretching."""
     grid = rng.standard_normal((knots, knots)).astype(np.float32)
     return np.asarray(interpolation(shape[0], knots) @ grid @ interpolation(shape[1], knots).T)
 
 
 def soft(x: np.ndarray, width: float) -> np.ndarray:
-    """Smooth step: 0 far below zero, 1 far above, about `width` wide."""
+    """Smooth step, about `width` wide: 0 for x far below zero, 1 for x far above."""
     return np.asarray(0.5 * (1 + np.tanh(x / width)))
 
 
@@ -49,7 +49,7 @@ def segment(
 def line(
     x: np.ndarray, y: np.ndarray, a: tuple[float, float], b: tuple[float, float], width: float
 ) -> np.ndarray:
-    """Soft line from a to b, `width` half as wide; 1 on it."""
+    """Soft line from a to b with half-width `width`; 1 on the line."""
     distance, _ = segment(x, y, a, b)
     return np.asarray(np.exp(-((distance / width) ** 2)))
 
@@ -57,7 +57,7 @@ def line(
 def frame(
     rng: np.random.Generator, height: int, width: int, tilt: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Body coordinates of every pixel: x and y in about [-1, 1], turned, shifted and zoomed."""
+    """Body coordinates of every pixel: x and y in about [-1, 1], rotated, shifted and zoomed."""
     longer = max(height, width)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     x = (2 * x + 1 - width) / longer
@@ -67,12 +67,12 @@ def frame(
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
     dx, dy = rng.normal(0, 0.04, 2)
     turned = cos * x + sin * y + dx, -sin * x + cos * y + dy
-    # numpy's own scalars have made doubles of it, in which all that follows takes twice as long
+    # numpy's scalars have turned them into doubles, with which all that follows takes twice as long
     return turned[0].astype(np.float32), turned[1].astype(np.float32)
 
 
 def expose(rng: np.random.Generator, film: np.ndarray, noise: float) -> np.ndarray:
-    """Exposure, contrast, quantum noise and the film's own frame; to uint8."""
+    """Add quantum noise, exposure and contrast, and convert to uint8."""
     film = film + noise * rng.standard_normal(film.shape).astype(np.float32)
     gain, bias, gamma = rng.uniform(0.75, 1.2), rng.uniform(-0.08, 0.1), rng.uniform(0.75, 1.3)
     film = np.clip(gain * film + bias, 0, 1) ** gamma
