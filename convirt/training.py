@@ -220,7 +220,7 @@ def pretrain(
     Raises:
         InputError: The resume state or the corpus cannot be used, the batch cannot be divided
             equally among all processes, the objective cannot be cut into chunks or recorded, or
-            the loss is no longer finite (the last resume state is then from before).
+            the loss or a weight is no longer finite (the last resume state is then from before).
         StoppedError: `stop` returned true; the progress is saved.
     """
     where = torch.device(device)
@@ -330,8 +330,12 @@ def pretrain(
                 progress.sums[name] = float(value)
             status["loss"] = progress.sums["train_loss"] / progress.count
             if not math.isfinite(status["loss"]):
-                began_at = processes.minimum(int(broken))
-                raise _not_finite(corpus, config, began_at, status["loss"])
+                began_at, found = processes.minimum(int(broken)), str(status["loss"])
+                raise _not_finite(corpus, config, "training loss at", began_at, found)
+            # the loss of a step does not show what its own update did
+            if not _finite(trained):
+                found = "weights that are not finite"
+                raise _not_finite(corpus, config, "weights after", step, found)
         if leaving:  # an evaluation that is due here is left to the next run
             leave()
         if evaluate_now:
@@ -549,12 +553,19 @@ def _require_finite(value: float, step: int) -> None:
         raise InputError(f"validation loss at step {step}", "a finite number", str(value), HINT)
 
 
-def _not_finite(corpus: Corpus, config: TrainConfig, step: int, mean: float) -> InputError:
-    """The error for a loss that is not finite, with the first such step and its batch."""
+def _finite(trained: Trained) -> bool:
+    """Whether all weights are finite; a sync point on the GPU."""
+    return bool(torch.stack([p.detach().isfinite().all() for _, p in trained]).all())
+
+
+def _not_finite(
+    corpus: Corpus, config: TrainConfig, what: str, step: int, found: str
+) -> InputError:
+    """The error for numbers that are not finite, with the first such step and its batch."""
     batch = corpus.train.draw(config.seed, step, config.batch_size)
     rows = ", ".join(str(row) for row in batch.images)
-    where = f"training loss at step {step + 1}, on rows {rows} of records.parquet"
-    return InputError(where, "a finite number", str(mean), HINT)
+    where = f"{what} step {step + 1}, on rows {rows} of records.parquet"
+    return InputError(where, "finite numbers", found, HINT)
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

@@ -683,6 +683,47 @@ def test_loss_that_is_not_finite(
     assert kept is None or all(tensor.isfinite().all() for tensor in kept[0].values())
 
 
+class Spoilt(torch.autograd.Function):
+    """The identity, with a gradient that is not a number."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor) -> torch.Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return gradients[0] * float("nan")
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_weights_that_are_not_finite_are_not_saved(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    """Their own step's loss is finite, and the step after is in no state to be saved."""
+    at = 5 if stopped else 6  # a state falls due at 3, 6, 9, and where a run is told to stop
+    steps: list[int] = []
+
+    def spoilt(*args: Any) -> Any:
+        loss = convirt_loss(*args)
+        if loss.requires_grad:
+            steps.append(0)
+        return Spoilt.apply(loss) if len(steps) == at else loss
+
+    with monkeypatch.context() as patched:
+        patched.setattr(convirt, "convirt_loss", spoilt)
+        with pytest.raises(InputError, match="weights that are not finite") as caught:
+            data = tiny_models.corpus()
+            told = (lambda: len(steps) == at) if stopped else (lambda: False)
+            pretrain(fresh(bert, data), data, PAPER, CONFIG, tmp_path, quiet, stop=told)
+    batch = tiny_models.corpus().train.draw(CONFIG.seed, at - 1, CONFIG.batch_size)
+    rows = ", ".join(map(str, batch.images))
+    assert f"weights after step {at}, on rows {rows} of records.parquet" in str(caught.value)
+    kept = checkpoint.load_state(tmp_path)
+    assert kept is not None
+    assert all(tensor.isfinite().all() for tensor in kept[0].values())
+    assert_same_run(run(bert, CONFIG, tmp_path), run(bert))  # from the state before
+
+
 def test_images_may_be_a_memory_map(bert: Path, tmp_path: Path) -> None:
     data = tiny_models.corpus()
     model = fresh(bert, data)
