@@ -46,7 +46,7 @@ class Recorder:
     """Steps of an objective, recorded as they come.
 
     The first step of each shape runs unrecorded, so that kernels are chosen, compiled and loaded;
-    the second one is recorded, and from then on replayed.
+    the second one is recorded, and from then on replayed. A new shape drops all recordings.
 
     Args:
         objective: In training mode, on the GPU.
@@ -77,6 +77,7 @@ class Recorder:
         given = (*inputs.views, *more)
         shapes = tuple(x.shape for x in given)
         if shapes not in self._known:
+            self._forget()
             self._known[shapes] = None
             with self._camera.aside(), warnings.catch_warnings():
                 # it warns that capturable Adam is slow unless recorded: recording follows
@@ -88,6 +89,15 @@ class Recorder:
             own.copy_(x, non_blocking=True)
         recording.replay()
         return recording.made
+
+    def _forget(self) -> None:
+        """Drop the recordings, and with them the memory that graphs hold between steps.
+
+        The next step runs unrecorded and needs as much memory again. Known shapes are recorded
+        again at their next step.
+        """
+        self._known = dict.fromkeys(self._known)
+        self._camera.start_afresh()
 
     def _record(self, inputs: Inputs, given: tuple[Tensor, ...]) -> Recording:
         own, views = tuple(x.clone() for x in given), len(inputs.views)
@@ -121,6 +131,10 @@ class Camera:
 
     def __init__(self) -> None:
         self.stream, self.beside = torch.cuda.Stream(), torch.cuda.Stream()
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Use new memory from now on: torch refuses the memory of graphs that no longer exist."""
         self.memory = torch.cuda.graph_pool_handle()
 
     @contextmanager
