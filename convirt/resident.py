@@ -42,7 +42,12 @@ def placed(images: np.ndarray, where: str, device: str) -> np.ndarray | Tensor:
             return images
         found = f"{images.nbytes / 1e9:.1f} GB of images and {free / 1e9:.1f} GB free"
         raise InputError("params.yaml: compute.store", "images that fit", found, "set auto or ram")
-    return copied(images, torch.device("cuda", torch.cuda.current_device()))
+    try:
+        return copied(images, torch.device("cuda", torch.cuda.current_device()))
+    except torch.cuda.OutOfMemoryError:
+        if where == "gpu":
+            raise
+        return images  # another stage on this GPU took the memory in the meantime
 
 
 def copied(images: np.ndarray, device: torch.device) -> Tensor:

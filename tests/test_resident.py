@@ -82,6 +82,20 @@ def test_a_gpu_that_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
         resident.placed(IMAGES, "gpu", "cuda")
 
 
+@pytest.mark.parametrize("where", ["auto", "gpu"])
+def test_a_gpu_whose_memory_another_stage_took(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(*_: object) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError
+
+    with_memory(10**9, monkeypatch)
+    monkeypatch.setattr(resident, "copied", taken)
+    if where == "auto":
+        assert resident.placed(IMAGES, where, "cuda") is IMAGES
+        return
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        resident.placed(IMAGES, where, "cuda")
+
+
 def with_memory(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if there were a GPU with so many bytes free; what is put there stays on the CPU."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 10**12))
