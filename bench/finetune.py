@@ -95,9 +95,9 @@ def source(
 
 
 def plain_epoch(
-    model: nn.Module, train: DataLoader[Any], val: DataLoader[Any], device: str
+    model: nn.Module, train: DataLoader[Any], val: DataLoader[Any], device: str, validations: int
 ) -> None:
-    """One epoch and its validation."""
+    """One epoch and its validations."""
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4, weight_decay=1e-6)
     bfloat16 = device == "cuda"
     model.train()
@@ -111,8 +111,9 @@ def plain_epoch(
         loss.item()  # as scripts do, for their progress bar
     model.eval()
     with torch.no_grad():
-        for x, _ in val:
-            model(x.to(device)).cpu()
+        for _ in range(validations):
+            for x, _ in val:
+                model(x.to(device)).cpu()
 
 
 def main(
@@ -139,6 +140,8 @@ def main(
     model = transfer.Classifier(encoder, config.width, 1, one).to(device)
     train = source(held, y, rows[:images], config, device)
     val = source(held, y, rows[images:], config, device)
+    # ours also validates before the first epoch, which a stage does once a run: so do the others
+    validations, held_out = 2, (total - images) // BATCH
     other = transfer.Classifier(_world.usual_encoder(models), config.width, 1, one).to(device)
     third = transfer.Classifier(network()[0], config.width, 1, one).to(device)
     optimiser = torch.optim.Adam(third.parameters(), lr=1e-4, weight_decay=1e-6, fused=True)
@@ -155,6 +158,10 @@ def main(
             loss.backward()
             optimiser.step()
         float(loss.detach())
+        third.eval()
+        with torch.inference_mode():
+            for _ in range(validations * held_out):
+                third(x)
 
     with tempfile.TemporaryDirectory() as name:
         paths = _world.write_jpegs(stored, Path(name))
@@ -174,7 +181,7 @@ def main(
         the_loop = _measure.as_stages(lambda: transfer.transfer(model, train, val, one), threads)
         ways: dict[str, Any] = {
             "ours": _measure.watched(the_loop, device, peaks),
-            "plain": _measure.as_usual(lambda: plain_epoch(other, *loaders, device)),
+            "plain": _measure.as_usual(lambda: plain_epoch(other, *loaders, device, validations)),
             "compute": _measure.as_stages(compute, threads),
         }
         taken = _measure.interleaved(ways, rounds=rounds)

@@ -363,8 +363,8 @@ def main(
             setting = replace(setting, compile=compiled, graphs=graphs)
             setting = replace(setting, eval_every=steps + 1 + warm_up(setting))
             bench = Bench(models, data, read, setting, device, steps, threads, workers)
-            ways = bench.ways()
             with _measure.turn(turn):
+                ways = bench.ways()
                 peak = _measure.as_usual(partial(matrix_peak, device, precision))()
                 taken: dict[str, list[float]] = {way: [] for way in ways}
                 for _ in range(rounds):
