@@ -182,7 +182,8 @@ class CaptionObjective(base.Objective):
         )
         tokens: float | Tensor = count
         if processes.count() > 1:  # processes differ in their number of tokens
-            tokens = processes.gather(torch.tensor([count], device=total.device)).float().mean()
+            counts = processes.gather(sent(torch.tensor([count]), total.device))
+            tokens = counts.float().mean()
         return (total + penalty) / tokens, {"penalty": penalty.detach() / tokens}
 
     def _losses(self, regions: Tensor, inputs: base.Inputs) -> tuple[Tensor, Tensor, int]:

@@ -141,7 +141,7 @@ def _rankings(store: Store, parts: Parts, searches: list[Search]) -> pd.DataFram
             {
                 "direction": search.direction,
                 "query": np.repeat(np.asarray(search.names, object), depth),
-                "query_label": np.repeat(search.labels, depth),
+                "query_label": np.repeat(np.asarray(search.labels, object), depth),
                 "rank": np.tile(np.arange(1, depth + 1), count),
                 "candidate": names[found.ravel()],
                 "candidate_label": labels[found.ravel()],
