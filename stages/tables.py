@@ -34,9 +34,9 @@ READS = [
 MADE_UP = (
     "The films and their reports were drawn by a program; none is a patient’s. These numbers show "
     "that methods, protocols and code work, and how the systems compare on this data. The data was "
-    "designed so that reports help to read films, and adjusted after full runs had been seen, so "
-    "that ConVIRT is ahead here is no evidence for it on patients (docs/phantom.md). The paper’s "
-    "numbers beside them were measured on other, real data."
+    "designed so that reports help to read films, and was adjusted after full runs had been seen. "
+    "ConVIRT’s lead here is therefore no evidence for patients (docs/phantom.md). The paper’s "
+    "numbers beside ours were measured on other, real data."
 )
 MIXED = (
     "Made up, drawn by a program, are: {}. The other sets are given. The paper’s numbers stand "

@@ -369,7 +369,7 @@ def test_single_runs_and_heads_alone_are_told(report: Report, tmp_path: Path) ->
     text = page(tmp_path)
     one = "Each number of fine-tuning is one run"
     assert one in text.split("## The claim")[1].split("## Equal")[0]
-    told = "2 of these 4 cells have a run that validated best before its encoder was trained"
+    told = "2 of these 4 cells have a run whose best validation came before its encoder"
     assert told in text
     assert "(epoch 0): rsna ImageNet (chest pairs) 10%, rsna ConVIRT (chest pairs) 10%." in text
     for path in (tmp_path / "metrics/finetune").iterdir():
@@ -398,7 +398,7 @@ def test_what_a_reader_of_the_cells_has_to_know(report: Report, tmp_path: Path) 
     changes = {"matrix.task": ["rsna"]}
     assert report(**changes).exit_code == 0
     text = page(tmp_path)
-    assert "on all validation images, whatever its share: 15 of rsna." in text
+    assert "on all validation images, whatever its fraction: 15 of rsna." in text
     for absent in ("last epoch", "are drawn, not studies", "intervals there are too narrow"):
         assert absent not in text
     for path in (tmp_path / "metrics/finetune").glob("rsna-*.json"):
@@ -418,19 +418,19 @@ def test_what_a_reader_of_the_cells_has_to_know(report: Report, tmp_path: Path) 
         files.write_json(path, json.loads(path.read_text()) | {"n_train": [120]})
     assert report(**changes).exit_code == 0
     assert "are drawn, not studies" not in page(tmp_path)  # more images than the share, as of 1%
-    assert "2 of these 4 cells have a run that validated best in the last epoch" in text
+    assert "2 of these 4 cells have a run whose best validation came in the last epoch" in text
     assert "test patients of a class (9 in rsna): intervals there are too narrow." in text
-    assert "of the labels than is said: rsna ConVIRT (chest pairs) 10%." in text
+    assert "more labels than they name: rsna ConVIRT (chest pairs) 10%." in text
 
 
 def test_what_was_noted_of_the_data_is_on_the_page(report: Report, tmp_path: Path) -> None:
     path = tmp_path / "metrics/funnel/rsna.json"
     files.write_json(path, json.loads(path.read_text()) | {"notes": ["3 pictures are odd"]})
     assert report(**{"datasets.sources.rsna.root": "elsewhere"}).exit_code == 0
-    assert "To be looked at:\n\n- rsna: 3 pictures are odd" in page(tmp_path)
+    assert "Please check:\n\n- rsna: 3 pictures are odd" in page(tmp_path)
     made_up = {"datasets.sources.rsna.root": "data/demo/rsna"}  # with all its oddities
     assert report(**made_up).exit_code == 0
-    assert "To be looked at" not in page(tmp_path)
+    assert "Please check" not in page(tmp_path)
 
 
 def test_a_search_of_another_set_has_no_numbers_of_the_paper(

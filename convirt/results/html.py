@@ -15,10 +15,10 @@ from convirt.results.verdict import Claim
 
 GLYPHS = {AGREES: ("●", "confirms the paper’s order"), CONTRADICTS: ("▼", "contradicts it")}
 HOW = (
-    "<p>In each place: the value measured here; its 95% interval; Δ, what ConVIRT (in Table 4 the "
-    "default) has more than it, with a 95% interval; the number that the paper prints, on its own "
-    "data. All are percent. A shaded, bold value is the highest here. Rows under the heavy line "
-    "are systems that the paper’s table does not have.</p>"
+    "<p>Each cell gives the value measured here; its 95% interval; Δ, by how much ConVIRT (in "
+    "Table 4 the default) is higher, with a 95% interval; and the number that the paper prints, on "
+    "its own data. All are in percent. A shaded, bold value is the highest here. Rows below the "
+    "heavy line are systems that the paper’s table does not have.</p>"
 )
 
 
@@ -95,17 +95,17 @@ def render(page: Page) -> str:
 def marks() -> str:
     """The definition of the marks, which stands above the tables."""
     return (
-        "<p><strong>Marks.</strong> A mark is about one comparison that the paper makes: the "
+        "<p><strong>Marks.</strong> A mark belongs to one comparison that the paper makes: the "
         "system of the row against ConVIRT in the same column (in Table 4: against "
-        "the default). Here it is the difference of the two, taken on the same test "
-        "patients or the same queries (a paired bootstrap), with a 95% interval. "
-        '<span class="contradicts">▼</span> the interval lies wholly on the other side of 0 than '
+        "the default). Here it is the difference of the two on the same test patients or the "
+        "same queries (a paired bootstrap), with a 95% interval. "
+        '<span class="contradicts">▼</span> that interval lies wholly on the other side of 0 from '
         "the paper’s difference: it excludes the paper’s order, on this data. "
-        '<span class="agrees">●</span> it lies wholly on the paper’s side. No mark: it holds 0, '
-        "or the paper prints equal numbers or not both.</p>"
+        '<span class="agrees">●</span> it lies wholly on the paper’s side. No mark: it contains 0, '
+        "or the paper prints equal numbers, or not both numbers.</p>"
         "<p><strong>Intervals</strong> cover the test patients or the queries, and the repeats of "
-        "a run where it has some. They do not cover another pretraining, nor another seed where a "
-        "place is a single run, and no correction is made for the number of comparisons. So more "
+        "a run if it has several. They do not cover another pretraining, nor another seed where a "
+        "cell is a single run, and they are not corrected for the number of comparisons. So more "
         "than one in 20 misses.</p>"
     )
 

@@ -32,7 +32,7 @@ SETTINGS: dict[str, str] = {
     "learning rate of pretraining": "0.0001",
     "temperature τ": "0.1",
     "weight λ of image to text": "0.75",
-    "independent runs a cell": "5",
+    "independent runs per cell": "5",
 }
 """Settings that a reader has to know before comparing any number (sections 3, 4.1, appendix A)."""
 

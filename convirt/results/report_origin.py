@@ -29,14 +29,14 @@ def data(
         [key, f"`{readers.get(key, '?')}`", data_name([key], made_up), *_counts(funnel)]
         for key, funnel in funnels.items()
     ]
-    text = "Kept of found; “converted” images were kept, after a change of their pixel format."
+    text = "Counts are kept of found; “converted” images were kept, in another pixel format."
     notes = [
         f"- {key}: {note}"
         for key, own in funnels.items()
         for note in own.get("notes", [])
         if key not in made_up
     ]
-    more = ["To be looked at:", "\n".join(notes)] if notes else []
+    more = ["Please check:", "\n".join(notes)] if notes else []
     return ["## Data", text, table(head, rows), *more] if rows else []
 
 

@@ -157,8 +157,8 @@ def _notes(runs: Sequence[Run]) -> list[str]:
 def _chosen(runs: Sequence[Run]) -> str:
     counts = {run["task"]: f"{run['n_val']:,} of {run['task']}" for run in runs}
     return (
-        "Shares of labels are of the train images alone. As in the paper each run chose its state "
-        f"on all validation images, whatever its share: {', '.join(counts.values())}."
+        "Label fractions apply to the train images alone. As in the paper, each run chose its "
+        f"state on all validation images, whatever its fraction: {', '.join(counts.values())}."
     )
 
 
@@ -176,8 +176,8 @@ def _shares(runs: Sequence[Run]) -> str:
             found[task, fraction] = f"{fraction}% of {task} come from {share}% of its studies"
     listed = "; ".join(found.values())
     return listed and (
-        "Images are drawn, not studies. Where a study has several images and one label, a share "
-        f"of the images needs the labels of a greater share of the studies: {listed}."
+        "Images are drawn, not studies. Where the images of a study share one label, a fraction "
+        f"of the images needs the labels of a larger fraction of the studies: {listed}."
     )
 
 
@@ -185,8 +185,8 @@ def _heads_alone(runs: Sequence[Run]) -> str:
     found = [r for r in runs if r["protocol"] == "finetune" and 0 in r.get("best_epoch", ())]
     return _told(
         found,
-        f"{len(found)} of these {len(runs)} cells have a run that validated best before its "
-        "encoder was trained, after the steps of the head alone (epoch 0)",
+        f"{len(found)} of these {len(runs)} cells have a run whose best validation came before its "
+        "encoder was trained, after the head-only steps (epoch 0)",
     )
 
 
@@ -194,8 +194,8 @@ def _cut_off(runs: Sequence[Run]) -> str:
     found = [r for r in runs if r["max_epochs"] in r.get("best_epoch", ())]
     return _told(
         found,
-        f"{len(found)} of these {len(runs)} cells have a run that validated best in the last epoch "
-        "that it was given, so that more epochs may make it better",
+        f"{len(found)} of these {len(runs)} cells have a run whose best validation came in the "
+        "last epoch allowed, so more epochs might improve it",
     )
 
 
@@ -215,7 +215,7 @@ def _taught(runs: Sequence[Run]) -> str:
         and source["task"] == run["task"]
         and source["fraction"] > run["fraction"]
     ]
-    return _told(found, "The encoder of these was fine-tuned with more of the labels than is said")
+    return _told(found, "The encoder of these runs was fine-tuned with more labels than they name")
 
 
 def _told(runs: Sequence[Run], what: str) -> str:
@@ -243,7 +243,7 @@ def _claim(results: Results) -> list[str]:
     if protocols:
         names = " and ".join(_protocol(protocol).lower() for protocol in protocols)
         blocks.append(
-            f"Each number of {names} is one run: the intervals cover the test patients, and "
+            f"Each number of {names} is one run: the intervals cover the test patients, but "
             "neither another seed nor another pretraining."
         )
     return blocks + _sentences(results, pairs)
@@ -370,9 +370,9 @@ def _pretraining(results: Results) -> list[str]:
             ]
         )
     text = (
-        "ConVIRT's loss is the paper's equation 4 in nats; a model that tells no pair from another "
-        "has ln N, with N pairs in a batch. Losses of other objectives have other scales. The "
-        "paper's figure 5 shows its validation loss fall to about 2.3, of batches of 32."
+        "ConVIRT's loss is the paper's equation 4, in nats; a model that cannot tell pairs apart "
+        "has the loss ln N, with N pairs in a batch. Losses of other objectives are on other "
+        "scales. In the paper's figure 5 the validation loss falls to about 2.3, in batches of 32."
     )
     figure = "![Pretraining loss](figures/loss.png)"
     return ["## Pretraining", text, table([*head, "below chance"], rows), figure]

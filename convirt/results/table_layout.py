@@ -100,9 +100,9 @@ def transfer(cells: Iterable[Cell], protocol: str) -> Grid:
 
 
 EARLY = (
-    "With few labels an epoch is a step or two. A probe that is trained by epochs, as the paper's "
-    "are, may then stop before it has learnt much, the sooner the weaker its encoder: "
-    "docs/linear.md compares with probes at their minimum."
+    "With few labels an epoch is a step or two. A probe that is trained by epochs, like the "
+    "paper's, may then stop before it has learnt much, the sooner the weaker its encoder: "
+    "docs/linear.md compares it with probes at their minimum."
 )
 
 
@@ -110,12 +110,12 @@ def _covered(repeats: set[int]) -> str:
     """What an interval of Table 1 covers, given how many runs its cells are means of."""
     if repeats == {1}:
         return (
-            "Each place is a single run: its interval covers the test patients, and neither "
+            "Each cell is a single run: its interval covers the test patients, but neither "
             "another seed nor another pretraining."
         )
     count = " or ".join(map(str, sorted(repeats)))
     return (
-        f"Each place is the mean of {count} runs with labels, head and order of their own; its "
+        f"Each cell is the mean of {count} runs with their own labels, head and order; its "
         "interval covers these and the test patients, not another pretraining."
     )
 

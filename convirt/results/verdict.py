@@ -62,7 +62,7 @@ def efficiency(
     answer = YES if len(ahead) == count else PARTLY if ahead else NO if behind else LEVEL
     text = (
         f"With 10% of the labels ConVIRT is ahead of ImageNet with 100% on {len(ahead)} of {count} "
-        f"tasks and behind on {len(behind)}; on {level} the interval of the difference holds 0."
+        f"tasks and behind on {len(behind)}; on {level} the interval of the difference contains 0."
     )
     lines = []
     for task, d in differences.items():
