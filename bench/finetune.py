@@ -5,10 +5,10 @@
 
 - **ours** is `convirt.transfer.transfer` as the stage runs it, deterministic, from a store in
   memory (with a GPU, in the GPU's memory). It leaves out the head-only steps, which use features
-  that are computed once. Validation is part of an epoch.
+  that are computed once. It validates before and after the epoch.
 - **plain** is the usual script: JPEG files, a `DataLoader` with workers, `Resize` and `ToTensor`
-  image by image, eager autocast, default `torch.optim.Adam`, one validation per epoch.
-- **compute only** repeats our step on one batch that is on the device.
+  image by image, eager autocast, default `torch.optim.Adam`, and as many validations.
+- **compute only** repeats our step on one batch that is on the device, and as many validations.
 
 Only training images count as an epoch's images; each way trains one epoch in turn.
 """
