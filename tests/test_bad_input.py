@@ -15,7 +15,7 @@ from convirt.errors import InputError
 
 
 def refused(name: str, root: Path, split: Split | None = None, **options: object) -> InputError:
-    """The error; it has all of its four parts."""
+    """The error, which has all of its four parts."""
     with pytest.raises(InputError) as caught:
         registry.read(name, root, split or Split(0), options)
     error = caught.value
@@ -53,7 +53,7 @@ def test_a_column_is_lacking(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("header", ["patient", " patient ", "view,view"])
 def test_a_column_twice(tmp_path: Path, header: str) -> None:
-    """The second of two would be read as another, or taken for both."""
+    """Otherwise the second would be read as another column, or be used for both."""
     raw.pairs(tmp_path, ["a.png,Some text here.,p1,x,y"], f"image,text,patient,{header},z")
     assert refused("pairs", tmp_path).found == f"`{header.split(',')[0].strip()}` 2 times"
 
@@ -78,7 +78,7 @@ def test_a_misspelt_list_is_suggested(tmp_path: Path) -> None:
     [
         (b"", "No columns"),
         (b"image,text,patient\na.png,One, two, three.,p1\n", "5 in the row of line 2"),
-        (b"image,text,patient\na.png,\xff\xfe,p1\n", "utf-8"),
+        (b"image,text,patient\na.png,\xff\xfe,p1\n", "byte 0xff in line 2, which is no UTF-8"),
         (b'image,text,patient\na.png,"never closed,p1\n', "in the row that begins in line 2"),
         (b"image,text,patient\n", "empty list"),
     ],
@@ -89,7 +89,7 @@ def test_no_csv(tmp_path: Path, text: bytes, found: str) -> None:
 
 
 def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path: Path) -> None:
-    """Pandas reads the first four rows as one, whose text goes on to the quote of the last."""
+    """Pandas would read the four rows as one, whose text runs on to the quote in the last."""
     rows = ['a.png,"One, two.,p1', "b.png,Three.,p2", "c.png,Four.,p3", 'd.png,"Five, six.",p4']
     raw.write(tmp_path / "pairs.csv", "\n".join(["image,text,patient", *rows]))
     error = refused("pairs", tmp_path)
@@ -134,7 +134,7 @@ def test_a_label_may_be_called_nearly_so(tmp_path: Path) -> None:
 
 
 def test_csv_of_other_habits_is_read(tmp_path: Path) -> None:
-    """A blank first line, a cell of a million letters, a comma at each end."""
+    """A blank first line, a cell of a million letters, a comma at the end of each row."""
     long = "word " * 200_000
     rows = ["   ", "image,text,patient,", f'a.png,"One, {long}",p,', "b.png,Two words there.,q,"]
     raw.write(tmp_path / "pairs.csv", "\n".join(rows))
@@ -221,7 +221,9 @@ def test_a_link_leaves_its_folder(tmp_path: Path, link: str) -> None:
         (root / "in").symlink_to(secret.parent)
     name = "secret.png" if link == "file" else "in/secret.png"
     (root / "pairs.csv").write_text(f"image,text,patient\n{name},Some text here.,p1\n")
-    assert "stay inside" in refused("pairs", root).expected
+    error = refused("pairs", root)
+    assert "stay inside" in error.expected
+    assert error.found == f"`{name}`, by a link to {secret.resolve()}"
 
 
 def test_a_root_that_is_a_link_is_fine(tmp_path: Path) -> None:
@@ -279,7 +281,7 @@ def test_one_patient_in_a_named_split_and_a_blank(tmp_path: Path, name: str) -> 
 
 
 def test_one_patient_in_two_spellings_of_unicode(tmp_path: Path) -> None:
-    """An accent as a letter, and as a mark behind one; they look the same."""
+    """An accented letter as one character and as two, which look the same."""
     rows = ["a.png,One text here.,Jos\u00e9,train", "b.png,Other text here.,Jose\u0301,test"]
     raw.pairs(tmp_path, rows, "image,text,patient,split")
     assert refused("pairs", tmp_path).found == "patient `Jos\u00e9` in test and train"
@@ -312,7 +314,7 @@ def test_a_blank_patient(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["pairs", "labels", "candidates"])
 def test_rows_without_an_image(tmp_path: Path, name: str) -> None:
-    """As a table program leaves them at the end."""
+    """Spreadsheet programs leave such rows at the end."""
     column = {"pairs": "text", "labels": "y", "candidates": "label"}[name]
     head = f"image,{column},patient"
     raw.write(tmp_path / f"{name}.csv", f"{head}\na.png,1,p1\n,,\n,,\n")
@@ -340,6 +342,11 @@ def test_an_unknown_view(tmp_path: Path) -> None:
     assert "`PA`" in error.expected
 
 
+def test_views_of_a_list_without_any(tmp_path: Path) -> None:
+    error = refused("pairs", raw.ten_pairs(tmp_path), views=["PA"])
+    assert "a column `view`" in error.expected and error.hint.startswith("add it, or remove")
+
+
 # ------------------------------------------------------------------------------ labels
 
 
@@ -361,6 +368,10 @@ def test_a_label_that_is_no_declared_class(tmp_path: Path) -> None:
     assert "normal, covid" in error.expected
     assert "`normla` in data row 2" in error.found
     assert error.hint == "did you mean `normal`?"
+    replace(root / "labels.csv", "normla", "COVID")
+    assert refused("labels", root, column="label", classes=["normal", "covid"]).hint == (
+        "did you mean `covid`?"
+    )
 
 
 def test_labels_options_that_contradict(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_no_patient_in_two_splits(counts: list[int], seed: int, val: float, test
     for name, size in (("val", val), ("test", test)):
         wanted = max(1, round(size * len(rows))) if 0 < size < 1 else size
         assert (split == name).sum() >= wanted
-        assert (split == name).sum() < wanted + 5  # whole patients overshoot by less than one
+        assert (split == name).sum() < wanted + 5  # whole patients overshoot by under one patient
 
 
 def test_exact_counts_while_small_patients_remain() -> None:
@@ -87,6 +87,12 @@ def test_given_splits_stay_and_val_is_drawn_from_train() -> None:
 def test_a_share_counts_the_pool_only() -> None:
     rows = table([1] * 30, ["train"] * 20 + ["test"] * 10)
     assert (assign(rows, Split(0, 0.5), SOURCE) == "val").sum() == 10
+
+
+def test_one_patient_cannot_be_split() -> None:
+    with pytest.raises(InputError, match="9 units of 1 patients") as caught:
+        assign(table([9]), Split(0, 1), SOURCE)
+    assert "patient column" in caught.value.hint
 
 
 def test_a_patient_with_train_and_blank_rows_is_in_train() -> None:

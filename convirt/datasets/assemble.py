@@ -125,6 +125,9 @@ def _choose_views(
     if not views:
         return images
     known = sorted(set(images["view"]))
+    if not any(known):
+        hint = "add it, or remove datasets.sources.<name>.options.views"
+        raise InputError(source, "a column `view` that is filled", "no view of any image", hint)
     for view in views:
         if view not in known:
             raise InputError(

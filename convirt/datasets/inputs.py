@@ -72,7 +72,7 @@ def read_csv(
         found = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
         hint = "repair the file; a text with commas needs quotes"
         if isinstance(error, UnicodeDecodeError):
-            hint = "save it as CSV in UTF-8"
+            found, hint = _undecodable(data) or found, "save it as CSV in UTF-8"
         raise InputError(path, "a readable UTF-8 CSV", found, hint) from error
     # A short row leaves gaps that `na_filter` does not reach.
     table = table.fillna("").rename(columns=str.strip)
@@ -204,7 +204,7 @@ def inside(root: Path, relative: str, source: Path) -> Path:
         or ".." in PureWindowsPath(relative).parts
     )
     home = _resolve(root.absolute())  # absolute: the working folder may change, the cache stays
-    path = home / pure
+    path, leads = home / pure, ""
     if not outside:
         try:
             path = _resolve(path.parent) / pure.name
@@ -213,12 +213,12 @@ def inside(root: Path, relative: str, source: Path) -> Path:
         except OSError as error:  # a name too long for the disk, or a loop of links
             found = f"`{relative[:80]}`: {error.strerror}"
             raise InputError(source, "paths of files", found, "correct the path") from error
-        outside = not path.is_relative_to(home)
+        outside, leads = not path.is_relative_to(home), f", by a link to {path}"
     if outside:
         raise InputError(
             source,
             f"paths relative to {root} that stay inside it",
-            f"`{relative}`",
+            f"`{relative}`{leads}",
             "correct the path, or move the file into the folder",
         )
     return path
@@ -228,6 +228,16 @@ def inside(root: Path, relative: str, source: Path) -> Path:
 def _resolve(folder: Path) -> Path:
     """Resolve a folder once: each component costs a system call."""
     return folder.resolve()
+
+
+def _undecodable(data: bytes) -> str:
+    """The first byte of a file that is no UTF-8, and its line; "" if there is none."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return f"byte {data[error.start]:#04x} in line {line}, which is no UTF-8"
+    return ""
 
 
 def listed_images(rows: pd.DataFrame, source: Path, wanted: Sequence[str] = ()) -> pd.DataFrame:
@@ -334,12 +344,15 @@ def one_hot(
     unknown = ~values.isin(list(classes))
     if unknown.any():
         row = int(unknown.to_numpy().argmax())
-        near = difflib.get_close_matches(values.iloc[row], list(classes), n=1)
+        plain = {name.casefold(): name for name in classes}
+        near = difflib.get_close_matches(values.iloc[row].casefold(), plain, n=1)
         raise InputError(
             source,
             f"column `{column}` with one of {', '.join(classes)}",
             f"`{values.iloc[row]}` in data row {row + 1} ({int(unknown.sum())} such rows)",
-            f"did you mean `{near[0]}`?" if near else "correct the cell or declare the class",
+            f"did you mean `{plain[near[0]]}`?"
+            if near
+            else "correct the cell or declare the class",
         )
     return {name: (values == name).astype("float32") for name in classes}
 
