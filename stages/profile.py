@@ -27,15 +27,19 @@ def main(profile: Path = PROFILE, out: Path = OUT) -> None:
     try:
         if not profile.is_file():
             raise InputError(profile, "a profile", "no such file", "ls profiles")
-        install(profile, out, os.environ)
+        kept = install(profile, out, os.environ)
     except InputError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
-    typer.echo(f"{out} now holds {profile}; next: dvc repro", err=True)
+    before = f" (the former one is now {kept})" if kept else ""
+    typer.echo(f"{out} now holds {profile}{before}; next: dvc repro", err=True)
 
 
-def install(profile: Path, out: Path, environment: Mapping[str, str]) -> None:
+def install(profile: Path, out: Path, environment: Mapping[str, str]) -> Path | None:
     """Expand, check, and only then write.
+
+    Returns:
+        Where a copy of the former file is, as it may hold edits; None if nothing was replaced.
 
     Raises:
         InputError: A variable is not set, or the result is not a valid parameter file.
@@ -44,7 +48,12 @@ def install(profile: Path, out: Path, environment: Mapping[str, str]) -> None:
 
     text = expand(profile, environment)
     parse(from_yaml(text, profile), profile)
+    kept = None
+    if out.is_file() and (former := out.read_text(encoding="utf-8")) != text:
+        kept = out.parent / ".scratch" / out.name
+        files.write_text(kept, former)
     files.write_text(out, text)
+    return kept
 
 
 def expand(profile: Path, environment: Mapping[str, str]) -> str:

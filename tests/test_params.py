@@ -247,7 +247,7 @@ def test_launcher(default_params: Data, launcher: str) -> None:
     "launcher", ["", "python3", "torchrun; rm -r /", "torchrun $(id)", "torchrun  -x", "python -m"]
 )
 def test_launcher_that_is_refused(default_params: Data, launcher: str) -> None:
-    """It becomes a part of a command."""
+    """The launcher becomes part of a command."""
     default_params["train"]["launcher"] = launcher
     problem = only_problem(default_params)
     assert problem.key == "train.launcher" and problem.expected.startswith("python, or torchrun")
@@ -393,6 +393,18 @@ def test_profile_is_copied_byte_for_byte_but_for_variables(
     install(profile, out, {"BONE": '/data: "x" #1', "PART": "ü"})
     assert out.read_text() == text.replace("${BONE}/$PART", '"/data: \\"x\\" #1/ü"')
     assert load(out).datasets.sources["bone"].root == '/data: "x" #1/ü'
+
+
+def test_a_replaced_parameter_file_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "params.yaml"
+    demo = ROOT / "profiles/demo.yaml"
+    assert install(demo, out, {}) is None
+    assert install(demo, out, {}) is None  # the same again
+    edited = out.read_text().replace("lr: 0.0005", "lr: 0.0007")
+    out.write_text(edited)
+    kept = install(demo, out, {})
+    assert kept == tmp_path / ".scratch/params.yaml" and kept.read_text() == edited
+    assert out.read_text() == demo.read_text()
 
 
 @pytest.mark.parametrize(("value", "match"), [("$NOPE/x", "NOPE"), ("a$", r"\$\$")])
