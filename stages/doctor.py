@@ -97,6 +97,8 @@ def examine(params: Params, *, full: bool, profile: bool) -> Iterator[Diagnosis]
     if seen := _seen(params, full):
         yield seen
     model = params.model
+    yield preflight.architecture(model.image.architecture)
+    yield preflight.objectives({name: own.options for name, own in params.objectives.items()})
     yield preflight.image_weights(model.image.architecture, model.image.weights)
     yield preflight.text_weights(model.text.weights)
     yield preflight.resolution(params.datasets.image_size, model.image.size)

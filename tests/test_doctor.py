@@ -1,4 +1,4 @@
-"""The doctor: what it says of each layout, whole and broken; how little it looks at; exit codes."""
+"""The doctor: its findings in each layout, whole and broken; how little it reads; exit codes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RETRIEVAL = "chexpert-8x200"
 
 
 def labels(root: Path) -> Path:
-    """labels.csv of six films, one of each class a patient."""
+    """labels.csv of six films; each patient has one of each class."""
     rows = [f"f/{i}.png,p{i // 2},{i % 2}" for i in range(6)]
     raw.write(root / "labels.csv", "\n".join(["image,patient,edema", *rows]))
     for i in range(6):
@@ -397,7 +397,7 @@ def test_a_batch_needs_as_many_validation_studies(tmp_path: Path) -> None:
     assert [level(size) for size in (0, 4, 5, 7)] == ["ok", "ok", "stop", "stop"]
     use = Use("corpora", "pairs", batch=("train.batch_size", 4))
     found = look("pairs", root, uses=(use,), split=Split(0, 7))
-    assert found.level == "check"  # of 3 train studies a batch holds one twice, and is made
+    assert found.level == "check"  # with 3 train studies, a batch holds one twice but is formed
     assert "train.batch_size = 4 train studies; there are 3" in said(found, "check")
     assert "raise" not in said(found)
 
@@ -506,7 +506,7 @@ def many_pairs(root: Path, count: int) -> Path:
 
 
 def many_mimic(root: Path, count: int) -> Path:
-    """The metadata of `count` images, and all of the reports' archive but the reports."""
+    """The metadata of `count` images, without images or reports."""
     lines = [f"aa-{i},{10_000_000 + i // 4},{50_000_000 + i // 2},PA" for i in range(count)]
     header = "dicom_id,subject_id,study_id,ViewPosition"
     raw.write(root / "mimic-cxr-2.0.0-metadata.csv", "\n".join([header, *lines]))
@@ -608,6 +608,29 @@ def test_image_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert level("timm:resnet18.tv_in1k") == "stop"
 
 
+def test_an_architecture_that_timm_does_not_have() -> None:
+    assert preflight.architecture("tf_efficientnet_lite0").level == "ok"
+    assert "did you mean resnet50" in said(preflight.architecture("resnet5o"), "stop")
+    assert "list_models" in said(preflight.architecture("nothing like it"), "stop")
+
+
+def test_options_of_objectives() -> None:
+    assert preflight.objectives({}).level == "ok"
+    assert preflight.objectives({"convirt": {}, "moco_v2": {"queue": 64}}).level == "ok"
+    wrong = preflight.objectives({"convirt": {}, "moco_v2": {"quere": 2}})
+    assert "objectives.moco_v2.options.quere" in said(wrong, "stop")
+    assert "options.queue" in said(preflight.objectives({"moco_v2": {"queue": "long"}}), "stop")
+
+
+def test_an_objective_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> object:
+        raise AttributeError(f"module {name} has no attribute 'Objective'")
+
+    monkeypatch.setattr("convirt.objectives.find", find)
+    text = said(preflight.objectives({"mine": {}}), "stop")
+    assert "convirt/objectives/mine.py cannot be used: AttributeError" in text
+
+
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("offline", [True, False])
 def test_weights_of_the_hub(cached: bool, offline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -698,7 +721,7 @@ def test_the_profiles_need_their_variables(here: Path, monkeypatch: pytest.Monke
 def small(
     here: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch, profile: bool = False
 ) -> Path:
-    """A profile of two sets that are there, with a retrieval of its own."""
+    """A profile of own pairs, labels and a retrieval set, all of which are there."""
     raw.ten_pairs(here / "pairs")
     labels(here / "labels")
     retrieval(here / "mine")
@@ -734,7 +757,7 @@ def test_exit_codes(
     assert run(path, "--full")[0] == 0
     drop_films(here / "labels")
     code, output = run(path)
-    assert code == 1 and "A run could not start: 1 of 8 items" in output
+    assert code == 1 and "A run could not start: 1 of 10 items" in output
     assert "stop   labels (reader labels)" in output
 
 
@@ -875,7 +898,7 @@ def test_the_sizes_that_a_use_asks_for(default_params: dict[str, Any]) -> None:
     assert asked("chest").batch == ("ablation.variants.b.train.batch_size", 512)
     assert asked("bone").batch == ("objectives.simclr.train.batch_size", 128)
     default_params["retrieval"]["systems"] = []
-    assert asked(RETRIEVAL).most == ("retrieval.k", 50)  # the variants search
+    assert asked(RETRIEVAL).most == ("retrieval.k", 50)  # variants are used in retrieval as well
     default_params["ablation"] |= {"variants": {}, "trajectory": ["convirt"]}
     default_params["objectives"]["convirt"] = {"train": {"keep_every": 1}}
     assert asked(RETRIEVAL).most == ("ablation.k", 10) and not asked(RETRIEVAL).blind

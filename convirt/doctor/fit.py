@@ -31,7 +31,8 @@ def fits(found: Diagnosis, request: Request, tables: Tables | None) -> None:
     facts = request.facts
     kind = tables.kind if tables else facts.kind if facts else ""
     labels = tables.labels if tables else getattr(request.module, "LABELS", None)
-    if labels is None and any(use.labels for use in request.uses):
+    refused = found.level == "stop"  # maybe by the reader, which then need not run again
+    if labels is None and not refused and any(use.labels for use in request.uses):
         found.add("ok", "labels and splits: not looked at; --full runs the reader")
     for use in request.uses:
         if kind and use.kind != kind:

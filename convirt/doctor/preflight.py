@@ -2,16 +2,61 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from convirt.doctor.diagnosis import Diagnosis
 from convirt.errors import InputError
 
 GB = 1e9
 COARSE = 1.5  # times the side of the input
+
+
+def architecture(name: str) -> Diagnosis:
+    """Whether timm has the image encoder."""
+    import timm
+
+    found = Diagnosis("model.image.architecture", name)
+    if timm.is_model(name):
+        found.add("ok", "a model of timm")
+        return found
+    near = difflib.get_close_matches(name, timm.list_models(), n=1)
+    listing = 'python -c "import timm; print(timm.list_models())"'
+    found.add("stop", "timm has no such model", f"did you mean {near[0]}?" if near else listing)
+    return found
+
+
+def objectives(options: Mapping[str, Mapping[str, Any]]) -> Diagnosis:
+    """Whether each objective can be imported and accepts its options.
+
+    Args:
+        options: By objective, `objectives.<name>.options`.
+    """
+    from convirt.objectives import find
+    from convirt.objectives.base import options_of
+
+    found = Diagnosis("objectives", ", ".join(options) or "none")
+    for name, given in options.items():
+        file = f"convirt/objectives/{name}.py"
+        try:
+            kind: Any = vars(importlib.import_module(find(name).__module__)).get("Options")
+            if kind is not None:
+                parts: Any = SimpleNamespace(options=given)
+                options_of(kind, parts)
+        except InputError as error:
+            text = f"{error.path}: expected {error.expected}; found {error.found}"
+            found.add("stop", text, error.hint)
+        except Exception as error:  # whatever the file of an own objective does
+            text = f"{file} cannot be used: {type(error).__name__}: {error}"
+            found.add("stop", text, "docs/objectives.md has an example")
+    if found.level == "ok":
+        found.add("ok", "each accepts its options")
+    return found
 
 
 def image_weights(architecture: str, weights: str) -> Diagnosis:
@@ -23,7 +68,7 @@ def image_weights(architecture: str, weights: str) -> Diagnosis:
     elif source == "package":
         _package(found, name)
     elif source == "file":
-        _path(found, Path(name), Path(name).is_file(), "a state dict")
+        _path(found, Path(name), Path(name).is_file(), "state dict")
     elif source == "timm" and name.partition(".")[0] != architecture:
         text = f"weights of another architecture than model.image.architecture, {architecture}"
         command = f"python -c \"import timm; print(timm.list_pretrained('{architecture}*'))\""
@@ -45,7 +90,7 @@ def text_weights(weights: str) -> Diagnosis:
         _package(found, name)
     elif source == "file":
         there = (Path(name) / "config.json").is_file()
-        _path(found, Path(name), there, "a folder with config.json")
+        _path(found, Path(name), there, "folder with config.json")
     elif (Path(weights) / "config.json").is_file():
         found.add("ok", "a folder")
     else:
@@ -139,7 +184,7 @@ def _package(found: Diagnosis, module: str) -> None:
 
 def _path(found: Diagnosis, path: Path, there: bool, what: str) -> None:
     if there:
-        found.add("ok", f"{what} on disk")
+        found.add("ok", f"a {what} on disk")
     else:
         found.add("stop", f"{path}: no {what} there", f"put it there, or correct {found.subject}")
 
