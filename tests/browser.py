@@ -1,4 +1,4 @@
-"""A headless Chromium over its debugging pipe: what a page looks like on a phone and on a desk."""
+"""A headless Chromium over its debugging pipe: how a page looks on a phone and on a desktop."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Browser:
                 return dict(event["result"])
 
     def open(self, page: Path, width: int, height: int, dark: bool = False) -> None:
-        """Load a file in a window of that many CSS pixels, and wait until it is whole."""
+        """Load a file in a window of that many CSS pixels, and wait until it has loaded."""
         mobile = width < 600
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -94,7 +94,7 @@ class Browser:
 
 @contextmanager
 def browser(executable: str, folder: Path, timeout: float = 60) -> Iterator[Browser]:
-    """Start a browser with an empty profile in `folder`; it ends with the block."""
+    """Start a browser with an empty profile in `folder`; it is stopped when the block ends."""
     their_in, to = os.pipe()
     back, their_out = os.pipe()
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]

@@ -15,14 +15,14 @@ from typing import Any
 # before torch starts: several test processes share few cores, and one thread is reproducible
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# a shell lets what it starts with & ignore ctrl-C, and whatever a test starts would, too
+# a shell makes background jobs (&) ignore Ctrl-C, and processes that a test starts inherit that
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import pytest
 
-# The same examples in every run: a check that fails one time in a hundred stops nobody's change.
+# The same examples in every run: a check that fails once in a hundred runs must not block a change.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
 
@@ -50,7 +50,7 @@ TINY: dict[str, Any] = {
     "finetune.linear.max_epochs": 1,
     "finetune.bootstrap": 20,
     "retrieval.k": [1, 2],
-}  # what makes every stage run in a moment
+}  # with these, every stage runs in a moment
 TINY_MODELS: dict[str, Any] = {
     "model.image.architecture": "test_resnet",
     "model.image.weights": "random",
@@ -62,16 +62,16 @@ TINY_PIPELINE: dict[str, Any] = {
     **TINY,
     **TINY_MODELS,
     "demo.side": 40,
-    "datasets.max_dropped": 0.2,  # of so few films one is much
+    "datasets.max_dropped": 0.2,  # one lost film is a large share of so few
     "datasets.sources.rsna.val": 8,
     "datasets.sources.rsna.test": 16,
     "model.baselines": ["imagenet"],
-}  # what `demo.sets` with 8 films of rsna to validate and 16 to test go with
+}  # goes with `demo.sets` of 8 rsna films to validate and 16 to test
 
 
 @contextmanager
 def memory_below(most: int) -> Iterator[None]:
-    """What runs inside never holds `most` bytes or more."""
+    """Assert that what runs inside never holds `most` bytes or more."""
     tracemalloc.start()
     try:
         yield
@@ -82,7 +82,7 @@ def memory_below(most: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def mode_as_before() -> Iterator[None]:
-    """A stage run in this process leaves torch's deterministic mode on; no other file sees it."""
+    """Undo torch's deterministic mode after each file: a stage run in this process leaves it on."""
 
     def mode() -> bool:
         torch = sys.modules.get("torch")  # few tests need it
@@ -96,7 +96,7 @@ def mode_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def deterministic() -> Iterator[None]:
-    """One thread, deterministic algorithms and float32 that is float32, as stages set them."""
+    """One thread, deterministic algorithms and float32 without TF32, as stages set them."""
     import torch
 
     from convirt.provenance import make_deterministic

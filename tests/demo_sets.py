@@ -23,14 +23,14 @@ COUNTS: dict[str, dict[str, int]] = {
 
 
 def write_all(home: Path) -> Path:
-    """One small set of each layout, in folders of their names."""
+    """Write one small set of each layout, each in a folder of its name."""
     for name in COUNTS:
         write(name, home / name)
     return home
 
 
 def write(name: str, root: Path, workers: int = 1, **counts: int) -> Path:
-    """One small set; `counts` replace those of COUNTS."""
+    """Write one small set; `counts` replace those of COUNTS."""
     root.mkdir(parents=True)
     sizes = COUNTS[name] | counts
     layouts.write(name, root, seed=SEED, side=SIDE, counts=sizes, workers=workers)
@@ -38,7 +38,7 @@ def write(name: str, root: Path, workers: int = 1, **counts: int) -> Path:
 
 
 def unpack(home: Path) -> Path:
-    """Unpack the archives of images where they lie, as a user would, and delete them."""
+    """Unpack the archives of images in place, as a user would, and delete them."""
     for path in sorted(home.rglob("*.zip")):
         if path.name != "mimic-cxr-reports.zip":
             with zipfile.ZipFile(path) as archive:
@@ -57,7 +57,7 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """A CSV file with a header, gzipped or not, in an archive or not, as text."""
+    """The rows of a CSV file with a header, gzipped or not, in an archive or not, as text."""
     data = archives.read_bytes(path)
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     return list(csv.DictReader(io.StringIO(text)))
@@ -75,6 +75,6 @@ def lines(path: Path) -> list[str]:
 
 
 def reports(root: Path) -> dict[str, str]:
-    """Name in the archive -> text."""
+    """The reports: name in the archive -> text."""
     with zipfile.ZipFile(root / "mimic-cxr-reports.zip") as archive:
         return {name: archive.read(name).decode("ascii") for name in archive.namelist()}

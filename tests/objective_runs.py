@@ -1,4 +1,4 @@
-"""What every objective has to pass, over the tiny models: gradients, a falling loss, resuming."""
+"""Checks that every objective has to pass, with tiny models: gradients, falling loss, resuming."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from convirt.objectives.base import Inputs, Objective
 from convirt.training import Feed
 
-NO_TEXT = Path("no text encoder")  # to ask for it is an InputError
+NO_TEXT = Path("no text encoder")  # asking for it raises an InputError
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Case:
     layers: int = 2
 
     def settings(self) -> dict[str, Any]:
-        """As `tiny_models.parts` takes them."""
+        """The settings, as `tiny_models.parts` takes them."""
         return {"options": dict(self.options), "layers": self.layers}
 
     def build(self) -> Any:
@@ -50,14 +50,14 @@ def state(objective: Objective) -> dict[str, Tensor]:
 
 
 def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    """To the bit."""
+    """Whether two states are equal to the bit."""
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def silent_parameters(case: Case) -> tuple[set[str], set[str]]:
-    """Names of trainable parameters without a gradient, and of frozen ones with one or moved.
+    """Names of trainable parameters without a gradient, and of frozen ones that have one or moved.
 
-    Two steps of Adam: what is compared with a first batch needs a second one.
+    Takes two steps of Adam: a loss that compares with an earlier batch needs a second one.
     """
     objective, batches = case.inputs(2)
     before = state(objective)
@@ -80,7 +80,7 @@ def silent_parameters(case: Case) -> tuple[set[str], set[str]]:
 
 
 def coloured(inputs: Inputs, seed: int) -> Inputs:
-    """Each film a colour of its own, with a little noise that differs between its views."""
+    """Give each film a colour of its own, with a little noise that differs between its views."""
     generator = torch.Generator().manual_seed(seed)
     colours = torch.randn(len(inputs.views[0]), 3, 1, 1, generator=generator)
     views = (colours + 0.1 * torch.randn(x.shape, generator=generator) for x in inputs.views)
@@ -88,7 +88,7 @@ def coloured(inputs: Inputs, seed: int) -> Inputs:
 
 
 def losses_on(case: Case, batches: int, steps: int, lr: float = 0.01) -> list[float]:
-    """Training losses over the same batches again and again, of films easy to tell apart."""
+    """Training losses over the same few batches, repeated, of films that are easy to tell apart."""
     objective, inputs = case.inputs(batches)
     inputs = [coloured(one, seed) for seed, one in enumerate(inputs)]
     trained = [p for p in objective.parameters() if p.requires_grad]
@@ -127,7 +127,7 @@ def saved(objective: Objective, folder: Path) -> dict[str, str]:
 
 
 def assert_same_bytes(case: Case, folder: Path) -> dict[str, str]:
-    """Two runs write the same, another seed something else; returns what is written."""
+    """Two runs write the same bytes, another seed other weights; returns what is written."""
 
     def run(name: str, seed: int) -> dict[str, str]:
         config = replace(CONFIG, eval_every=4, evaluations=1, seed=seed)
@@ -143,7 +143,7 @@ def assert_same_bytes(case: Case, folder: Path) -> dict[str, str]:
 
 
 def assert_evaluation_is_still(case: Case) -> None:
-    """Nothing is drawn, nothing changes, and each time the loss is the same."""
+    """Evaluation draws nothing at random, changes nothing and gives the same loss each time."""
     objective, inputs = case.inputs(3)
     objective.train()
     for batch in inputs[:2]:
@@ -158,7 +158,7 @@ def assert_evaluation_is_still(case: Case) -> None:
 
 
 def assert_loss_in_full_precision(case: Case) -> None:
-    """Under autocast the loss is that of bfloat16 embeddings, itself in float32."""
+    """Under autocast, the loss of bfloat16 embeddings is itself computed in float32."""
     objective, inputs = case.inputs(3)
     objective.train()
     objective(inputs[0])
@@ -173,7 +173,7 @@ def assert_loss_in_full_precision(case: Case) -> None:
 
 
 class Products(torch.overrides.TorchFunctionMode):
-    """Notes the types of `@` and of cross entropies, which are taken of embeddings."""
+    """Notes the result types of `@` and of cross entropies, which losses take of embeddings."""
 
     def __init__(self, seen: list[torch.dtype]) -> None:
         super().__init__()

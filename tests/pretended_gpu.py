@@ -1,8 +1,8 @@
-"""A GPU that is pretended: tensors that say that they lie on one, computed on the CPU.
+"""A pretended GPU: tensors that claim to be on a GPU but are computed on the CPU.
 
-What a GPU would refuse is refused: operations on tensors of two devices, and those that have no
-deterministic kernel there. Each time that the host would have to wait for the GPU is noted. So both
-are tested where there is none; kernels, their numbers and their speed are not (`test_gpu.py`).
+It refuses what a GPU would refuse: operations on tensors of two devices, and those without a
+deterministic kernel there. It notes each time that the host would have to wait for the GPU. So both
+are tested without a GPU; kernels, their numbers and their speed are not (`test_gpu.py`).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from convirt import devices, training
 
 aten = torch.ops.aten
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
-THERE = ("cuda", "meta")  # autograd makes its zeros where C++ thinks that the others are
+THERE = ("cuda", "meta")  # autograd makes zeros on the device that C++ sees
 COPIES = {aten._to_copy, aten.copy_}
 INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 # the host needs a value, or has to know how large the result is
 READS = {aten._local_scalar_dense, aten.equal, aten.is_nonzero, aten.nonzero, aten.masked_select}
 READS |= {aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.bincount}
-# `torch.use_deterministic_algorithms` names them: on CUDA they raise
+# these raise on CUDA, as the documentation of `torch.use_deterministic_algorithms` lists
 UNDETERMINED = {
     aten.nll_loss2d_forward,
     aten.grid_sampler_2d_backward,
@@ -58,7 +58,7 @@ UNDETERMINED = {
 
 
 class OnGpu(Tensor):
-    """A tensor said to lie on the GPU. To torch's C++ it is on "meta", which computes nothing."""
+    """A tensor that claims to be on the GPU. To torch's C++ it is on "meta", without data."""
 
     held: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -83,19 +83,19 @@ class OnGpu(Tensor):
         return GPU
 
     def tolist(self) -> Any:
-        """Its values, which are waited for."""
+        """Its values; the host waits for them."""
         return self.to(CPU).tolist()
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Inside of `pretended` no operation comes here."""
+        """Refuse: inside of `pretended`, no operation gets here."""
         raise RuntimeError(f"{func} on a GPU that is no longer pretended")
 
 
 class AtOnce(Executor):
-    """Does in the thread that asks what another would do: a pretence is of one thread."""
+    """Does other threads' work in the calling thread: the pretence covers one thread only."""
 
     def __init__(self, *of_no_interest: Any) -> None:
         pass
@@ -118,14 +118,14 @@ class Waits:
     places: list[str] = field(default_factory=list)
 
     def note(self, func: Any) -> None:
-        """One more."""
+        """Note one more wait."""
         own = [f for f in traceback.extract_stack() if "/convirt/" in f.filename]
         line = f"{own[-1].filename.rpartition('/')[2]}: {own[-1].line}" if own else "a test"
         self.places.append(f"{func} in {line}")
 
 
 class Pretence(TorchDispatchMode):
-    """Does on the CPU what is to be done on the GPU."""
+    """Computes on the CPU what is meant for the GPU."""
 
     def __init__(self, waits: Waits) -> None:
         super().__init__()
@@ -153,18 +153,18 @@ class Pretence(TorchDispatchMode):
     def _check(
         self, packet: Any, func: Any, tensors: list[Tensor], args: Any, kwargs: Any, to_gpu: bool
     ) -> None:
-        """Refuse it, or note that it waits."""
+        """Refuse an operation, or note that the host waits for it."""
         if packet in UNDETERMINED:
             raise RuntimeError(f"{func} does not have a deterministic implementation")
         elsewhere = [x for x in tensors if not isinstance(x, OnGpu)]
-        if packet in COPIES:  # a blocking one, from pageable memory too, waits for all before it
+        if packet in COPIES:  # waits for all before it if blocking or from pageable memory
             crosses = bool(elsewhere) or not to_gpu
             # the third argument of copy_
             asked = kwargs.get("non_blocking", args[2] if packet is aten.copy_ and args[2:] else 0)
             pageable = any(x.dim() and not hasattr(x, "pinned") for x in elsewhere)
             if crosses and (pageable or not asked):
                 self.waits.note(func)
-        elif packet in INDEXING:  # a mask has to be counted, and an index of the CPU copied
+        elif packet in INDEXING:  # a mask has to be counted, an index on the CPU copied
             masks = [x for x in args[1] if x is not None and x.dtype in (torch.bool, torch.uint8)]
             if masks or elsewhere:
                 self.waits.note(func)
@@ -182,7 +182,7 @@ class Numbered(TorchFunctionMode):
         """One call."""
         kwargs = dict(kwargs or {})
         if func in (torch.tensor, torch.as_tensor) and _numbered(kwargs.get("device")) == GPU:
-            del kwargs["device"]  # made here and copied, as torch does
+            del kwargs["device"]  # created on the CPU and copied, as torch does
             return func(*args, **kwargs).to(GPU)
         if func is Tensor.to:
             args = tuple(_numbered(x) for x in args)
@@ -213,7 +213,7 @@ def _exit(mode: Any, *error: Any) -> None:
 
 @contextlib.contextmanager
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
-    """A GPU for what runs inside, and where the host would have waited for it."""
+    """Pretend a GPU for what runs inside; yields where the host would have waited for it."""
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
     monkeypatch.setattr(devices, "require", lambda name: name)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "pretended")
@@ -221,7 +221,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 40, 1 << 40))
     monkeypatch.setattr(Tensor, "pin_memory", _pinned)
     monkeypatch.setattr(training, "ThreadPoolExecutor", AtOnce)
-    # its tensors have no version and cannot be wrapped; without gradients computes the same
+    # inference tensors have no version and cannot be wrapped; `no_grad` computes the same
     monkeypatch.setattr(torch.inference_mode, "__enter__", _enter)
     monkeypatch.setattr(torch.inference_mode, "__exit__", _exit)
     before = torch.__future__.get_overwrite_module_params_on_conversion()

@@ -1,4 +1,4 @@
-"""Pretraining by several processes, each objective in turn; what the first ends with is saved."""
+"""Pretraining by several processes, each objective in turn; the first saves what it ends with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from convirt import checkpoint, processes
 from convirt.objectives.base import Inputs, Objective
 from convirt.training import Feed, pretrain
 
-# no dropout, which each process draws for itself, and no BatchNorm, which is of its part on a CPU
+# no dropout (each process draws its own) and no BatchNorm (on a CPU it covers one process's part)
 CAPTIONS = {"max_tokens": 12, "dropout": 0.0, "width": 8}
 TRANSFORMER = {"layers": 1, "heads": 2, "feed_forward": 8, "memory": 2}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -31,7 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "caption_lstm": {**CAPTIONS, "doubly_stochastic": 1.0},
     "caption_transformer": {**CAPTIONS, **TRANSFORMER},
 }
-# plain steps: Adam would make much of gradients that are nought but for rounding
+# plain steps: Adam would magnify gradients that are zero but for rounding
 CONFIG = replace(tiny_models.CONFIG, optimiser="sgd", lr=0.02, weight_decay=0.0)
 BATCH = CONFIG.batch_size
 KILLED = 7  # between two saved states
@@ -48,7 +48,7 @@ def fresh(name: str, bert: Path) -> Objective:
 
 
 def with_batches(name: str, bert: Path, count: int = 1) -> tuple[Objective, list[Inputs]]:
-    """An objective in training mode, BatchNorm and dropout in it, and batches of 8 pairs."""
+    """An objective in training mode, with BatchNorm and dropout, and batches of 8 pairs."""
     data, config = tiny_models.corpus(), replace(tiny_models.CONFIG, batch_size=8)
     objective = tiny_models.objective(name, bert, data, config=config, options=OPTIONS[name])
     feed = Feed(data, tiny_models.PAPER, config, objective.train(), torch.device("cpu"))
@@ -62,9 +62,9 @@ def run(
     chunk: int = 0,
     killed: int | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state after the last step, whichever was the best, and what was told of the run.
+    """The state after the last step, even if another was the best, and the facts of the result.
 
-    With `killed` it ends by a `KilledError` after that step.
+    With `killed`, it raises a `KilledError` after that step.
     """
     objective = fresh(name, bert)
     last: dict[str, Tensor] = {}
@@ -82,7 +82,7 @@ def run(
 
 
 def work(number: int, count: int, port: int, bert: Path, out: Path) -> None:
-    """One of `count` processes."""
+    """The work of one of `count` processes."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     os.environ |= {

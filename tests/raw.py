@@ -24,7 +24,7 @@ def save(path: Path, seed: int = 0, mode: str = "L", height: int = 24, width: in
 
 
 def write(path: Path, text: str, packed: bool = False) -> Path:
-    """Write a text, gzipped if `packed`, with its folders."""
+    """Write a text file, gzipped if `packed`, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = text.encode()
     path.write_bytes(gzip.compress(data, mtime=0) if packed else data)
@@ -151,7 +151,7 @@ CHEXPERT_HEADER = (
     "Lung Opacity,Lung Lesion,Edema,Consolidation,Pneumonia,Atelectasis,Pneumothorax,"
     "Pleural Effusion,Pleural Other,Fracture,Support Devices"
 )
-# The labels in the order of the header: blank, uncertain and denied among them.
+# Labels in the order of the header, with blank, uncertain and denied ones among them.
 _EDEMA = ",,-1.0,1.0,,1.0,-1.0,,-1.0,0.0,-1.0,,,"
 _NONE = "1.0,,,,,,,,,0.0,,,,1.0"
 
@@ -203,7 +203,7 @@ def retrieval_lists(
 
 
 def rsna(root: Path, images: int = 8) -> Path:
-    """Boxes (several an image), JPEG DICOM, one film MONOCHROME1."""
+    """Boxes (several per image), JPEG DICOM, one film MONOCHROME1."""
     lines = ["patientId,x,y,width,height,Target"]
     for i in range(images):
         name = f"id-{i:02d}"
@@ -218,7 +218,7 @@ def rsna(root: Path, images: int = 8) -> Path:
 
 COVIDX_TRAIN = [
     "3 SARS-Fig8a-day0.jpeg pneumonia cohen",
-    "COVID 1 COVID(1).png COVID-19 sirm",  # a blank in the patient id
+    "COVID 1 COVID(1).png COVID-19 sirm",  # a space in the patient id
     "47c78742-4998 47c78742-4998.png normal rsna",
     "287 000001-27.jpg pneumonia cohen",
     "340 000001-27.jpg pneumonia cohen",  # listed twice in the official v4

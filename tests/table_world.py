@@ -1,7 +1,7 @@
 """A made-up grid of results: everything that the stage `tables` reads, for all twelve systems.
 
-Skill grows with the share of labels and from system to system as in the paper; every number in a
-JSON is really that of the predictions and rankings beside it.
+Skill grows with the share of labels and from system to system as in the paper. The metrics in the
+JSON files of transfer and retrieval are those of the predictions and rankings that go with them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CLASSES = ["Atelectasis", "Cardiomegaly", "Edema", "Fracture", "Pleural Effusion
 CLASSES += ["Pneumothorax", "No Finding"]
 PROBED = ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"]
 DEPTH, SIDE = 50, 64
-ENOUGH = 100  # resamples from which on an interval of a run is a real one
+ENOUGH = 100  # from this many resamples on, a run's interval is a real one
 
 
 def params(data: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def params(data: dict[str, Any]) -> dict[str, Any]:
     data["objectives"]["convirt"] = {"train": {"keep_every": 2}}
     data["model"]["baselines"] = ["random", "imagenet"]
     data["finetuned"] = {"convirt_supervised": "chexpert-convirt-100-finetune"}
-    inits = [s for s in SYSTEMS if s != "convirt_supervised"]  # it has seen films of chests alone
+    inits = [s for s in SYSTEMS if s != "convirt_supervised"]  # it has seen chest films only
     data["matrix"] |= {"init": inits, "fraction": [1, 10, 100]}
     data["matrix"]["protocol"] = ["linear", "finetune"]
     data["retrieval"]["systems"] = SYSTEMS
@@ -93,7 +93,7 @@ def transfer_run(root: Path, key: str, skill: float, patients: int, draws: int) 
 
 
 def _rough(y: np.ndarray, tables: list[pd.DataFrame], metric: str) -> metrics.Estimate:
-    """The metric itself, with an interval that is cheap: tests do not look at its width."""
+    """The metric itself, with a cheap stand-in for its interval: tests do not look at the width."""
     scores = [t.filter(like="p_").to_numpy(float) for t in tables]
     values = tuple(float(metrics.METRICS[metric](y, p, None)[0]) for p in scores)
     mean = float(np.mean(values))
@@ -139,7 +139,7 @@ def search(root: Path, system: str, skill: float, text: float | None) -> None:
 
 
 def store(root: Path, per_class: int) -> None:
-    """The retrieval set: candidates and 10 image queries a class."""
+    """The retrieval set: candidates and 10 image queries per class."""
     rng = np.random.default_rng(5)
     roles = ["candidate"] * per_class + ["query"] * 10
     table = pd.DataFrame(

@@ -16,7 +16,7 @@ from convirt.datasets.tables import Funnel
 
 
 def notes(*patients: tuple[str, str]) -> list[str]:
-    """What is noted of patients and their splits."""
+    """The notes about patients and their splits."""
     funnel = Funnel()
     alike.note_patients(pd.DataFrame(patients, columns=["patient", "split"]), funnel)
     return funnel.note_lines()
@@ -66,7 +66,7 @@ def test_own_lists_are_looked_through(tmp_path: Path, name: str) -> None:
         rows = [row.replace(",1,", ",There is a text.,") for row in rows]
     raw.write(tmp_path / f"{name}.csv", "\n".join([f"image,{label},patient,split", *rows]))
     tables = registry.read(name, tmp_path, Split(0), {})
-    assert tables.funnel.to_dict()["notes"] == [f"1 {alike.PERSONS}"]  # is committed: no ids
+    assert tables.funnel.to_dict()["notes"] == [f"1 {alike.PERSONS}"]  # committed, so without ids
     assert "`007` (train) and `7` (test)" in tables.funnel.note_lines()[0]
     assert len(tables.images) == 3
 
@@ -83,7 +83,7 @@ def pack(root: Path, out: Path, splits: str = "train train test") -> Funnel:
 
 
 def test_a_picture_with_two_labels(tmp_path: Path) -> None:
-    """Whatever the split; the classes of its other labels are the same."""
+    """It is noted within one split too, even if only one of its labels differs."""
     rows = ["a.png,p,1,0,train", "b.png,q,1,0,train", "c.png,r,1,1,train", "d.png,s,1,0,train"]
     raw.write(tmp_path / "labels.csv", "\n".join(["image,patient,y,z,split", *rows]))
     for name, seed in zip("abcd", (1, 2, 1, 2), strict=True):

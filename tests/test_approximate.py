@@ -15,7 +15,7 @@ from convirt.errors import InputError
 
 
 def clusters(count: int, seed: int = 0, width: int = 32) -> np.ndarray:
-    """Vectors around 20 centres, (count, width) float32; of every seed the same centres."""
+    """Vectors around 20 centres, the same for every seed; (count, width) float32."""
     centres = np.random.default_rng(99).normal(size=(20, width))
     rng = np.random.default_rng(seed)
     around = centres[rng.integers(20, size=count)] + 0.5 * rng.normal(size=(count, width))
@@ -35,7 +35,7 @@ def test_most_of_the_nearest_are_found_among_thousands() -> None:
     found = approximate.top_k(queries, candidates, 10)
     exact = retrieval.top_k(queries, candidates, 10)
     assert retrieval.recall_at_k(found, exact) > 0.98
-    # what is found stands in the order of the exact ranking
+    # what is found is in the order of the exact ranking
     cosine = retrieval.unit(queries) @ retrieval.unit(candidates).T
     assert (np.diff(np.take_along_axis(cosine, found, axis=1)) <= 1e-12).all()
 
@@ -125,7 +125,7 @@ def test_retrieval_tells_the_recall_of_an_approximate_ranking_alone() -> None:
     labels = np.array(["a"] * 40)
 
     def reversed_halves(q: np.ndarray, c: np.ndarray, k: int) -> np.ndarray:
-        """Finds the k nearest but for every second, in whose place stand the farthest."""
+        """Finds the k // 2 nearest, and the farthest in place of the other near ones."""
         order = retrieval.top_k(q, c, len(c))
         return np.concatenate([order[:, : k // 2], order[:, -(k - k // 2) :]], axis=1)
 

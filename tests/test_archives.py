@@ -39,7 +39,7 @@ def test_members_are_files_and_folders(packed: Path, tmp_path: Path) -> None:
         archives.open_binary(packed / "top/none")
     with pytest.raises(FileNotFoundError):
         archives.open_binary(packed / "top")
-    # a folder may well be called so
+    # a folder may be named like an archive
     (tmp_path / "folder.zip").mkdir()
     (tmp_path / "folder.zip" / "a").write_text("a")
     assert archives.read_bytes(tmp_path / "folder.zip" / "a") == b"a"
@@ -105,7 +105,7 @@ def test_a_member_that_is_larger_than_it_claims(tmp_path: Path, method: int) -> 
 
 
 def _read(path: Path) -> bool:
-    """In a worker: every member holds its own number, many times."""
+    """In a worker, check that every member holds its own number, repeated."""
     return all(
         archives.read_bytes(path / f"{i}") == bytes([i]) * 10_000
         for _ in range(20)

@@ -1,4 +1,4 @@
-"""The batched transforms against slow and foreign ones, and what is drawn for them."""
+"""The batched transforms against slow and third-party ones, and what is drawn for them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_whole_film_is_resized(size: int) -> None:
     images = films(2)
     x = images.unsqueeze(1).float() / 255
     wanted = interpolate(x, (size, size), mode="bilinear", align_corners=False)[:, 0].numpy()
-    inner = slice(1, -1)  # beyond the film there is black here, there its last row again
+    inner = slice(1, -1)  # beyond the film ours reads black, `interpolate` the last row again
     close(moved(images, size)[:, inner, inner], wanted[:, inner, inner])
 
 
@@ -109,7 +109,7 @@ def test_flip_mirrors_the_crop_and_not_the_film() -> None:
 @pytest.mark.parametrize("flip", [1, -1])
 def test_shift_moves_the_picture(tx: int, ty: int, flip: int) -> None:
     images = films(2)
-    # to the right and down for positive numbers, also of a mirrored film; black comes in
+    # right and down for positive numbers, for a mirrored film too; black comes in
     wanted = np.zeros((2, S + 20, S + 20))
     wanted[:, 10 + ty : 10 + ty + S, 10 + tx : 10 + tx + S] = grey(images)[:, :, ::flip]
     close(moved(images, tx=tx, ty=ty, flip=flip), wanted[:, 10 : 10 + S, 10 : 10 + S])
@@ -187,7 +187,7 @@ def test_view_without_draws_is_the_whole_film() -> None:
 
 
 def slow_map(image: np.ndarray, size: int, d: dict[str, float]) -> np.ndarray:
-    """Where each output pixel is read, step by step, with a bilinear look-up by hand."""
+    """Compute each output pixel step by step, with a bilinear look-up by hand."""
 
     def at(row: int, column: int) -> float:
         inside = 0 <= row < S and 0 <= column < S
@@ -333,7 +333,7 @@ def test_draws_are_a_function_of_the_key() -> None:
 
 
 def assert_uniform(spans: dict[str, tuple[np.ndarray, float, float]]) -> None:
-    """Each lies everywhere between its ends alike."""
+    """Each quantity is spread uniformly between its ends."""
     for name, (found, low, high) in spans.items():
         near = 0.03 * (high - low)
         assert low - 1e-6 <= found.min() < low + 0.01 * (high - low), name
@@ -417,7 +417,7 @@ def test_flip_probability(flip: float, sign: int) -> None:
 
 
 def test_padding_around_a_film_is_hardly_read() -> None:
-    """A white film in a black square: crops of it hold what rotation and shift bring in only."""
+    """A white film in a black square: without rotation and shift, crops of it hold no padding."""
     images = torch.zeros(64, S, S, dtype=torch.uint8)
     images[:, 3:20] = 255
     boxes = np.tile([3, 0, 17, S], (64, 1))

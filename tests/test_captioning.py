@@ -1,4 +1,4 @@
-"""Captioning: reports in numbers, both decoders against slow references, decoding and training."""
+"""Captioning: reports as tokens, both decoders against slow references, decoding and training."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ TEXTS = ["no effusion .", "the heart is large", "small opacity , left", "acute f
 
 @pytest.fixture(scope="module")
 def reports(bert: Path) -> Reports:
-    """Sentences 0, 1 and 3 are said in train reports, 2 in others."""
+    """Sentences 0, 1 and 3 occur in train reports, sentence 2 in others."""
     tokenizer = create_tokenizer(f"file:{bert}", 24)
     return Reports.of(TEXTS, [np.array([1, 0]), np.array([3, 0])], tokenizer, 8)
 
@@ -98,7 +98,7 @@ def test_vocabulary_is_what_train_reports_say_in_the_tokenizers_order(reports: R
 def test_sentences_are_tokenized_a_few_at_a_time(
     bert: Path, reports: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All at once they would take gigabytes at the paper's size."""
+    """Tokenized all together, they would take gigabytes at the paper's size."""
     monkeypatch.setattr(report_tokens, "CHUNK", 3)
     tokenizer = create_tokenizer(f"file:{bert}", 24)
     few = Reports.of(TEXTS, [np.array([1, 0]), np.array([3, 0])], tokenizer, 8)
@@ -146,7 +146,7 @@ def test_tokenizer_alone_is_that_of_the_encoder(bert: Path) -> None:
     for one, other in zip(alone(TEXTS), with_encoder(TEXTS), strict=True):
         assert one.tolist() == other.tolist()
     long = " ".join(["no"] * 50)
-    assert len(alone.pieces([long])[0]) == 50  # the limit of sentences plays no part
+    assert len(alone.pieces([long])[0]) == 50  # the token limit of sentences does not apply
     assert alone.pieces(["no ."]) == [[tiny_models.VOCABULARY.index(w) for w in ("no", ".")]]
 
 
@@ -268,7 +268,7 @@ def test_lstm_is_that_of_the_paper() -> None:
 
 
 class FirstGone(nn.Module):
-    """A dropout that drops all of what it is given first, and nothing else."""
+    """A dropout that drops everything in its first call, and nothing after that."""
 
     calls = 0
 
@@ -341,7 +341,7 @@ def test_attention_reads_memory_beside_the_regions(memory: int) -> None:
 
 
 def test_decoder_is_meshed_with_every_layer_of_the_encoder() -> None:
-    """Each layer is gated by what it says; all are added over the root of their number."""
+    """What is read from each layer passes a gate; the sum is divided by sqrt(number of layers)."""
     made = decoder("caption_transformer")
     assert isinstance(made, MeshedDecoder)
     layer: Any = made.decoder[0]
@@ -367,7 +367,7 @@ def test_positions_are_told_apart() -> None:
 
 # ------------------------------------------------------------------------------ decoding
 class Script(Decoder):
-    """Says for report n its n-th line, whatever it reads, and notes what it reads."""
+    """Writes the n-th line for report n, whatever it reads, and notes what it reads."""
 
     def __init__(self, lines: list[list[int]]) -> None:
         super().__init__()

@@ -166,7 +166,7 @@ def spoil(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["empty", "cut", "flipped bit", "gone"])
 def test_recover_goes_back_to_the_state_before(how: str, tmp_path: Path) -> None:
-    """A state that is gone was being written as the process was killed: nothing to tell."""
+    """A missing state means that the process was killed while writing it: no need for a message."""
     two_states(tmp_path)
     spoil(tmp_path / checkpoint.STATE, how)
     told = checkpoint.recover(tmp_path)

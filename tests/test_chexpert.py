@@ -30,7 +30,7 @@ CSV_BATCH = BATCH.format("1 (validate & csv)")
 
 
 def cells(tables: Tables) -> pd.DataFrame:
-    """All of the images but where they lie."""
+    """The table of images without their paths."""
     assert all(archives.is_file(Path(path)) for path in tables.images["path"])
     return tables.images.drop(columns="path")
 
@@ -47,7 +47,7 @@ def test_lists_and_labels(tmp_path: Path, nested: bool) -> None:
     assert (first["study"], first["patient"]) == ("patient00001/study1", "patient00001")
     assert (first["view"], row(tables, "view2_lateral.jpg")["view"]) == ("AP", "LATERAL")
     assert all(Path(path).is_file() for path in tables.images["path"])
-    # blank is negative; uncertain is positive for atelectasis and effusion alone
+    # blank is negative; uncertain is positive for atelectasis and effusion only
     wanted = {"Edema": 1, "Cardiomegaly": 0, "Consolidation": 0, "Atelectasis": 1}
     wanted |= {"Pleural Effusion": 1, "Pneumothorax": 0, "No Finding": 0}
     assert {name: first[name] for name in wanted} == wanted
@@ -85,9 +85,9 @@ def test_uncertain_images_may_be_dropped(tmp_path: Path) -> None:
     funnel = tables.funnel.to_dict()
     assert funnel["images"] == {"in": 9, "dropped": {UNCERTAIN: 4}, "kept": 5}
     assert funnel["studies"]["dropped"] == {UNCERTAIN: 3}
-    assert tables.funnel.dropped_share == 0  # a choice is no loss
+    assert tables.funnel.dropped_share == 0  # what is left out by choice is no loss
     kept = row(tables, "train/patient00002/study1/view1_frontal.jpg")
-    assert list(kept[["Enlarged Cardiomediastinum", "Pneumonia"]]) == [0, 0]  # of no competition
+    assert list(kept[["Enlarged Cardiomediastinum", "Pneumonia"]]) == [0, 0]  # no competition label
 
 
 @pytest.mark.parametrize("cell", ["", "-1.0", "0.5"])
@@ -159,7 +159,7 @@ def move_train(root: Path, home: Path, how: str) -> None:
 
 
 def batches(root: Path, how: str) -> Path:
-    """What AIMI hands out; the download was cut once, and other label files lie about."""
+    """What AIMI hands out, beside a download that was cut off and another list of labels."""
     made = raw.chexpert(root.parent / "made")
     for name in ("train.csv", "valid.csv"):  # the full size
         text = (made / name).read_text()
@@ -332,7 +332,7 @@ def test_validation_by_patient_or_by_image(tmp_path: Path) -> None:
     lines = (tmp_path / "train.csv").read_text().splitlines()
     lines += [lines[1].replace("study1", f"study{i}") for i in range(2, 40)]
     raw.write(tmp_path / "train.csv", "\n".join(lines))
-    by_patient = read("chexpert", tmp_path, Split(0, 1), **ALL)  # checks that no patient is torn
+    by_patient = read("chexpert", tmp_path, Split(0, 1), **ALL)  # checks that no patient is split
     assert not by_patient.funnel.notes
     options: dict[str, Any] = {"validation": "image", **ALL}
     tables = registry.read("chexpert", tmp_path, Split(0, 20), options)

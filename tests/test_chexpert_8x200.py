@@ -56,7 +56,7 @@ def test_films_in_batches(tmp_path: Path, home: Path) -> None:
 
 def test_patients_in_both_parts_are_told(tmp_path: Path, home: Path) -> None:
     root = raw.retrieval_lists(tmp_path / "convirt", (1, 2), (3, 4))
-    for name in ("image", "text"):  # the second candidate is another study of the first query
+    for name in ("image", "text"):  # candidate 2 is another study of query 1's patient
         path = root / f"{name}-retrieval/candidate.csv"
         replace(path, raw.chexpert_path("train", 4), raw.chexpert_path("train", 1, 2))
     tables = read("chexpert-8x200", root, images=str(home))
@@ -68,7 +68,7 @@ def test_patients_in_both_parts_are_told(tmp_path: Path, home: Path) -> None:
 
 
 def test_a_candidate_shows_one_finding(tmp_path: Path, home: Path) -> None:
-    """Of all fourteen: the other six are no classes, but nor are they absent from the film."""
+    """One of all fourteen: the six that are no classes must not be on the film either."""
     root = raw.retrieval_lists(tmp_path / "convirt")
     lines = (root / "image-retrieval/candidate.csv").read_text()
     first = f"{raw.chexpert_path('train', 2)},Male,42,Frontal,AP,"

@@ -28,7 +28,7 @@ def seed(number: int) -> None:
 @pytest.mark.parametrize("name", DIVISIBLE)
 @pytest.mark.parametrize("size", [1, 3, 4, 8, 20])
 def test_gradient_is_that_of_one_graph(name: str, size: int, bert: Path) -> None:
-    """The reference holds the graph of all chunks; BatchNorm and dropout are those of chunks."""
+    """The reference holds one graph of all chunks, with BatchNorm and dropout per chunk."""
     objective, (inputs,) = with_batches(name, bert)
     pieces = []
     for number, first in enumerate(range(0, 8, size)):
@@ -51,7 +51,7 @@ def test_gradient_is_that_of_one_graph(name: str, size: int, bert: Path) -> None
     for key, value in wanted.items():
         torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6, msg=key)
     for mine, theirs in zip(other.buffers(), buffers, strict=True):
-        assert torch.equal(mine, theirs)  # running statistics have moved once
+        assert torch.equal(mine, theirs)  # running statistics are not updated twice
 
 
 @pytest.mark.parametrize("name", DIVISIBLE)
@@ -71,7 +71,7 @@ def test_gradient_is_that_of_the_batch(name: str, bert: Path) -> None:
 
 
 def test_gradient_under_autocast(bert: Path) -> None:
-    """Weights that autocast has cast without a gradient may not be used again with one."""
+    """Weights that autocast cast (and cached) without gradients must not be reused with them."""
     objective, (inputs,) = with_batches("convirt", bert)
     autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
     chunks.backward(objective, inputs, 4, seed, autocast)
@@ -82,7 +82,7 @@ def test_gradient_under_autocast(bert: Path) -> None:
 
 
 def test_training_in_chunks(bert: Path, tmp_path: Path) -> None:
-    """It learns, and killed and run again it ends with the same bits."""
+    """It learns, and a run that is killed and resumed ends with the same bits."""
     config = replace(CONFIG, chunk=2)
     whole = tiny_models.train("convirt", bert, config)
     again = tiny_models.killed_and_resumed("convirt", bert, config, tmp_path, [3, 10])
@@ -96,7 +96,7 @@ def test_training_in_chunks(bert: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", DIVISIBLE)
 def test_validation_takes_no_more_at_a_time(name: str, bert: Path) -> None:
-    """It comes first, and a batch that does not fit would end the run there."""
+    """Validation comes first, so a batch that does not fit would end the run there."""
     objective, batches = with_batches(name, bert, 2)
     sizes: list[int] = []
     objective.image_encoder.register_forward_hook(lambda _, x, y: sizes.append(len(y)))

@@ -19,7 +19,7 @@ def grams(text: list[str], n: int) -> list[tuple[str, ...]]:
 
 
 def slow(candidates: list[list[str]], references: list[list[str]], sigma: float) -> list[float]:
-    """Equations 1, 2, 4 and 5 with plain lists, every n-gram of any text an axis."""
+    """Equations 1, 2, 4 and 5 with plain lists, one axis for each n-gram of any text."""
 
     def vector(text: list[str], n: int) -> list[float]:
         out = []

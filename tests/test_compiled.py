@@ -1,4 +1,4 @@
-"""Encoders that torch has compiled: the losses of the others, and a killed run's last bits."""
+"""Compiled encoders: the same losses as uncompiled ones, and the same bits after a kill."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LONG = 20  # words, so that lengths are rounded up to 16 and to 32 tokens
 def test_other_ways_into_an_encoder_are_compiled(
     name: str, entries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Captioners call it up to its pooling, and MoCo has a second one."""
+    """Captioning calls the encoder up to its pooling, and MoCo has a second encoder."""
     bert = tiny_models.write_bert(tmp_path / "bert", dropout=0.0)
     compiled: set[int] = set()
     called: set[int] = set()
@@ -56,8 +56,8 @@ def test_other_ways_into_an_encoder_are_compiled(
 def test_compiled_encoders_learn_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
-    """A graph for each shape in each mode: films have two modes and one shape, sentences two
-    lengths, of which the validation has one; the frozen half of their encoder has no modes.
+    """One graph is compiled for each shape in each mode: films have two modes and one shape;
+    sentences have two lengths, validation one of them; the text encoder's frozen half has no modes.
     """
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
     lengths = set()
@@ -77,7 +77,7 @@ def test_compiled_encoders_learn_the_same(
     compiled = tiny_models.train("convirt", bert, config, words=LONG)
     model: Any = compiled[0]
     halves = model.image_encoder._compiled_call_impl, model.model.text_encoder.upper
-    model.compile_encoders(config)  # once more, which is once too often
+    model.compile_encoders(config)  # a second time, which must change nothing
     assert halves == (model.image_encoder._compiled_call_impl, model.model.text_encoder.upper)
     counters = torch._dynamo.utils.counters
     assert lengths == {16, 32}

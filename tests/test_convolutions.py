@@ -1,4 +1,4 @@
-"""Convolutions computed otherwise: the same function as torch's, and the same gradients."""
+"""Convolutions computed in another way: the same function and gradients as torch's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CASES = list(itertools.product(KERNELS, SIDES))
 
 
 def gradients(conv: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    """By input and parameters, of a function that weighs every output differently."""
+    """Gradients by input and parameters, of a sum that weighs every output differently."""
     x = x.clone().requires_grad_()
     y = conv(x)
     weights = torch.arange(y.numel(), dtype=y.dtype).view(y.shape).cos()

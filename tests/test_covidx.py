@@ -23,7 +23,7 @@ SOURCE = Path("train_COVIDx4.txt")
 
 @pytest.fixture
 def official(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the lists of the tests for the official ones."""
+    """Make the tests' lists count as the official ones."""
     checksums = []
     for lines in (raw.COVIDX_TRAIN, raw.COVIDX_TEST):
         checksums.append(hashlib.sha256(("\n".join(lines) + "\n").encode()).hexdigest()[:16])

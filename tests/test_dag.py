@@ -78,7 +78,7 @@ class Repository:
         return set(re.findall(r"Running stage '([^']+)'", told))
 
     def change(self, **values: Any) -> None:
-        """Change parameters, in the file."""
+        """Change parameters in params.yaml."""
         yaml = YAML()
         data = yaml.load(self.path / "params.yaml")
         for key, value in values.items():
@@ -98,7 +98,7 @@ def write_project(path: Path, params: Any) -> None:
     tiny_models.write_bert(path / "bert")
     for key, value in CHANGES.items():
         set_key(params, key, value)
-    for name in ("chexpert", "covidx"):  # neither a task nor its store
+    for name in ("chexpert", "covidx"):  # no task of this pipeline
         del params["datasets"]["sources"][name]
     with (path / "params.yaml").open("w", encoding="utf-8") as handle:
         YAML().dump(params, handle)
@@ -106,7 +106,7 @@ def write_project(path: Path, params: Any) -> None:
 
 @pytest.fixture(scope="module")
 def clones(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repository, Repository]:
-    """Two clones of one commit in which all has run: one stage at a time, and two at a time."""
+    """Two clones of one commit, with all stages run: in one, one at a time; in the other, two."""
     home = tmp_path_factory.mktemp("dag")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "GIT_"))} | {
         # as make does: the cmd in dvc.yaml is a plain `python`

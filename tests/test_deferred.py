@@ -1,4 +1,4 @@
-"""Gradients of weights left to another thread: the same bits as where nobody leaves any."""
+"""Weight gradients deferred to other threads: the same bits as without deferring."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from convirt.deferred import Deferred, of_weight
 
 
 def shared(work: Callable[[], None], helpers: int = 1) -> None:
-    """Have what `work` leaves computed by its thread and others."""
+    """Run `work`; its thread and `helpers` others compute the gradients that it defers."""
     deferred = Deferred()
 
     def leave() -> None:
@@ -31,7 +31,7 @@ def shared(work: Callable[[], None], helpers: int = 1) -> None:
 
 
 def left(jobs: Sequence[tuple[Tensor, Callable[[], Tensor]]], helpers: int = 1) -> None:
-    """Have the jobs left by one thread and done by it and others."""
+    """Let one thread defer the jobs; it and `helpers` others do them."""
 
     def work() -> None:
         for weight, job in jobs:

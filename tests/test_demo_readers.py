@@ -35,7 +35,7 @@ def read(module: str, root: Path, split: Split, **options: Any) -> Tables:
 
 
 def sizes(images: pd.DataFrame) -> dict[str, int]:
-    """Images a split."""
+    """Images per split."""
     return {str(name): int(count) for name, count in images["split"].value_counts().items()}
 
 

@@ -74,7 +74,7 @@ def test_deviations_quote_the_parameters(column: int, file: str) -> None:
     quoted = settings(column)
     assert len(quoted) > 20
     for key, value in quoted:
-        if key == "tasks.mura.corpus":  # what one may set, not what is set
+        if key == "tasks.mura.corpus":  # a suggestion, not the committed value
             continue
         held: Any = data
         for part in key.split("."):
@@ -94,14 +94,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def merged(base: dict[str, Any], block: dict[str, Any]) -> dict[str, Any]:
-    """The values of a block in their places: mappings by key, all else replaced."""
+    """`base` with the values of a block: mappings are merged by key, all else is replaced."""
     both = {key: merged(base[key], block[key]) for key in base.keys() & block.keys()
             if isinstance(base[key], dict) and isinstance(block[key], dict)}  # fmt: skip
     return {**base, **block, **both}
 
 
 def blocks(page: str) -> list[str]:
-    """The YAML blocks of a page, in its order."""
+    """The YAML blocks of a page, in order."""
     return BLOCK.findall((ROOT / page).read_text())
 
 
@@ -118,7 +118,7 @@ def test_your_data_has_a_block_a_format() -> None:
     "chosen", [(0,), (0, 1), (0, 1, 2), (0, 2), (1,), (2,), (1, 2)], ids=lambda chosen: f"{chosen}"
 )
 def test_blocks_of_your_data_are_parameters(chosen: tuple[int, ...]) -> None:
-    """In the default, one by one or together; without own pairs the corpus is chest, as it says."""
+    """Merged into the demo profile, alone or together; without own pairs, the corpus is chest."""
     data = read_yaml(ROOT / "profiles/demo.yaml")
     for number in chosen:
         block = blocks(OWN)[number]

@@ -67,7 +67,7 @@ def test_every_stage_depends_on_the_digest_of_its_code(stage: str) -> None:
 
 
 def test_digest_is_that_of_the_provenance(tmp_path: Path) -> None:
-    """What a stage says of its code is what DVC sees of it."""
+    """The digest of its code that a stage records is the one that DVC sees."""
     for name, entries in code.targets(ROOT).items():
         files = sorted({path for entry in entries for path in import_closure(entry, ROOT)})
         guard = Guard(ROOT, files, ROOT / "params.yaml", [])
@@ -94,7 +94,7 @@ def test_params_are_what_the_stage_declares(stage: str) -> None:
 def test_no_parameter_is_passed_over_by_the_cache_of_runs(stage: str) -> None:
     """DVC leaves keys called `size` and `nfiles` out when it looks for an earlier run.
 
-    A stage with an output that is not cached is never taken from there.
+    A stage with an output that is not cached is never taken from the cache of runs.
     """
     named = [next(iter(out.values())) for out in body(stage)["outs"] if isinstance(out, dict)]
     if not all(how.get("cache", True) for how in named):
@@ -102,7 +102,7 @@ def test_no_parameter_is_passed_over_by_the_cache_of_runs(stage: str) -> None:
     for path in (ROOT / "params.yaml", *(ROOT / "profiles").glob("*.yaml")):
         data = read_yaml(path)
         for key in declared_reads(stage):
-            root = re.split(r"\.?\{", key)[0]  # of demo.sets.{name} all of demo.sets
+            root = re.split(r"\.?\{", key)[0]  # for demo.sets.{name}, all of demo.sets
             assert not {"size", "nfiles"} & inner_keys(lookup(data, root)), f"{stage}: {key}"
 
 

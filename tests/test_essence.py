@@ -1,4 +1,4 @@
-"""What counts of a source file: code does, words do not."""
+"""What counts in a source file: code does, comments and docstrings do not."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_any_text_is_an_essence_or_no_python(text: str) -> None:
 
 
 def test_own_sources_keep_their_meaning() -> None:
-    """Cut as text, then read: the syntax tree is that of the source without its docstrings."""
+    """Cut down as text, then parsed: the syntax tree is that of the source without docstrings."""
     import ast
 
     class Drop(ast.NodeTransformer):

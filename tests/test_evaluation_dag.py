@@ -1,4 +1,4 @@
-"""The stages that are off by default: DVC makes none of them, and all of them once asked for."""
+"""The stages that are off by default: DVC finds none of them, and all of them once asked for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def index(folder: Path) -> tuple[set[str], set[str]]:
 
 @pytest.fixture
 def full(default_params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters that ask for all of it."""
+    """Parameters that ask for all of these stages."""
     for key, value in {
         "zeroshot.task": ["rsna", "mura"],
         "zeroshot.system": ["convirt"],

@@ -1,4 +1,4 @@
-"""Features kept on disk: the same bytes whether they were there, after a kill, and side by side."""
+"""Features kept on disk: the same bytes if reused, after a kill, and by processes side by side."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_damaged_file_is_an_error_that_tells_what_to_do(
 
 
 def test_an_encoder_of_another_width_is_refused(tmp_path: Path, encoder: Path) -> None:
-    """Each row would begin where the one before has not ended."""
+    """Each row would begin before the previous one has ended."""
     config = json.loads((encoder / "config.json").read_text())
     config["image"]["width"] -= 1
     (encoder / "config.json").write_text(json.dumps(config))

@@ -1,6 +1,6 @@
-"""The same code on a GPU and in bfloat16: close to float32 on the CPU, and as sturdy.
+"""The same code on a GPU and in bfloat16: close to float32 on the CPU, and as robust.
 
-Without a GPU bfloat16 is tried on the CPU, and what needs a GPU is skipped and says so.
+Without a GPU, bfloat16 is tested on the CPU; tests that need a GPU are skipped with that reason.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run(
     """A pretraining of 50 steps; it dies after `stop` of them, if that is not 0."""
     data = tiny_models.corpus(words=20)  # lengths of up to 16 and of up to 32 tokens
     model = tiny_models.objective(name, bert, data, config=config)
-    # dropout draws from a generator of the device: without it the devices can be compared
+    # dropout draws from the device's generator: devices can be compared only without it
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout) and not dropout:
             module.p = 0.0
@@ -74,7 +74,7 @@ def curve(result: Result | None) -> np.ndarray:
 def test_encoders_have_deterministic_kernels(
     device: str, architecture: str, precision: str
 ) -> None:
-    """The demo's has depthwise convolutions, for which cuDNN has few, and the paper's has not."""
+    """Unlike the paper's, the demo's encoder has depthwise convolutions; cuDNN has few for them."""
     encoder, _ = create_image_encoder(architecture, "random", 64, 0)
     encoder = encoder.to(device).train()
     x = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
@@ -110,7 +110,7 @@ def test_gpu_follows_the_cpu_in_float32(bert: Path, device: str) -> None:
 def test_compiled_encoders_follow_eager_steps(
     bert: Path, device: str, precision: str, graphs: bool, tmp_path: Path
 ) -> None:
-    """In CUDA graphs of their own or of whole steps; killed and resumed they end with the same."""
+    """In CUDA graphs of their own or of whole steps; a killed and resumed run ends the same."""
     config = replace(STEPS, precision=precision, cache_frozen=False)
     eager = curve(run(bert, config, device)[1])
     config = replace(config, compile=True, graphs=graphs)
@@ -139,7 +139,7 @@ def test_recorded_steps_are_the_usual_ones(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Bit for bit those whose kernels are launched one by one, dropout included."""
+    """Bit for bit those whose kernels are launched one by one, with dropout too."""
     config = replace(STEPS, precision=precision, graphs=True, cache_frozen=cache)
     one = partial(run, bert, config, device, dropout=True, name=name)
     take, taken = recorded.Camera.take, []
@@ -150,7 +150,7 @@ def test_recorded_steps_are_the_usual_ones(
 
     monkeypatch.setattr(recorded.Camera, "take", counted)
     whole = one()
-    assert len(taken) == (1 if name == "simclr" else 2)  # one a length of sentences, if there are
+    assert len(taken) == (1 if name == "simclr" else 2)  # one per length of sentences, if any
     one(scratch=tmp_path, stop=SHORT)
     assert_same(one(scratch=tmp_path), whole)
     monkeypatch.setattr(recorded, "Camera", Again)
@@ -167,7 +167,7 @@ def assert_same(one: tuple[Objective, Result | None], two: tuple[Objective, Resu
 
 @pytest.mark.parametrize("device", [GPU])
 def test_chunks_on_a_gpu(bert: Path, device: str) -> None:
-    """In bfloat16, where autocast keeps what it has cast."""
+    """In bfloat16, where autocast caches what it has cast."""
     config = replace(STEPS, precision="bfloat16", chunk=2)
     exact = curve(run(bert, replace(STEPS, chunk=2), "cpu")[1])
     assert abs(curve(run(bert, config, device)[1]) - exact).max() < 0.1

@@ -162,7 +162,7 @@ time.sleep(60)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_reaches_the_runner_and_waits_for_it(tmp_path: Path, number: int) -> None:
-    """Or the stages would go on, unseen. Ctrl-C is for the whole group."""
+    """Otherwise the stages would go on, unseen. Ctrl-C goes to the whole process group."""
     (tmp_path / "stages").mkdir()
     (tmp_path / "stages/runs.py").write_text(RUNNER)
     program = "import sys; from stages import grid; grid._reproduce(grid.Path(sys.argv[1]), [], 1)"

@@ -1,4 +1,4 @@
-"""The halves of a pair side by side: the same bits as one after the other."""
+"""Image and text halves computed side by side: the same bits as one after the other."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def several_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def state(objective: Objective) -> dict[str, Tensor]:
-    """Gradients, buffers, and where torch's generator stands."""
+    """Gradients, buffers, and the state of torch's generator."""
     buffers = {n: b.clone() for n, b in objective.named_buffers()}
     return {**gradients(objective), **buffers, "generator": torch.get_rng_state()}
 
 
 def assert_same_steps(one: Objective, batches: list[Inputs], found: Halves) -> None:
-    """Each batch adds the same bits to the gradients as a graph of both halves does."""
+    """Each batch adds the same bits to the gradients as one graph of both halves does."""
     for number, inputs in enumerate(batches):
         torch.manual_seed(number)
         loss, logs = one(inputs)
@@ -103,7 +103,7 @@ def test_a_thread_that_is_idle_is_used(bert: Path) -> None:
     done: list[int] = []
     for number, inputs in enumerate(batches):
         found.backward(inputs, partial(done.append, number))
-    assert done == [1, 2]  # the first batch shows whether halves can be apart
+    assert done == [1, 2]  # the first batch shows whether the halves can be separated
 
 
 @pytest.mark.parametrize("name", OTHERS)

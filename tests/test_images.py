@@ -1,4 +1,4 @@
-"""One image of every kind to 8-bit grey, and a reason for each that cannot be used."""
+"""Images of every kind to 8-bit grey, and a reason for each that cannot be used."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_transparent_pixels_of_sixteen_bits_are_black(tmp_path: Path) -> None:
     samples = np.stack([TWELVE, np.where(TWELVE > 1000, 65535, 0)], axis=-1).astype(np.uint16)
     expected = to_eight_bits(np.where(TWELVE > 1000, TWELVE, 0))
     np.testing.assert_array_equal(decode(deep_png(tmp_path / "a.png", samples)).pixels, expected)
-    Image.fromarray(TWELVE).save(tmp_path / "b.png")  # one value stands for transparent ones
+    Image.fromarray(TWELVE).save(tmp_path / "b.png")  # one value marks transparent pixels
     with_chunk(tmp_path / "b.png", b"IDAT", b"tRNS", (4095).to_bytes(2, "big"))
     expected = to_eight_bits(np.where(TWELVE < 4095, TWELVE, 0))
     np.testing.assert_array_equal(decode(tmp_path / "b.png").pixels, expected)
@@ -239,7 +239,7 @@ def test_a_large_jpeg_is_made_upright_after_its_draft(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode(tmp_path / "b.jpg", 64).pixels, np.rot90(plain))
 
 
-# a tag of the orientation among the random bytes would be none of the damage
+# random bytes that happen to form an orientation tag would not be damage
 NO_TAG = st.binary(max_size=90).filter(
     lambda data: b"\x12\x01" not in data and b"\x01\x12" not in data
 )
@@ -259,7 +259,7 @@ def test_a_damaged_exif_block_tells_nothing(start: bytes, rest: bytes) -> None:
 
 
 def test_an_exif_block_does_not_fill_the_memory(tmp_path: Path) -> None:
-    """Each of its entries has all of the block as its value: 5,000 times 100 kB."""
+    """Each of its entries claims the whole block as its value: 5,000 times 100 kB."""
     entries = [struct.pack(">HHII", tag, 7, 100_000, 8) for tag in range(1000, 6000)]
     block = b"MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + b"".join(entries)
     Image.fromarray(film(1)).save(tmp_path / "a.png", exif=block.ljust(100_100, b"\0"))

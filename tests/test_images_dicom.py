@@ -1,4 +1,4 @@
-"""DICOM as archives hold it: every usual way of compression, missing elements, hostile bytes."""
+"""DICOM as archives hold it: every usual compression, missing elements, hostile bytes."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ SMOOTH = np.add.outer(np.arange(0, 128, 2), np.arange(0, 120, 2)).astype(np.uint
 
 
 def compress(path: Path, syntax: Any, level: int = 0) -> Path:
-    """Write a grey file anew in another transfer syntax; `level`: of loss."""
+    """Rewrite a grey file in another transfer syntax; `level` is that of loss."""
     import imagecodecs
 
     dataset = dcmread(path)
     bits, stored = int(dataset.BitsStored), dataset.pixel_array
-    if stored.dtype.kind == "i" and syntax != JPEG2000Lossless:  # JPEG knows no signs
+    if stored.dtype.kind == "i" and syntax != JPEG2000Lossless:  # JPEG has no signed samples
         stored = stored.view(f"u{stored.itemsize}")
         if syntax in (JPEGLossless, JPEGLosslessSV1):  # JPEG-LS is written with all 16 bits here
             stored = stored & (2**bits - 1)
@@ -137,7 +137,7 @@ def test_other_encodings_of_the_data_set(tmp_path: Path, syntax: Any) -> None:
         dataset.PixelData = dataset.pixel_array.byteswap().tobytes()
         dataset["PixelData"].VR = "OW"
     dataset.file_meta.TransferSyntaxUID = syntax
-    assert len(list(dataset)) > 9  # all elements are read before they are written anew
+    assert len(list(dataset)) > 9  # all elements are read before they are rewritten
     dcmwrite(
         tmp_path / "b.dcm", dataset, little_endian=syntax != ExplicitVRBigEndian,
         implicit_vr=syntax == ImplicitVRLittleEndian, force_encoding=True,
@@ -184,7 +184,7 @@ def lut(entries: Any, first: int = 0, bits: int = 16, vr: str = "US") -> Sequenc
 
 
 def plainly(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Linear windows and none, pixel by pixel in single precision."""
+    """What a linear window or none shows, step by step in single precision."""
     values: np.ndarray = stored.astype(np.float32)
     slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
     if "WindowWidth" in dataset:
@@ -213,7 +213,7 @@ def plainly(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
 def test_linear_windows_and_none_are_exact(
     kind: str, bits: int, slope: float, intercept: float, window: Any, seed: int
 ) -> None:
-    """Committed results hang on these bytes: equal to the last bit, not nearly."""
+    """Committed results depend on these bytes, so they must be equal to the last bit."""
     size = np.dtype(kind).itemsize * 8
     low, high = (-(2**bits) // 2, 2**bits // 2) if "i" in kind else (0, 2**bits)
     low, high = max(low, -(2**size) // 2), min(high, 2 ** (size - ("i" in kind)))
@@ -328,7 +328,7 @@ def test_a_voi_lut_with_all_entries_that_there_can_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_voi_lut_of_eight_bits(tmp_path: Path, packed: bool) -> None:
-    """An entry has a word of its own, or shares it with the next."""
+    """Each entry has a 16-bit word of its own, or shares one with the next."""
     voi = lut(np.arange(4096) >> 4, bits=8)
     if packed:
         entries = (np.arange(4096) >> 4).astype(np.uint8).tobytes()
@@ -346,7 +346,7 @@ def test_a_modality_lut_comes_before_the_window(tmp_path: Path, bits: int) -> No
     )  # fmt: skip
     expected = np.clip((falling[TWELVE] - 99.5) / 100 + 0.5, 0, 1) * 255
     assert np.abs(decode(path).pixels - expected).max() < 0.51
-    if bits == 16:  # the other depths pydicom does not know, or not with so many entries
+    if bits == 16:  # pydicom does not know the other depths, or not with so many entries
         np.testing.assert_array_equal(apply_modality_lut(TWELVE, dcmread(path)), falling[TWELVE])
 
 
@@ -369,7 +369,7 @@ def test_a_lut_of_words_in_either_byte_order(tmp_path: Path, syntax: Any) -> Non
     path = dicom(tmp_path / "b.dcm", SMOOTH, VOILUTSequence=lut(words, vr="OW"))
     if syntax is not None:
         dataset = dcmread(path)
-        list(dataset.iterall())  # all elements are read before they are written anew
+        list(dataset.iterall())  # all elements are read before they are rewritten
         dataset.file_meta.TransferSyntaxUID = syntax
         little, implicit = syntax != ExplicitVRBigEndian, syntax == ImplicitVRLittleEndian
         dcmwrite(path, dataset, little_endian=little, implicit_vr=implicit, force_encoding=True)
@@ -379,13 +379,13 @@ def test_a_lut_of_words_in_either_byte_order(tmp_path: Path, syntax: Any) -> Non
 
 @pytest.mark.parametrize("bits", [8, 12, 16, 0])
 def test_a_voi_lut_is_shown_up_to_its_own_depth(tmp_path: Path, bits: int) -> None:
-    """Descriptors often tell the depth of the words."""
+    """Descriptors often give the depth of the words instead."""
     path = dicom(tmp_path / "a.dcm", TWELVE, VOILUTSequence=lut(range(4096), bits=bits))
     np.testing.assert_array_equal(decode(path).pixels, np.rint(TWELVE * (255 / 4095)))
 
 
 def broken_luts() -> list[Sequence]:
-    """Shorter than it says; without a descriptor; with one that is too short."""
+    """A LUT shorter than it says, one without a descriptor, one whose descriptor is too short."""
     short, bare, cut = (lut(range(100)) for _ in range(3))
     short[0].LUTDescriptor = [101, 0, 16]
     del bare[0].LUTDescriptor
@@ -523,7 +523,7 @@ def test_a_deflated_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     path.write_bytes(data[:start] + deflate.compress(bytes(3 << 20)) + deflate.flush())
     monkeypatch.setattr(archives, "MAX_BYTES", 2 << 20)
     assert reason(path) == images.TOO_LARGE
-    # behind a long element, and with a length of the group that is wrong
+    # behind a long element, and with a wrong group length
     private = b"\x02\0\x02\x01OB\0\0" + (1 << 16).to_bytes(4, "little") + bytes(1 << 16)
     bomb = path.read_bytes()
     path.write_bytes(bomb[:144] + private + bomb[144:])
@@ -534,7 +534,7 @@ def test_a_deflated_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_element_that_claims_more_than_there_is(tmp_path: Path) -> None:
-    """In a process that may not take the memory which the file asks for."""
+    """In a process that may not allocate the memory that the file asks for."""
     path = dicom(tmp_path / "a.dcm", film())
     element = b"\x08\0\x16\x01OB\0\0" + (0xFFFFFFF0).to_bytes(4, "little")
     path.write_bytes(path.read_bytes() + element + bytes(10))
@@ -579,7 +579,7 @@ def test_a_stream_that_claims_four_billion_pixels(
 def test_an_error_of_the_file_or_of_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fault: bool
 ) -> None:
-    """A header may send a decoder before the start; but a disk that fails is no bad image."""
+    """A header may make a decoder seek before the start; but a disk that fails is no bad image."""
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -617,7 +617,7 @@ STARTS = _starts()
 
 
 def _check(data: bytes) -> None:
-    """Whatever the bytes are: a picture, or a reason why there is none."""
+    """Any bytes give a picture, or a reason why there is none."""
     with tempfile.NamedTemporaryFile(delete=False) as file:
         file.write(data)
     try:

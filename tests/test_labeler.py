@@ -144,14 +144,14 @@ SIGNS = {"+": POSITIVE, "-": NEGATIVE, "?": UNCERTAIN}
 
 
 def expected(told: str, vocabulary: Vocabulary) -> dict[str, int]:
-    """The states by hand, of labels that are not blank."""
+    """The states assigned by hand, of labels that are not blank."""
     parts = re.findall(r"([-+?])([^-+?]+)", told)
     assert {name.strip() for _, name in parts} <= set(vocabulary.labels)
     return {name.strip(): SIGNS[sign] for sign, name in parts}
 
 
 def states(sentence: str, vocabulary: Vocabulary) -> dict[str, int]:
-    """The states by rule, of labels that are not blank."""
+    """The states that the rules assign, of labels that are not blank."""
     row = labeler.label([sentence], vocabulary)[0]
     return {
         name: int(state)
@@ -185,7 +185,7 @@ def test_labels_are_those_of_chexpert_in_its_order() -> None:
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES.values())
 def test_every_mention_is_found_and_nothing_else(vocabulary: Vocabulary) -> None:
-    """A typing error in the table would silence a phrase."""
+    """A typing error in the table would disable a phrase."""
     for name, rule in vocabulary.rules.items():
         for phrase in rule.mentions:
             words = [word.split("/")[0].replace("*", "x") for word in phrase.split()]

@@ -52,7 +52,7 @@ def test_same_bytes_with_and_without_kept_features(
     (cache,) = kept(work)
     features = (cache / feature_cache.FILE).read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(image_encoder, "load_image_encoder", None)  # they are there: no network
+        patch.setattr(image_encoder, "load_image_encoder", None)  # kept features need no network
         assert run(*RUN).exit_code == 0
     assert outputs(work, KEY) == first
     files.remove(cache)

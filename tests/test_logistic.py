@@ -23,7 +23,7 @@ GRID = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 def made_up(kind: str, n: int = 60, d: int = 7) -> tuple[Tensor, Tensor]:
-    """Features of very different size, and noisy labels: (n, d) and (n, 1 or 3)."""
+    """Features of very different scales, and noisy labels: (n, d) and (n, 1 or 3)."""
     rng = np.random.default_rng(0)
     h = rng.normal(size=(n, d)) * np.logspace(-2, 1, d) + 5
     score = (h - 5) @ rng.normal(size=(d, 3)) / 5 + rng.gumbel(size=(n, 3))

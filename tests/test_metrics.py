@@ -224,14 +224,14 @@ def test_noise_of_repeats_has_the_interval_of_students_t(count: int) -> None:
     assert np.percentile(noise, [2.5, 97.5]) == pytest.approx(expected, rel=0.01)
     assert not np.array_equal(noise, np.sort(noise))
     two = bootstrap.repeat_noise([values, values], 20_000, 0)  # of two runs that are not paired
-    if count == 20:  # t of so many degrees of freedom has a variance to speak of
+    if count == 20:  # with so many degrees of freedom, t has a stable variance
         assert two.var() == pytest.approx(2 * noise.var(), rel=0.05)
     assert not bootstrap.repeat_noise([values[:1], values[:1]], 10, 0).any()
 
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_coverage_where_repeats_are_most_of_the_noise(count: int) -> None:
-    # many patients, few repeats: drawing repeats with replacement would hold 49 and 88%
+    # many patients, few repeats: drawing repeats with replacement would cover 49% and 88%
     rng = np.random.default_rng(5)
     truth, inside = 0.8, 0
     for seed in range(400):
@@ -252,7 +252,7 @@ def test_intervals_stay_where_metrics_are() -> None:
 
 def test_patients_of_the_class_that_has_the_fewest() -> None:
     y = np.zeros((8, 2))
-    y[:3, 0], y[:6, 1] = 1, 1  # patients 0 and 1 are positive; of the other label 3 and 1
+    y[:3, 0], y[:6, 1] = 1, 1  # a: 2 patients are positive; b: 3 are, 1 is negative
     frame = table(y, np.arange(16.0).reshape(8, 2), list("00112233"))
     assert metrics.estimate(frame, "auroc", 2, 0).fewest == 1
     one = frame.drop(columns=["y_b", "p_b"])
@@ -295,7 +295,7 @@ def test_paired_repeats_equal_the_slow_ones(mine: int, theirs: int) -> None:
     a, b = repeated(mine, n=24), repeated(theirs, n=24)
     b["p_a"] += np.random.default_rng(9).normal(size=len(b))
     result = metrics.paired_difference(a, b, "auroc", 40, seed=3)
-    # equally many are paired; else each run has a noise of its own
+    # equally many repeats are paired; otherwise each run has noise of its own
     one, two = (metrics.estimate(x, "auroc", 2, 0).repeats for x in (a, b))
     noise = slow_noise(result.repeats, 40, 3)
     if mine != theirs:

@@ -67,7 +67,7 @@ def refused(root: Path, **options: object) -> InputError:
 
 
 def records(root: Path, packed: bool = True) -> Path:
-    """What the download of MIMIC-CXR has: no lists of MIMIC-CXR-JPG, DICOM, a list of records."""
+    """The download of MIMIC-CXR: DICOM and a list of records, without MIMIC-CXR-JPG's lists."""
     raw.mimic(root, suffix=".dcm")
     for path in root.glob("mimic-cxr-2.0.0-*"):
         path.unlink()
@@ -163,7 +163,7 @@ def test_dicom_tree_with_reports_elsewhere(tmp_path: Path) -> None:
 
 
 def test_a_partial_download_of_dicom_files(tmp_path: Path) -> None:
-    """Whoever has fetched the last folder alone must not be told that it lacks .jpg files."""
+    """A user who has fetched only the last folder must not be told that .jpg files are missing."""
     rows = [(f"x-{i:04d}", f"1{i:07d}", f"5{i:07d}", "AP") for i in range(1200)]
     lines = [raw.METADATA, *(f"{i},{p},{s},C,{v},1,1,1,1,C,," for i, p, s, v in rows)]
     raw.write(tmp_path / f"{LISTS}metadata.csv", "\n".join(lines) + "\n")
@@ -276,7 +276,7 @@ def test_views(tmp_path: Path) -> None:
     assert set(tables.images["view"]) == {"PA", "AP"}
     assert tables.funnel.to_dict()["images"]["dropped"] == {VIEW_NOT_CHOSEN: 2}
     assert tables.funnel.to_dict()["studies"]["dropped"] == {VIEW_NOT_CHOSEN: 1}
-    assert tables.funnel.dropped_share == 0  # a choice is no loss
+    assert tables.funnel.dropped_share == 0  # what is left out by choice is no loss
     assert set(read(tmp_path, views=[""]).images["view"]) == {""}
 
 
@@ -297,7 +297,7 @@ def test_the_official_split_says_validate(tmp_path: Path) -> None:
 
 
 def test_validation_is_drawn_by_patient(tmp_path: Path) -> None:
-    """All films of a patient stay together, whatever the seed: else the front leaks the side."""
+    """All films of a patient stay together, whatever the seed: otherwise one view leaks another."""
     rows = [
         (f"{p}-{s}-{i}", f"1000000{p}", f"5000000{p}{s}", "PA")
         for p in range(6) for s in range(2) for i in range(2)
@@ -337,7 +337,7 @@ def test_a_reading_at_a_known_place(study: str) -> None:
     report += "a" * (end - start) + " IMPRESSION: zzz zzz zzz"
     expected = "a" * (end - start) if end else NO_SECTION
     assert mimic_reports.choose(report, study) == expected
-    if end:  # a text too short for the place is not the one that the authors saw
+    if end:  # a text too short for the span is not the one that the authors saw
         assert mimic_reports.choose(" IMPRESSION: Yes, normal.", study) == "Yes, normal."
 
 

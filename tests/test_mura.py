@@ -33,7 +33,7 @@ def test_lists_and_labels(tmp_path: Path, nested: bool, header: bool) -> None:
     shoulder = row(tables, "study1_positive/image2.png")
     assert (wrist["abnormal"], shoulder["abnormal"]) == (0, 1)
     assert wrist["patient"] == shoulder["patient"] == "patient00001"
-    assert wrist["study"] != shoulder["study"]  # study1 of both, but of another limb
+    assert wrist["study"] != shoulder["study"]  # both are study1, but of different limbs
     assert wrist["view"] == "WRIST"
     assert tables.images["study"].nunique() == 5
     assert row(tables, "patient11185/study1_positive/image1.png")["split"] == "test"
@@ -59,7 +59,7 @@ def test_leftovers_of_macos(tmp_path: Path) -> None:
     assert not tables.images["image"].str.contains("._", regex=False).any()
     assert tables.funnel.to_dict()["images"] == {"in": 11, "dropped": {LEFTOVER: 5}, "kept": 6}
     assert tables.funnel.dropped_share == 0  # nothing was lost
-    raw.write(root / TRAIN, "\n".join([made[0], *lines[2:]]))  # a study with a leftover alone
+    raw.write(root / TRAIN, "\n".join([made[0], *lines[2:]]))  # a study with nothing but a leftover
     assert read("mura", root).funnel.studies.dropped == {
         LEFTOVER: ["train/XR_SHOULDER/patient00001/study1_positive"]
     }

@@ -22,7 +22,7 @@ PAGE = (ROOT / "docs/objectives.md").read_text(encoding="utf-8")
 
 @pytest.fixture(autouse=True)
 def vse(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
-    """The page's file, as if it lay beside the others."""
+    """The page's file, as if it were among the other objectives."""
     found = re.search(r"## Write one.*?```python\n(.*?)```", PAGE, re.S)
     assert found is not None
     source = found[1]

@@ -82,7 +82,7 @@ def test_nt_xent_gradient() -> None:
 
 # ------------------------------------------------------------------------------ moco: the loss
 def slow_queue_loss(q: Tensor, k: Tensor, queue: Tensor, filled: int, tau: float) -> float:
-    """Equation 1 of the MoCo paper, a query after the other."""
+    """Equation 1 of the MoCo paper, one query after the other."""
     total = 0.0
     for query, key in zip(q.detach(), k, strict=True):
         own = math.exp(cosine(query, key) / tau)
@@ -146,7 +146,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def made(name: str, **changes: Any) -> Case:
-    """Without a text encoder: to ask for one is an error."""
+    """A case without a text encoder: asking for one is an error."""
     return Case(name, CASES[name] | changes)
 
 
@@ -170,9 +170,9 @@ def test_simclr_loss_falls_on_a_fixed_batch() -> None:
 
 
 def test_moco_loss_falls_on_fixed_batches() -> None:
-    """Three of them, so that the queue holds the two that are not asked.
+    """Three batches, so that the queue holds the two that are not the current one.
 
-    In one group: the deviation of two films would leave nothing of their colours but a sign.
+    In one group: normalising two films at a time would leave only a sign of their colours.
     """
     losses = objective_runs.losses_on(made("moco_v2", groups=1), batches=3, steps=60)
     assert losses[0] == 0
@@ -247,7 +247,7 @@ def test_moco_starts_with_equal_encoders_of_their_own() -> None:
 
 
 def test_moco_key_encoder_follows() -> None:
-    """Each weight becomes m k + (1 - m) q, q after the step of the optimiser; no gradient does."""
+    """Each weight becomes m k + (1 - m) q, q after the optimiser's step; no gradient moves it."""
     objective, batches = made("moco_v2", momentum=0.75).inputs(2)
     objective.train()
     objective(batches[0])
@@ -287,7 +287,7 @@ def test_moco_ends_of_momentum(momentum: float) -> None:
 
 
 class Still(nn.Module):
-    """An image encoder without BatchNorm: the mean of each channel's quarters."""
+    """An image encoder without BatchNorm: the means of a 2 x 4 grid, over all channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -298,7 +298,7 @@ class Still(nn.Module):
 
 
 def test_moco_queue_is_a_ring_of_keys() -> None:
-    """Nine keys go into eight places, four a step, each in its own row whatever the order."""
+    """Twelve keys go into eight places, four per step, each in its own row whatever the order."""
     objective, batches = made("moco_v2").inputs(3)
     objective.image_encoder, objective.key_encoder = Still(), Still()
     objective.key_encoder.requires_grad_(False)
@@ -317,7 +317,7 @@ def test_moco_queue_is_a_ring_of_keys() -> None:
         keys.append(k)
         assert int(objective.enqueued) == 4 * number + 4
     assert torch.allclose(objective.queue, torch.cat([keys[2], keys[1]]), atol=1e-6)
-    loss.backward()  # the queue was overwritten since: the backward pass has a copy
+    loss.backward()  # the queue has been overwritten since; the backward pass has a copy
 
 
 def test_moco_keys_are_those_of_the_encoder_that_has_followed() -> None:
@@ -346,7 +346,7 @@ def test_moco_queue_that_the_batch_does_not_divide() -> None:
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_moco_normalises_in_groups(groups: int) -> None:
-    """Queries as they come, keys in a drawn order; each group by its own mean and deviation."""
+    """Queries in their order, keys in a random one; each group has its own mean and deviation."""
     objective, (inputs,) = made("moco_v2", groups=groups).inputs(1)
     reference = copy.deepcopy(objective).train()
     objective.train()
@@ -398,7 +398,7 @@ def test_moco_validation_before_the_queue_is_full_counts_as_chance() -> None:
 
 
 def test_moco_is_chosen_by_keys_of_one_encoder() -> None:
-    """Each query among the keys of all films, whatever the queue holds."""
+    """The criterion is each query's loss among the keys of all films, whatever the queue holds."""
     objective, batches = made("moco_v2").inputs(2)
     objective.eval()
     assert objective.criterion == "val_keys"

@@ -107,7 +107,7 @@ def test_partners_are_a_derangement(count: int) -> None:
         assert sorted(other.tolist()) == list(range(count))
         assert not bool((other == torch.arange(count)).any())
         drawn.add(tuple(other.tolist()))
-    assert len(drawn) == {2: 1, 3: 2}.get(count, 100)  # of 1, 2 and 5040 round trips
+    assert len(drawn) == {2: 1, 3: 2}.get(count, 100)  # of 1, 2 and 5040 cycles
 
 
 def test_each_other_text_is_as_likely() -> None:
@@ -117,7 +117,7 @@ def test_each_other_text_is_as_likely() -> None:
         counts[torch.arange(5), partners(5, draw=True)] += 1
     assert counts.diagonal().sum() == 0
     off = counts[~torch.eye(5, dtype=torch.bool)]
-    assert 400 < float(off.min()) <= float(off.max()) < 600  # 500 each; 5 deviations are 97
+    assert 400 < float(off.min()) <= float(off.max()) < 600  # 500 expected; 5 sigma are 97
 
 
 def test_partners_without_a_draw() -> None:
@@ -205,7 +205,7 @@ def test_soft_loss_is_that_of_the_definition(rows: list[int], tau: float, lam: f
 @pytest.mark.parametrize("n", [1, 2, 32])
 @pytest.mark.parametrize("lam", [0.3, 0.75])
 def test_soft_loss_is_convirts_where_all_sentences_differ(n: int, lam: float) -> None:
-    """With its gradient."""
+    """So are their gradients."""
     gradients, losses = [], []
     rows = torch.randperm(100, generator=torch.Generator().manual_seed(0))[:n]
     for soft in (False, True):
@@ -225,7 +225,7 @@ def test_soft_loss_of_equal_embeddings_is_at_chance(rows: list[int]) -> None:
 
 
 def test_soft_loss_cannot_fall_below_what_is_shared() -> None:
-    """Perfect embeddings, one axis a sentence: ln m of each pair whose sentence m pairs share."""
+    """Perfect embeddings, one axis a sentence: a pair keeps ln m if m pairs share its sentence."""
     rows = torch.tensor([0, 0, 1, 1, 1, 2])
     v = torch.eye(3, dtype=torch.float64)[rows]
     found = float(convirt_soft_loss(v, v, rows, 0.01, 0.75))
@@ -234,7 +234,7 @@ def test_soft_loss_cannot_fall_below_what_is_shared() -> None:
 
 
 def test_the_same_sentence_is_not_pushed_away() -> None:
-    """The same cosine with two equal sentences: at rest here, not so in the paper's loss."""
+    """Equal cosines with two equal sentences have no gradient here, unlike in the paper's loss."""
     v = torch.eye(2, dtype=torch.float64)
     u = normalize(torch.ones(2, 2, dtype=torch.float64), dim=-1).requires_grad_()
     (rest,) = torch.autograd.grad(convirt_soft_loss(v, u, torch.tensor([4, 4]), 0.1, 0.75), u)
@@ -323,7 +323,7 @@ def test_loss_is_that_of_the_embeddings(case: Case) -> None:
     if case.name == "binary":
         a, b = h_v @ weight(model.image_projection), h_u @ weight(model.text_projection)
         a, b = a + model.image_projection.output.bias, b + model.text_projection.output.bias
-        assert torch.allclose(normalize(a, dim=-1), v, atol=1e-5)  # what is retrieved by
+        assert torch.allclose(normalize(a, dim=-1), v, atol=1e-5)  # what retrieval uses
         true = objective.classifier(torch.cat([a, b], dim=1))[:, 0]
         fake = objective.classifier(torch.cat([a, b.roll(-1, dims=0)], dim=1))[:, 0]
         wanted = slow_binary(true, fake, [rows[i] != rows[(i + 1) % 4] for i in range(4)])
@@ -339,7 +339,7 @@ def objective_texts(case: Case) -> Sequence[str]:
 
 
 def weight(projection: Any) -> Tensor:
-    """Of a linear projection, as a right factor."""
+    """The weight of a linear projection, as a right factor."""
     assert projection.hidden is None
     found: Tensor = projection.output.weight.T
     return found
@@ -395,7 +395,7 @@ def test_binary_learns_from_fakes_on_both_sides(bert: Path) -> None:
 def test_binary_draws_other_fakes_in_training(bert: Path) -> None:
     objective, (inputs,) = made("binary", bert).inputs(1)
     objective.model.text_encoder.eval()
-    objective.training = True  # the network alone, without dropout
+    objective.training = True  # the objective alone: its model stays without dropout
     losses = []
     for seed in range(8):
         torch.manual_seed(seed)

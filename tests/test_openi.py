@@ -40,7 +40,7 @@ REPORTS = [
     ("13", "13", "", "  ", ["CXR13_IM-0198-1001", "CXR13_IM-0198-2001"]),
     ("14", "14", "", "Normal", ["CXR14_IM-0256-1001"]),
     ("15", "15", "XXXX XXXX.", "XXXX.", ["CXR15_IM-0360-1001"]),
-    # the number of a file, of a report and of an image are three things
+    # the numbers of a file, a report and an image may differ
     ("17", "16", "Report sixteen is here.", "", ["CXR2_IM-0652-1001"]),
     ("16", "17", "Report seventeen is here.", "", ["CXR3_IM-1384-1001"]),
 ]  # fmt: skip
@@ -51,7 +51,7 @@ LATERAL = {"CXR1_IM-0001-4001", "CXR13_IM-0198-2001"}
 
 
 def xml(uid: str, findings: str, impression: str, names: list[str]) -> str:
-    """A report as distributed, as far as anything reads it."""
+    """A report as distributed, reduced to what is read of it."""
     texts = {"COMPARISON": "None.", "INDICATION": "Cough", "FINDINGS": findings}
     texts["IMPRESSION"] = impression
     abstract = "\n".join(
@@ -531,7 +531,7 @@ def test_official_counts() -> None:
 
 
 def command(page: str, number: int, **environment: str) -> str:
-    """Run the Python part of one of a page's commands; its output."""
+    """Run the Python part of one of a page's commands; returns its output."""
     blocks = re.findall(
         r"python - <<'END'\n(.*?)\nEND\n", (ROOT / "docs/datasets" / page).read_text(), re.S
     )

@@ -14,7 +14,7 @@ from convirt.datasets.own_reports import findings_and_impression
 
 
 def lines(*texts: str) -> str:
-    """A report, a line a text."""
+    """A report with one line per text."""
     return "\n".join(texts)
 
 
@@ -186,7 +186,7 @@ BODY = st.lists(st.sampled_from(["clear.", "3:00", "___", "Edema seen", ""]), ma
 
 @given(st.lists(st.tuples(HEADS, BODY), min_size=1))
 def test_no_word_is_lost_where_nothing_ends_a_section(parts: list[tuple[str, list[str]]]) -> None:
-    """The words come back, findings first."""
+    """All words of the sections after a first FINDINGS come back."""
     report = lines("FINDINGS: First.", *(lines(f"{head}: x", *body) for head, body in parts))
     found = findings_and_impression(report).split()
     wanted = " ".join(f"x {' '.join(body)}" for _, body in parts).split()

@@ -1,4 +1,4 @@
-"""Batches of pairs: passes, purity, belonging, and ragged token batches."""
+"""Batches of pairs: passes, draws from seed and step alone, matching studies, ragged tokens."""
 
 from __future__ import annotations
 
@@ -92,14 +92,14 @@ def test_choice_within_a_study_is_uniform() -> None:
 
 @pytest.mark.parametrize("fixed", [False, True])
 def test_image_and_sentence_of_a_study_are_drawn_apart(fixed: bool) -> None:
-    """Else some would never meet."""
+    """Otherwise some would never be paired."""
     names = np.repeat([f"s{i:04d}" for i in range(1000)], 2)
     records = pd.DataFrame({"study": names, "split": "train"})
     pairs = Pairs(records, pd.DataFrame({"study": names, "row": np.arange(2000)}), "train")
     batch = pairs.fixed(0, 1000)[0] if fixed else pairs.draw(0, 0, 1000)
     met = np.bincount(2 * (batch.images % 2) + batch.sentences % 2, minlength=4)
     assert met.sum() == 1000
-    assert (np.abs(met - 250) < 70).all()  # 5 deviations
+    assert (np.abs(met - 250) < 70).all()  # 5 standard deviations
 
 
 def test_streams_of_randomness_are_apart() -> None:

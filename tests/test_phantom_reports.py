@@ -26,14 +26,14 @@ LIMB_LABELS = {
 
 
 def chest(number: int) -> tuple[str, set[str], np.random.Generator]:
-    """A report, the labels of its findings, and the generator as it is left for the film."""
+    """A report, the labels of its findings, and the generator in the state left for the film."""
     rng = np.random.default_rng([3, number])
     case = phantom.chest_case(rng)
     return "\n\n".join(phantom.chest_report(rng, case)), set(case.labels), rng
 
 
 def limb(number: int) -> tuple[str, set[str], np.random.Generator]:
-    """The same of a limb."""
+    """The same for a limb."""
     rng = np.random.default_rng([3, number])
     case = phantom.limb_case(rng)
     return phantom.limb_report(rng, case), {LIMB_LABELS[f.name] for f in case.findings}, rng
@@ -44,7 +44,7 @@ Make = Callable[[int], tuple[str, set[str], np.random.Generator]]
 
 
 def worded(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
-    """Reword the given share of everything that may be."""
+    """Reword the given share of all that may be reworded."""
     for name in ("_HEDGED", "_HEDGED_DENIALS", "_HEDGED_LIMBS"):
         monkeypatch.setattr(report, name, share)
 
@@ -115,7 +115,7 @@ def test_page_shows_the_scores_of_the_rules() -> None:
 
 
 def test_rewording_keeps_what_tells_cases_apart() -> None:
-    """Side, site and grade stand in every wording that has a plain one with them."""
+    """Every rewording of a phrase with side, site or grade keeps them."""
 
     def fields(phrases: Any) -> set[str]:
         words = {"graded": "grade", "gradedly": "grade", "size": "grade"}
@@ -133,7 +133,7 @@ def test_rewording_keeps_what_tells_cases_apart() -> None:
 
 
 def test_no_text_query_is_a_sentence_of_a_report() -> None:
-    """An encoder that has read it in training would recall it; it is to understand it."""
+    """An encoder that read the query in training could recall it without understanding it."""
     said: set[str] = set()
     for seed in range(4000):
         rng = np.random.default_rng(seed)

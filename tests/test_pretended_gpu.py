@@ -1,4 +1,4 @@
-"""Training on a pretended GPU: nothing that one would refuse, and no step that waits for it."""
+"""Training on a pretended GPU: nothing that a GPU would refuse, and no step that waits for it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from convirt.objectives.base import Objective
 from convirt.training import Result, TrainConfig, pretrain, resumed_step
 from stages import finetune, retrieve, trajectory, zeroshot
 
-pytestmark = pytest.mark.usefixtures("deterministic")  # torch takes other ways on a GPU then
+pytestmark = pytest.mark.usefixtures("deterministic")  # torch takes other code paths on a GPU then
 
 repo, pair, along = tiny.repo, tiny.pair, test_trajectory.along  # fixtures
 
@@ -124,7 +124,7 @@ def run(
     stop: int = 0,
     store: str = "gpu",
 ) -> tuple[Result | None, list[int]]:
-    """A pretraining there; how many waits each step but the first had. It dies after `stop`."""
+    """A pretraining there, and how many waits each step but the first had. It dies after `stop`."""
     data = tiny_models.corpus()
     data.images = resident.placed(np.asarray(data.images), store, "cuda")
     seen = []
@@ -198,7 +198,7 @@ def test_networks_of_timm(architecture: str, bert: Path, monkeypatch: pytest.Mon
 
 # ------------------------------------------------------------------------------ transfer
 def transferred(protocol: str, device: str, waits: Waits | None = None) -> np.ndarray:
-    """Losses of a transfer's validations; no step of the main phase may wait."""
+    """Validation losses of a transfer; no step of the main phase may wait."""
     recipe = replace(RECIPE, protocol=protocol, device=device)
     images = replace(split(48, 0), device=device)
     images = replace(images, pixels=resident.placed(np.asarray(images.pixels), "auto", device))
@@ -263,7 +263,7 @@ RUNS: list[tuple[Any, tuple[str, ...]]] = [
 
 
 def fractions(value: Any, name: str) -> dict[str, float]:
-    """The fractions in a JSON, by where they stand."""
+    """The fractional numbers in a JSON value, by their place in it."""
     if isinstance(value, dict):
         parts = [fractions(part, f"{name} {key}") for key, part in value.items()]
         return {key: number for part in parts for key, number in part.items()}

@@ -1,4 +1,4 @@
-"""The pretraining stage as a process: killed and run again, run twice at once, edited under it."""
+"""The pretraining stage as a process: killed and rerun, run twice at once, edited while it runs."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, committed_params: dict[st
 
 
 class Process:
-    """The stage, started in a project, with what it says."""
+    """The stage, started in a project, with its output."""
 
     def __init__(self, project: Path, launcher: tuple[str, ...] = ()) -> None:
         self.project = project
@@ -102,7 +102,7 @@ class Process:
         return self.popen.wait(timeout=300)  # imports from a cold disk are slow
 
     def wait_for_checkpoints(self, count: int = 1) -> None:
-        """Wait until so many checkpoints were written."""
+        """Wait until so many checkpoints have been written."""
         seen: set[int] = set()
         deadline = time.monotonic() + 300
         while len(seen) < count:
@@ -113,7 +113,7 @@ class Process:
             time.sleep(0.002)
 
     def hold(self) -> None:
-        """Let it stand still, so that what follows happens during the run."""
+        """Pause it, so that what follows happens during the run."""
         self.popen.send_signal(signal.SIGSTOP)
 
     def release(self) -> None:
@@ -138,7 +138,7 @@ def started(project: Path, launcher: tuple[str, ...] = ()) -> Iterator[Process]:
 
 
 def run(project: Path) -> str:
-    """Run to the end and expect success; returns what it said."""
+    """Run to the end and expect success; returns its output."""
     with started(project) as process:
         assert process.end() == 0, process.said
         return process.said
@@ -202,7 +202,7 @@ def test_killed_and_run_again(template: Path, whole: dict[str, bytes], tmp_path:
     with started(project) as process:
         process.wait_for_checkpoints()
         process.hold()
-        with started(project) as second:  # one run twice at once
+        with started(project) as second:  # the same run twice at once
             assert second.end() == 1
             assert f"held by process {process.popen.pid}" in second.said
             assert "Traceback" not in second.said
@@ -223,7 +223,7 @@ def test_killed_and_run_again(template: Path, whole: dict[str, bytes], tmp_path:
 def test_sigterm_saves_and_ends_soon(
     template: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """As a scheduler that takes the machine back: no step is lost, and the code says run again."""
+    """As by a scheduler that takes the machine back: no step is lost; the code says run again."""
     project = tmp_path / "stopped"
     shutil.copytree(template, project)
     with started(project) as process:
@@ -235,7 +235,7 @@ def test_sigterm_saves_and_ends_soon(
         assert "run the same command" in process.said
     assert outputs(project) == {}
     assert STATE in scratch(project)
-    # seconds to its save: how long Python takes to end on a busy machine is no matter
+    # seconds until the save: how long Python takes to exit on a busy machine does not matter
     assert max(path.stat().st_mtime for path in project.rglob(STATE)) - asked < 5
     run(project)
     assert_same(outputs(project), whole)
@@ -244,7 +244,7 @@ def test_sigterm_saves_and_ends_soon(
 def test_edit_during_the_run_is_refused(
     template: Path, whole: dict[str, bytes], committed_params: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Of an imported module, and of a parameter that is read; undone, the run is taken up."""
+    """Of an imported module, and of a parameter that is read; once undone, the run resumes."""
     named = {"convirt/augment.py": "convirt/augment.py", "params.yaml": "params.yaml: train"}
     projects = {edited: tmp_path / Path(edited).stem for edited in named}
     for project in projects.values():
@@ -262,7 +262,7 @@ def test_edit_during_the_run_is_refused(
             process.release()
         for edited, process in running.items():
             assert process.end() == 1
-            assert f"changed since the start: {named[edited]}." in process.said  # when it is seen
+            assert f"changed since the start: {named[edited]}." in process.said  # as soon as seen
             assert "edited meanwhile, so the outputs are refused" in process.said
             assert "Traceback" not in process.said
     for edited, project in projects.items():

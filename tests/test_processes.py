@@ -44,7 +44,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module", params=COUNTS)
 def folder(request: pytest.FixtureRequest, bert: Path, tmp_path_factory: Any) -> Path:
-    """What so many processes ended with."""
+    """The folder with what several processes ended with."""
     out: Path = tmp_path_factory.mktemp(f"of-{request.param}")
     arguments = (request.param, free_port(), bert, out)
     torch.multiprocessing.spawn(  # type: ignore[attr-defined]
@@ -57,7 +57,7 @@ def folder(request: pytest.FixtureRequest, bert: Path, tmp_path_factory: Any) ->
     ("name", "chunk"), [*((name, 0) for name in sorted(process_runs.OPTIONS)), ("convirt", 1)]
 )
 def test_ends_as_one_alone(name: str, chunk: int, folder: Path, bert: Path) -> None:
-    """Also where each encodes its part pair by pair."""
+    """Also if each process encodes its part pair by pair."""
     alone, told = process_runs.run(name, bert)
     found = json.loads((folder / f"{name}-{chunk}.json").read_text())
     assert found["best_step"] == told["best_step"]
@@ -70,7 +70,7 @@ def test_ends_as_one_alone(name: str, chunk: int, folder: Path, bert: Path) -> N
     assert weights.keys() == alone.keys() == initial.keys()
     for key, value in alone.items():
         torch.testing.assert_close(weights[key], value, rtol=1e-3, atol=2e-5, msg=key)
-    # or nothing was compared
+    # otherwise nothing was compared
     assert max(float((alone[key] - initial[key]).abs().max()) for key in alone) > 1e-3
 
 
@@ -125,7 +125,7 @@ def test_state_of_another_number_of_processes(bert: Path, tmp_path: Path) -> Non
 
 
 def torchrun(count: int) -> tuple[str, ...]:
-    """What stands before the stage, as the documents start it."""
+    """The part of the command before the stage, as the documents start it."""
     return ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
 
 
@@ -136,7 +136,7 @@ def test_stage_under_torchrun(template: Path, tmp_path: Path) -> None:  # noqa: 
         shutil.copytree(template, project)
         with started(project, torchrun(2)) as process:
             assert process.end() == 0, process.said
-            assert process.said.count("waiting for data") == 1  # the first process speaks for all
+            assert process.said.count("waiting for data") == 1  # only the first process prints
         projects.append(project)
     written = [outputs(project) for project in projects]
     assert written[0] == written[1]
@@ -151,7 +151,7 @@ def test_sigterm_under_torchrun(
     committed_params: dict[str, Any],
     tmp_path: Path,
 ) -> None:
-    """All stop at one step that the first saves, and as many go on from there."""
+    """All stop at the same step, which the first saves; as many processes resume there."""
     project = tmp_path / "stopped"
     shutil.copytree(template, project)
     write_params(project, committed_params, **{"train.evaluations": 2000})

@@ -184,7 +184,7 @@ def test_guard_of_code(guarded: tuple[Guard, Path, Path]) -> None:
     guard, code, _ = guarded
     code.write_text("x = 22\n")
     assert guard.touched()
-    assert not guard.touched()  # asked since
+    assert not guard.touched()  # asked already
     assert guard.changes() == ["a.py"]
     code.write_text("x = 1\n")
     assert guard.touched()
@@ -205,7 +205,7 @@ def test_code_digest_tells_names_and_contents_apart(tmp_path: Path) -> None:
         files = [tmp_path / root / f"{part}.py" for part in parts]
         return Guard(tmp_path / root, files, params, []).code
 
-    assert code("a", "x", "y") == code("b", "x", "y")  # where the repository lies is no matter
+    assert code("a", "x", "y") == code("b", "x", "y")  # where the repository is does not matter
     assert code("a", "x") != code("a", "y")
     assert code("a", "x") != code("a", "x", "y")
 

@@ -101,7 +101,7 @@ def test_whole_reports_are_noted(tmp_path: Path, reports: int, noted: str) -> No
 
 
 def test_an_accent_in_a_name_of_a_file(tmp_path: Path) -> None:
-    """Studies and patients are composed, an image is called what the disk calls it."""
+    """Studies and patients are composed Unicode; an image keeps its name on disk."""
     name = "e\u0301.png"
     raw.pairs(tmp_path, [f"{name},Some text of mine.,e\u0301"])
     (image,) = read("pairs", tmp_path).images.to_dict("records")

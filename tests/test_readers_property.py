@@ -1,4 +1,4 @@
-"""Whatever stands in the lists, a reader gives a result or an InputError that tells what to do."""
+"""Whatever the lists hold, a reader gives a result or an InputError that says what to do."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Recorded steps: those that are not recorded, whatever shapes come, and a killed run's last bits.
+"""Recorded steps: equal to unrecorded ones, whatever shapes come, also after a kill.
 
-There is no CUDA graph without a GPU. Here a camera does a step again where a graph would be
-replayed, on what was copied to where the recorded step read it; `test_gpu.py` has the real one.
+There is no CUDA graph without a GPU. Here a camera runs the step again where a graph would be
+replayed, on inputs copied to where the recorded step read them; `test_gpu.py` has the real one.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ RECORDABLE = ["convirt", "simclr", "siglip"]
 
 
 class Again:
-    """A camera that does the step anew.
+    """A camera that runs the step again.
 
     Attributes:
         takes: How many steps were recorded.
         replays: How many were replayed.
         names: What the objective logs beside its loss.
-        device: Where.
+        device: Where the steps run.
     """
 
     takes = replays = 0
@@ -123,7 +123,7 @@ def test_the_last_step_may_be_the_recorded_one(tmp_path: Path, camera: None) -> 
 def test_a_step_asks_nothing_of_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, camera: None, name: str
 ) -> None:
-    """What is sent to the GPU within a recorded step would be sent again, whatever it is then."""
+    """What a recorded step sends to the GPU is sent at each replay, whatever it then holds."""
     monkeypatch.setattr(Again, "names", ("scale", "bias") if name == "siglip" else ())
     bert = tiny_models.write_bert(tmp_path / "bert")
     seen = []

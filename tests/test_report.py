@@ -200,7 +200,7 @@ def test_it_follows_the_matrix_and_not_the_files(report: Report, tmp_path: Path)
     cells = summary(tmp_path)
     assert set(cells["finetune"]) == {"rsna"}
     assert set(cells["finetune"]["rsna"]["convirt"]) == {"100"}
-    assert "claim" not in cells  # the 10% runs lie there still
+    assert "claim" not in cells  # the 10% runs are still there
     assert "covidx-" not in page(tmp_path)
     assert "## The claim" not in page(tmp_path)
 
@@ -377,7 +377,7 @@ def test_single_runs_and_heads_alone_are_told(report: Report, tmp_path: Path) ->
         files.write_json(path, run | {"repeats": [0.7, 0.7], "best_epoch": [3, 4]})
     assert report(**changes).exit_code == 0
     assert "is one run" not in page(tmp_path) and "epoch 0" not in page(tmp_path)
-    for init in ("imagenet", "convirt"):  # the probes are single, fine-tuning is not
+    for init in ("imagenet", "convirt"):  # linear probes have one repeat, fine-tuning has more
         for fraction in (10, 100):
             fabricate_run(tmp_path, f"rsna-{init}-{fraction}-linear")
     assert report(**changes, **{"matrix.protocol": ["finetune", "linear"]}).exit_code == 0

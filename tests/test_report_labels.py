@@ -35,7 +35,7 @@ NOWHERE = Path("/nonexistent")  # text weights are never read
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Any:
-    """So that sums come out in one order."""
+    """One thread, so that sums are always in the same order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

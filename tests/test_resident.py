@@ -97,7 +97,7 @@ def test_a_gpu_whose_memory_another_stage_took(where: str, monkeypatch: pytest.M
 
 
 def with_memory(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if there were a GPU with so many bytes free; what is put there stays on the CPU."""
+    """Pretend a GPU with so many bytes free; what is put there stays on the CPU."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 10**12))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     copied = resident.copied

@@ -136,7 +136,7 @@ def test_a_query_without_candidates_of_its_class_is_an_error() -> None:
 
 
 def test_each_direction_ranks_the_candidates_by_its_own_embeddings(bert: Path) -> None:
-    """Queries and candidates lie mixed; h finds images by image, u and v by text."""
+    """Queries and candidates are mixed; h finds images by image, u and v by text."""
     roles = ["query", "candidate", "candidate", "query", "candidate", "candidate"]
     records = pd.DataFrame({"image": list("abcdef"), "role": roles, "label": list("xxyyxy")})
     texts = pd.DataFrame({"text": ["small effusion .", "the heart is large"], "label": ["y", "x"]})

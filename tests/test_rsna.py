@@ -199,7 +199,7 @@ def test_a_warning_where_people_are_unknown(tmp_path: Path) -> None:
 def test_leak_is_the_share_of_test_films() -> None:
     people = pd.Series(["a", "a", "b", "c", "c", "d"])
     split = pd.Series(["train", "test", "test", "val", "test", "test"])
-    assert rsna._leak(people, split) == 0.25  # a alone; c shares with val only
+    assert rsna._leak(people, split) == 0.25  # only a; c is shared with val
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ class Project:
         self.folder = folder
 
     def write(self) -> None:
-        """Let it be a new repository in which nothing has run."""
+        """Create a new repository in which nothing has run."""
         self.folder.mkdir()
         (self.folder / "work.py").write_text(WORK)
         (self.folder / "dvc.yaml").write_text(PIPELINE)
@@ -133,7 +133,7 @@ class Project:
         return self.process
 
     def run(self, *arguments: str, code: int = 0) -> str:
-        """Run to the end; returns what it said."""
+        """Run to the end; returns its output."""
         process = self.start(*arguments)
         said = process.communicate(timeout=60)[1]
         assert process.returncode == code, said
@@ -144,7 +144,7 @@ class Project:
         return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
     def ended(self) -> list[str]:
-        """Names of the stages whose work came to its end, once for each time."""
+        """Names of the stages whose work has ended, once for each time."""
         return [name for what, name, *_ in self.notes() if what == "end"]
 
     def forget(self) -> None:
@@ -164,7 +164,7 @@ class Project:
             time.sleep(0.02)
 
     def wait_for(self, *names: str) -> None:
-        """Until each of these has begun."""
+        """Wait until each of these has begun."""
         begun = lambda: {name for what, name, *_ in self.notes() if what == "begin"}  # noqa: E731
         process = self.process
         assert process is not None
@@ -203,7 +203,7 @@ def alive(pid: int) -> bool:
 def test_all_runs_once_in_order_and_side_by_side(project: Project) -> None:
     project.touch("hold-train-a")
     process = project.start("--jobs", "2")
-    project.wait_for("train-a", "train-b", "probe-b-1")  # the second level and more, beside it
+    project.wait_for("train-a", "train-b", "probe-b-1")  # level two and beyond, beside train-a
     project.remove("hold-train-a")
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 0, said
@@ -217,7 +217,7 @@ def test_all_runs_once_in_order_and_side_by_side(project: Project) -> None:
     assert "8 ran, 0 from the cache, 0 up to date, 0 failed" in said
     assert said.count("train@a: a word to the wise") == said.count("a word to the wise") == 1
     assert project.up_to_date()
-    # nothing is outdated: says so, and nothing runs
+    # nothing is outdated: it reports that, and nothing runs
     project.forget()
     assert "Nothing to do: all 8 stages are up to date." in project.run("--jobs", "2")
     assert project.notes() == []
@@ -247,7 +247,7 @@ def test_output_that_stays_the_same_stops_there(project: Project) -> None:
     (project.folder / "source").write_text("2")
     said = project.run("--jobs", "1", "train", "probe@a-1")
     assert project.ended() == ["prepare"]
-    assert "2 stages are up to date after all" in said  # asked about at once
+    assert "2 stages are up to date after all" in said  # both looked at together
     assert "1 ran, 0 from the cache, 3 up to date, 0 failed" in said
 
 
@@ -320,14 +320,14 @@ def test_told_to_end_all_at_once_stages_are_waited_for(project: Project) -> None
     for pid in (process.pid, *reversed(every)):
         os.kill(pid, signal.SIGTERM)
     time.sleep(0.1)
-    process.terminate()  # what `make`, which was told as well, passes on
+    process.terminate()  # `make` gets SIGTERM as well and passes it on
     assert process.wait(timeout=60) == 130
     assert not alive(stage)
     assert (project.folder / "saved-prepare").exists()
 
 
 def test_runs_of_a_killed_runner_are_waited_for(project: Project) -> None:
-    """Started again at once, while the killed stages are on their way out."""
+    """The runner is started again while the killed stages are still ending."""
     project.touch("hold-prepare")
     process = project.start("--jobs", "2")
     project.wait_for("prepare")
@@ -392,7 +392,7 @@ def test_slots_are_held_against_the_parameters(project: Project) -> None:
 def test_the_pipeline_of_this_repository_can_be_walked(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a folder where nothing has run: every stage stands after what it reads."""
+    """In a folder where nothing has run: every stage comes after what it reads."""
     shutil.copytree(template / ".dvc", tmp_path / ".dvc")
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, tmp_path)

@@ -15,7 +15,7 @@ from convirt.datasets.sections import findings_and_impression, headed, last_para
 
 
 def lines(*texts: str) -> str:
-    """A report in MIMIC's dress: every line begins with one space."""
+    """A report as MIMIC formats it: every line begins with one space."""
     return "".join(f" {text}\n" for text in texts)
 
 

@@ -326,7 +326,7 @@ def test_the_tool_names_the_patients_of_a_note(run: Callable[..., Any], tmp_path
     done = run("--write", reader="labels", root="set", val=1)
     assert "(train) and `" in done.output or "(val) and `" in done.output
     head = json.loads((tmp_path / "splits/bone.json").read_text())
-    assert head["notes"] == [f"1 {alike.PERSONS}"]  # is committed: no ids
+    assert head["notes"] == [f"1 {alike.PERSONS}"]  # committed, so without ids
 
 
 def test_the_tool_finds_a_root_by_the_environment(

@@ -136,7 +136,7 @@ def test_edit_during_a_run_is_refused(
 
 
 def test_files_are_looked_at_now_and_then(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop asks thousands of times a minute, and a disk of the network has better to do."""
+    """A loop asks thousands of times a minute, too often for a network disk."""
     clock = [100.0]
     looks: list[float] = []
 
@@ -156,7 +156,7 @@ def test_files_are_looked_at_now_and_then(make: Make, monkeypatch: pytest.Monkey
 def test_a_disk_that_does_not_answer_ends_no_run(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one of a network may, for a moment; outputs are written only after it has answered."""
+    """A network disk may fail to for a moment; outputs are written only after it has answered."""
 
     def stale(path: Path, **_: Any) -> Any:
         raise OSError(errno.ESTALE, "Stale file handle", str(path))
@@ -300,7 +300,7 @@ def test_scratch_is_kept_until_the_outputs_are_there(make: Make) -> None:
 
 
 def test_a_scratch_folder_that_cannot_go_yet(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On NFS a file that is open keeps a name in its folder; the outputs are there nevertheless."""
+    """On NFS, an open file keeps a name in its folder; the outputs are there all the same."""
 
     def busy(path: Path) -> None:
         raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
@@ -448,7 +448,7 @@ def test_plain_progress_tells_a_line_now_and_then(
             progress.update(advance=10, loss=1.23456, best="yes")
     lines = capsys.readouterr().err.splitlines()
     line = "toy: 60/100  2 pairs/s  elapsed 0:00:10  left 0:00:20  loss 1.235  best yes"
-    assert lines[0] == line  # the rate leaves out what an earlier run made
+    assert lines[0] == line  # the rate leaves out what an earlier run did
     assert len(lines) == 4  # at 10, 20, 30 s, and at the end
     assert lines[-1].startswith("toy: 100/100")
 

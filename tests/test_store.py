@@ -132,7 +132,7 @@ def test_too_much_dropped(damaged: Path, tmp_path: Path) -> None:
 
 
 def test_a_part_that_lost_too_much(tmp_path: Path) -> None:
-    """A film of four that are tested on is little among twenty, and much."""
+    """One film of four in the test part is little among all twenty, but much among the four."""
     splits = ["test"] * 4 + ["val"] * 4 + ["train"] * 12
     lines = [f"{i}.png,p{i},{i % 2},{split}" for i, split in enumerate(splits)]
     raw.write(tmp_path / "raw/labels.csv", "\n".join(["image,patient,y,split", *lines]))

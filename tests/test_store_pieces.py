@@ -73,7 +73,7 @@ def whole(root: Path, out: Path) -> dict[str, bytes]:
 
 
 class Killed(BaseException):
-    """Ends a run as no handler expects it."""
+    """Ends a run in a way that no handler expects."""
 
 
 # ------------------------------------------------------------------------------ resume

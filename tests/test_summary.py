@@ -32,7 +32,7 @@ def run(task: str, init: str, fraction: int, protocol: str = "finetune") -> dict
 
 
 def predictions(init: str, fraction: int) -> pd.DataFrame:
-    """Test scores that tell the classes apart the better, the larger the run's `SKILL` is."""
+    """Test scores that separate the classes better, the larger the run's `SKILL` is."""
     rng = np.random.default_rng(0)
     y = np.tile([0.0, 1.0], 30)
     names = [f"p{i:02}" for i in range(60)]

@@ -1,4 +1,4 @@
-"""An encoder out of a fine-tuned run: the same weights, and what is refused."""
+"""An encoder taken from a fine-tuned run: the same weights, and what is refused."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_every_wanted_cell_is_there_once(world: Path) -> None:
     keys = {(r["system"], r["protocol"], r["task"], r["fraction"]) for r in found}
     assert len(found) == len(keys) == 11 * 2 * 4 * 3
     assert ("caption-lstm", "linear", "covidx", "1") in keys  # no column of the paper, yet kept
-    supervised = {"convirt-supervised"}  # searched with, not transferred
+    supervised = {"convirt-supervised"}  # used in retrieval, not in transfer
     assert {r["system"] for r in found} == {dashed(s) for s in table_world.SYSTEMS} - supervised
     assert {r["repeats"] for r in found if r["protocol"] == "linear"} == {"3"}
     assert len(rows(world, "table2")) == 12 * 3 + 4 * 3
@@ -444,7 +444,7 @@ def test_text_retrieval_has_to_beat_chance() -> None:
     for system, answer in (("binary", verdict.PARTLY), ("siglip", verdict.YES)):
         better = cell(system, 0.7, (-0.3, -0.1), column=column)
         found = verdict.retrieval([cell("convirt", 0.5, column=column), better], 0.125)
-        assert found.answer == answer  # of systems that the paper does not have nothing is asked
+        assert found.answer == answer  # nothing is asked of systems that the paper lacks
         assert ("Ahead of it" in found.text) == (answer == verdict.PARTLY)
 
 

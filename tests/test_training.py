@@ -1,4 +1,4 @@
-"""The pretraining loop: what learns, the schedule, and a killed run that ends as a whole one."""
+"""The pretraining loop: what learns, the schedule, and killed runs that end as unbroken ones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ALL = {"image_encoder", "text_encoder", "image_projection", "text_projection"}
 
 
 def quiet(_: dict[str, float]) -> None:
-    """No report."""
+    """Report nothing."""
 
 
 def state(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -150,7 +150,7 @@ def test_first_step_is_adam_on_the_loss_of_the_drawn_batch(bert: Path) -> None:
     for (name, one), (_, two) in zip(
         trained.model.named_parameters(), model.named_parameters(), strict=True
     ):
-        if not name.endswith(".key.bias"):  # its gradient is rounding, of which Adam takes the sign
+        if not name.endswith(".key.bias"):  # its gradient is rounding, blown up by Adam
             assert torch.allclose(one, two, atol=2e-4), name
 
 
@@ -358,7 +358,7 @@ def test_several_views_are_drawn_apart_and_stay_the_same_in_validation(
 
 
 def test_every_batch_has_draws_of_its_own(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one film: each view of it in training and validation is another."""
+    """With one film only, each view of it in training and validation is still different."""
     data = tiny_models.corpus()
     data = replace(data, images=np.repeat(data.images[:1], len(data.images), axis=0))
     model = fresh(bert, data)
@@ -373,7 +373,7 @@ def test_every_batch_has_draws_of_its_own(bert: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", ["convirt", "simclr"])
 def test_films_are_the_same_in_every_precision(name: str, bert: Path) -> None:
-    """Autocast is for networks: under it the places that films are read at would be rounded."""
+    """Autocast is for networks: under it, positions at which films are read would be rounded."""
 
     def seen(precision: str) -> list[Tensor]:
         data, config = tiny_models.corpus(), replace(CONFIG, precision=precision, evaluations=1)
@@ -398,7 +398,7 @@ def test_a_batch_transformed_ahead_is_the_same_batch(
     model = fresh(bert, data)
     monkeypatch.setattr(type(model), "views", views)
     feed, other = (Feed(data, PAPER, CONFIG, model, torch.device("cpu")) for _ in range(2))
-    for first in (0, 2):  # nothing of a run is left for the next
+    for first in (0, 2):  # nothing of one run is left over for the next
         for mine, theirs in zip(feed.steps(first, 5), other.steps(first, 5), strict=True):
             assert mine[0] == theirs[0]
             assert np.array_equal(mine[1].batch.images, theirs[1].batch.images)
@@ -517,7 +517,7 @@ def test_killed_anywhere_ends_as_never_killed(
 
 
 def test_a_state_of_another_chip_is_told(bert: Path, tmp_path: Path) -> None:
-    """The run goes on: its work is worth more than its last bits, but nobody is to be misled."""
+    """The run goes on, as its work is worth more than its last bits, but it reports the change."""
     run(bert, CONFIG, tmp_path)
     assert moved(tmp_path / "none", "cpu") is None
     assert moved(tmp_path, "cpu") is None
@@ -538,7 +538,7 @@ def test_scratch_does_not_change_the_run(bert: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("every", [1, 5, 16, 100])
 def test_rhythm_of_checkpoints_does_not_matter(bert: Path, tmp_path: Path, every: int) -> None:
-    """Neither to the weights nor to what is told."""
+    """Neither to the weights nor to what is reported."""
     whole = run(bert)
     assert_same_run(whole, run(bert, replace(CONFIG, checkpoint_every=every), tmp_path))
 
@@ -565,7 +565,7 @@ def test_asked_to_stop_anywhere_ends_as_never_stopped(
 
     with pytest.raises(StoppedError):
         stopped()
-    # the step in which it was asked is saved though it was not told
+    # the step in which the stop was asked for is saved, though not reported
     assert resumed_step(tmp_path) - seen[-1] in (0, 1)
     assert_same_run(whole, run(bert, CONFIG, tmp_path))
 
@@ -641,7 +641,7 @@ def test_every_step_of_every_seed_draws_anew(
     monkeypatch.setattr(devices, "seed", lambda _, seed: seeds.append(seed))
     for seed in (5, 6):
         run(bert, replace(CONFIG, seed=seed, chunk=chunk))
-    # of two chunks one each, and one to compare
+    # one for each of two chunks, and one for the comparison
     assert len(set(seeds)) == 2 * 16 * (3 if chunk else 1)
 
 
@@ -667,7 +667,7 @@ def test_loss_that_is_not_finite(
     def broken(*args: Any) -> Any:
         loss = convirt_loss(*args)
         calls.append(0)
-        if len(calls) <= 3:  # where it starts from, and one step
+        if len(calls) <= 3:  # the initial validation and one step
             return loss
         return loss * float("nan") if loss.requires_grad == (where == "training") else loss
 
@@ -699,7 +699,7 @@ class Spoilt(torch.autograd.Function):
 def test_weights_that_are_not_finite_are_not_saved(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
-    """Their own step's loss is finite, and the step after is in no state to be saved."""
+    """The loss of the step that spoils them is finite, yet its state must not be saved."""
     at = 5 if stopped else 6  # a state falls due at 3, 6, 9, and where a run is told to stop
     steps: list[int] = []
 

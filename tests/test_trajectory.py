@@ -43,7 +43,7 @@ ARGUMENTS = ("convirt", "chest", "rsna")
 
 # ------------------------------------------------------------------------------ kept states
 def test_a_state_that_training_kept_is_put_back(bert: Path, tmp_path: Path) -> None:
-    """A kept state makes the model what it was then, in any order."""
+    """Kept states, loaded in any order, make the model what it was at their steps."""
     config = replace(tiny_models.CONFIG, keep_every=1)
     seen: dict[int, dict[str, Tensor]] = {}
     data = tiny_models.corpus()
@@ -54,7 +54,7 @@ def test_a_state_that_training_kept_is_put_back(bert: Path, tmp_path: Path) -> N
 
     training.pretrain(model, data, tiny_models.PAPER, config, tmp_path, watch)
     other = tiny_models.pair_encoder(bert)
-    for step in (16, 8, 4, 16):  # none of an earlier one shines through
+    for step in (16, 8, 4, 16):  # nothing of the state loaded before is left
         path = tmp_path / training.KEPT.format(step)
         kept.put(path, other.image_encoder, other)
         for name, value in other.state_dict().items():
@@ -64,7 +64,7 @@ def test_a_state_that_training_kept_is_put_back(bert: Path, tmp_path: Path) -> N
         kept.put(path, image, None)
 
 
-CASES: dict[str, dict[str, Any]] = {  # pairs, images alone, and what has more to train beside
+CASES: dict[str, dict[str, Any]] = {  # pairs, images alone, and objectives that train more
     "convirt": {},
     "binary": {"hidden": 0},
     "siglip": {"scale": 10.0, "bias": -10.0},
@@ -125,14 +125,14 @@ def test_lists_that_are_refused(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------ the stage
 def state_of(model: PairEncoder) -> dict[str, Tensor]:
-    """What the loop keeps of an objective that holds the model, and a thing of its own."""
+    """What the loop keeps of an objective with the model and one tensor of its own."""
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     state = {f"model.{k}": v for k, v in model.state_dict().items() if k not in frozen}
     return {**state, "log_scale": torch.zeros(())}
 
 
 def moved(model: nn.Module, seed: int) -> None:
-    """Move all that is trained."""
+    """Shift all trained weights."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.requires_grad:

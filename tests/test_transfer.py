@@ -79,7 +79,7 @@ def classifier(recipe: Recipe = RECIPE, labels: int = 1) -> Classifier:
 
 
 def ready(recipe: Recipe, *sources: Images, labels: int = 1) -> tuple[nn.Module, Any]:
-    """A fresh model of the recipe's protocol, and what it takes of some images."""
+    """A fresh model for the recipe's protocol, and its inputs from some images."""
     model = classifier(recipe, labels)
     if recipe.protocol == "finetune":
         return model, list(sources)
@@ -475,13 +475,13 @@ def test_killed_and_resumed_gives_the_same_bytes(
     outcome = transfer.transfer(
         resumed, train, val, recipe, lambda p: seen.append(p.epoch), tmp_path
     )
-    assert seen[0] == max(1, when)  # the epoch that was cut off is done again, none before it
+    assert seen[0] == max(1, when)  # the epoch that was cut off is repeated, none before it
     assert outcome == expected
     assert same(state(whole), state(resumed))
 
 
 class Counter:
-    """Counts the batches of sources, and stops in place of one."""
+    """Counts the batches of sources, and may stop instead of giving one."""
 
     def __init__(self, stop: int = 0) -> None:
         self.count, self.stop = 0, stop

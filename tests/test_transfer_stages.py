@@ -194,7 +194,7 @@ def test_repeats_are_independent_and_averaged(
     table = pd.read_parquet(repo / "models/finetune" / KEY / "predictions.parquet")
     wide = table.pivot(index="image", columns="repeat", values="p_pneumonia")
     assert (wide[0] != wide[1]).any() and (wide[1] != wide[2]).any()
-    # a run of another seed has repeats of its own, whose first is what seed * APART says
+    # repeat i has seed * APART + i, so that runs of other seeds do not share repeats
     assert protocols.APART >= 1000
     monkeypatch.setattr(protocols, "APART", 1)
     change(repo, "finetune.finetune.repeats", 1, write_params)

@@ -96,7 +96,7 @@ def pair_encoder(folder: Path, frozen: int = 1) -> PairEncoder:
 def tables(
     train: int, val: int, seed: int = 0, words: int = 8
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Records (an image a row) and sentences of studies with 1 to 3 of each, shuffled.
+    """Records (one image per row) and sentences of studies with 1 to 3 of each, shuffled.
 
     Sentences have 1 to `words` words.
     """
@@ -202,11 +202,11 @@ def train(
 
 
 class KilledError(Exception):
-    """Raised in a report, as if the process had died there."""
+    """Raised in a report callback, as if the process had died there."""
 
 
 def killed_at(step: int) -> Callable[[dict[str, float]], None]:
-    """A report that raises `KilledError` after a step."""
+    """A report callback that raises `KilledError` after a step."""
 
     def report(status: dict[str, float]) -> None:
         if status["step"] == step:
@@ -218,7 +218,7 @@ def killed_at(step: int) -> Callable[[dict[str, float]], None]:
 def killed_and_resumed(
     name: str, folder: Path, config: TrainConfig, scratch: Path, steps: list[int], **changes: Any
 ) -> tuple[base.Objective, Result, list[int]]:
-    """A run that dies after each of `steps`, then runs to its end; and where it was taken up."""
+    """A run that dies after each of `steps`, then runs to its end; and the steps resumed from."""
     taken_up = []
     for step in steps:
         with contextlib.suppress(KilledError):

@@ -37,6 +37,6 @@ def world(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Where a test puts its project; what stages have said is kept beside it."""
+    """Where a test puts its project; the stages' output is kept beside it."""
     yield tmp_path / "project"
     shutil.rmtree(tmp_path / "project", ignore_errors=True)  # a thousand of them fill a disk

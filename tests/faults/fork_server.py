@@ -1,7 +1,7 @@
 """Runs stages in forks of one process that has imported everything, so that a start costs nothing.
 
-Started with `python -m faults.fork_server` in a copy of the code. It reads a JSON object a line
-and answers with one:
+Started with `python -m faults.fork_server` in a copy of the code. It reads one JSON object per
+line and answers with one:
 
     {"stage": "pretrain", "arguments": [...], "project": "/...", "log": "/...", "fault": {...}}
         -> {"pid": 123}
@@ -32,7 +32,7 @@ from faults.injection import Fault, install
 PACKAGES = ["imagecodecs", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "pandas"]
 PACKAGES += ["pyarrow.dataset", "pyarrow.parquet", "pydicom", "ruamel.yaml", "scipy.stats"]
 PACKAGES += ["sklearn.manifold", "timm", "torch", "transformers.models.auto.tokenization_auto"]
-# Where a tiny set would be one block, several; a state at each occasion, not once a minute.
+# Several blocks where a tiny set would be one; a state at each chance, not once a minute.
 SMALLER: dict[str, Any] = {
     "convirt.image_encoder:BLOCK": 8,
     "convirt.feature_cache:KEEP_EVERY": 0.0,
@@ -69,7 +69,7 @@ def load() -> None:
     for name in PACKAGES:
         importlib.import_module(name)
     _ = transformers.BertModel, transformers.BertTokenizerFast  # loaded lazily
-    with suppress(ImportError):  # a table of patterns that takes longer than all of a tiny encoder
+    with suppress(ImportError):  # a table of patterns, slower than a whole tiny encoder
         from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
         get_checkpoint_conversion_mapping("bert")
@@ -82,11 +82,11 @@ def load() -> None:
         setattr(loaded, attribute, value)
     remember_code()
     gc.collect()
-    gc.freeze()  # nothing of it is touched again, so that forks share it
+    gc.freeze()  # the collector leaves all of it alone, so that forks share its memory
 
 
 def remember_code() -> None:
-    """Read all code once: what it is cut down to depends on the contents of a file alone."""
+    """Read and cut down all code once; the result depends on the contents of files alone."""
     from convirt import essence, params, provenance
 
     essence.essence = lru_cache(maxsize=None)(essence.essence)
@@ -124,9 +124,9 @@ def become(request: dict[str, Any]) -> NoReturn:
 
 
 def end_of(app: Callable[[], None]) -> int:
-    """The exit code of a program that is over, after what Python does then.
+    """Run a program to its end; returns its exit code, after what Python does at exit.
 
-    But for tidying up its memory, which takes longer than the stage.
+    Only tidying up memory is left out, which takes longer than the stage.
     """
     code: object = 0
     try:
@@ -143,7 +143,7 @@ def end_of(app: Callable[[], None]) -> int:
 
 
 def poll(pid: int, children: set[int]) -> int | str | None:
-    """How a child ended, whether it stands still, None while it runs."""
+    """A child's exit code, "stopped" if it stands still, None while it runs."""
     found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
     if found == 0:
         return None

@@ -1,7 +1,7 @@
 """What can go wrong around a process: installed in a fork before the stage starts in it.
 
-Everything here needs no rights and works on any writer, be it Python, Rust (safetensors) or C++
-(arrow): the kernel itself refuses or kills. Linux alone has these means.
+Nothing here needs special rights, and all of it works on any writer, be it Python, Rust
+(safetensors) or C++ (arrow): the kernel itself refuses or kills. Linux only.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ class Fault:
     Attributes:
         do: "SIGKILL" or another signal that the process sends itself; "unheard", SIGTERM at a place
             where Python prints and forgets what a handler raises, such as a destructor; "mistaken",
-            SIGTERM where a C extension makes another error of it; "full", from then on the disk is;
-            "limit", from then on a file that grows beyond `limit` bytes, which are then in it, is
-            the end; "clock", the date goes back by a day, while other clocks jump on by one.
-        at: At which of the process's changes to files, counted from 1.
-        after: So many seconds after its start, where `at` is 0; both 0: at its start.
+            SIGTERM where a C extension turns the handler's error into another; "full", the disk is
+            full from then on; "limit", from then on the process is killed when a file grows beyond
+            `limit` bytes, after these are written; "clock", the date goes back by a day, while
+            other clocks jump forward by one.
+        at: The change to a file at which it happens, counted from 1 in the process.
+        after: Seconds after the start at which it happens, if `at` is 0; both 0: at the start.
         limit: Bytes.
-        powerless: Without the rights of a superuser, so that permissions hold for one, too.
+        powerless: Drop a superuser's rights, so that permissions of files hold for one, too.
         nan: The pretraining loss of this step, counted from 1, is not a number.
-        record: A file that is told every change, one a line.
+        record: A file to which every change is written, one per line.
     """
 
     do: str = ""
@@ -54,7 +55,7 @@ class Fault:
 
 
 def install(fault: Fault, project: Path) -> None:
-    """Make it happen in this process from now on; changes to files below `project` count."""
+    """Prepare the fault in this process; changes to files below `project` count."""
     if fault.powerless:
         give_up_rights()
     if fault.nan:
@@ -91,7 +92,7 @@ class Destroyed:
 
 
 def mistake() -> None:
-    """As torch does where it asks for the length of a storage and the handler runs there."""
+    """Turn the handler's error into another, as torch does when asked for a storage's length."""
     try:
         terminate()
     except SystemExit:
@@ -101,13 +102,13 @@ def mistake() -> None:
 def terminate() -> None:
     """Send SIGTERM to oneself, and let the handler run."""
     os.kill(os.getpid(), signal.SIGTERM)
-    for _ in range(1000):  # somewhere in here
+    for _ in range(1000):  # the handler runs somewhere in here
         pass
 
 
 # ------------------------------------------------------------------------------ moments
 def _watch(fault: Fault, project: Path) -> None:
-    """Count changes to files, tell `fault.record` of them, and let happen what is due."""
+    """Count changes to files, write them to `fault.record`, and let the fault happen when due."""
     count, home = 0, str(project)
     log = os.open(fault.record, os.O_WRONLY | os.O_CREAT) if fault.record else None
 
@@ -146,7 +147,7 @@ def _opens_to_write(arguments: tuple[Any, ...], home: str) -> bool:
 
 
 def _after(seconds: float, action: Callable[[], None]) -> None:
-    """Do it then, between two instructions of the main thread."""
+    """Do it after so many seconds, between two instructions of the main thread."""
 
     def handler(number: int, frame: FrameType | None) -> None:
         action()
@@ -198,7 +199,7 @@ def fill_disk() -> None:
 
 
 def limit_files(size: int) -> None:
-    """Let the kernel kill when a file grows beyond `size` bytes."""
+    """Let the kernel kill the process when a file grows beyond `size` bytes."""
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -220,7 +221,7 @@ def _require(status: int) -> None:
 
 # ------------------------------------------------------------------------------ clock and numbers
 def turn_clock_back() -> None:
-    """The date goes back by a day; clocks that never go back jump on by one, as after a sleep."""
+    """Set the date back by a day; monotonic clocks jump forward by one, as after a sleep."""
     for name, seconds in (("time", -DAY), ("monotonic", DAY), ("perf_counter", DAY)):
         setattr(time, name, _shifted(getattr(time, name), seconds))
     time.time_ns = _shifted(time.time_ns, round(-DAY * 1e9))

@@ -15,12 +15,12 @@ ASKED = int(os.environ.get("FAULT_MOMENTS", "0"))
 
 
 def share(cases: Sequence[Case], every: int) -> Sequence[Case]:
-    """Each `every`th of `cases` by default, all of them where FAULT_MOMENTS is set."""
+    """Every `every`-th of `cases` by default, all of them if FAULT_MOMENTS is set."""
     return cases if ASKED else cases[::every]
 
 
 def count(default: int) -> int:
-    """How many moments of a kind: FAULT_MOMENTS where that is set."""
+    """How many moments of a kind: FAULT_MOMENTS if that is set."""
     return ASKED or default
 
 
@@ -32,7 +32,7 @@ def generator(*key: object) -> random.Random:
 def change(rng: random.Random, truth: Truth, pattern: str = "") -> int:
     """One of the changes to files that a step makes, counted from 1.
 
-    Kinds of change are drawn first: a stage that writes a hundred films writes one list of them.
+    The kind is drawn first, since a stage that writes a hundred films writes one list of them.
     """
     kinds: dict[str, list[int]] = {}
     for at, told in enumerate(truth.changes, start=1):

@@ -20,7 +20,7 @@ from faults.injection import Fault
 
 PATIENCE = 120.0  # seconds that a stage may take before a test gives up on it
 NOTHING = Fault()
-# No library may start a thread when it is imported: a fork would copy what it has locked.
+# No library may start a thread when it is imported: a fork would copy the locks it holds.
 ALONE = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
 ALONE |= {"JE_ARROW_MALLOC_CONF": "background_thread:false", "MPLBACKEND": "agg"}
 
@@ -29,7 +29,7 @@ class Server:
     """A process that forks stages; `code` is the copy of the code that they run.
 
     Attributes:
-        environment: In which they run.
+        environment: The environment variables with which they run.
     """
 
     def __init__(self, code: Path) -> None:
@@ -72,7 +72,7 @@ class Server:
     def started(
         self, project: Path, command: tuple[str, ...], fault: Fault = NOTHING
     ) -> Iterator[Process]:
-        """A stage, `command` its name and arguments, that does not outlive the block."""
+        """Start a stage that does not outlive the block; `command` is its name and arguments."""
         self._logs += 1
         process = Process(self, project, command, fault, self._logs)
         try:
@@ -83,7 +83,7 @@ class Server:
                 process.end()
 
     def run(self, project: Path, command: tuple[str, ...], fault: Fault = NOTHING) -> Process:
-        """Run a stage to its end, whatever that is."""
+        """Run a stage until it ends, in whatever way."""
         with self.started(project, command, fault) as process:
             process.end()
         return process
@@ -120,7 +120,7 @@ class Process:
         return self._log.read_text(encoding="utf-8") if self._log.exists() else ""
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal; one that has ended is past caring."""
+        """Send it a signal, unless it has ended."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
@@ -131,7 +131,7 @@ class Process:
         return found
 
     def stand(self) -> bool:
-        """Wait until it stands still (True), or has ended."""
+        """Wait until it stands still (True) or has ended (False)."""
         return self._wait() == "stopped"
 
     def _wait(self) -> int | str:

@@ -1,4 +1,4 @@
-"""What the small project is: its parameters, and the runs of stages that make all of it."""
+"""The small project: its parameters, and the runs of stages that make all of it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Step:
 
     Attributes:
         command: The stage and its arguments.
-        reads: What it is given, beside params.yaml.
+        reads: What it is given, besides params.yaml.
         writes: What it leaves.
     """
 
@@ -61,7 +61,7 @@ class Step:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """A name for people to read."""
         return "-".join(self.command)
 
 

@@ -1,8 +1,8 @@
-"""A disk that fills up, and folders that cannot be written: a message, nothing torn, and go on.
+"""A full disk, and folders that cannot be written: a message, nothing torn, and the run can go on.
 
 The kernel itself refuses the writes of the process (`injection.fill_disk`), so that this holds for
-safetensors and arrow as for Python. What is left out here: that the error of a full disk becomes a
-message, in whichever words it comes (test_stage).
+safetensors and arrow as for Python. Tested elsewhere: the error of a full disk becomes a message,
+however it is worded (test_stage).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STEPS = pytest.mark.parametrize("step", TESTED, ids=lambda step: step.name)
 @STEPS
 @pytest.mark.parametrize("number", range(moments.count(1)))
 def test_disk_full(world: World, folder: Path, step: Step, number: int) -> None:
-    """From some moment on; when there is room again, the same command completes."""
+    """The disk is full from some moment on; once there is room, the same command completes."""
     project, truth = world.project(step, folder), world.truth[step.name]
     rng = moments.generator("full", step.name, number)
     if number % 2:
@@ -58,7 +58,7 @@ def places(step: Step) -> list[str]:
 
 
 def own_places(step: Step) -> list[str]:
-    """Those that hold none of its inputs."""
+    """Those of them that hold none of its inputs."""
     return [p for p in places(step) if not any(name.startswith(p) for name in step.reads)]
 
 

@@ -1,10 +1,10 @@
 """Every stage is killed, told to end or interrupted, and run again: the bytes are the same.
 
-Two kinds of moment: a random time of the stage's undisturbed duration, which mostly hits
-computation, and an exact change to a file (`Fault.at`), which hits what lies between two of them.
+Two kinds of moment: a random time within the stage's undisturbed duration, which mostly hits
+computation, and an exact change to a file (`Fault.at`), which hits what is between two changes.
 
-FAULT_MOMENTS=20 disturbs each stage 20 times in each way. What is left out here: pretraining in a
-process of its own, held and killed between its checkpoints, and told to end (test_pretrain_kill);
+FAULT_MOMENTS=20 disturbs each stage 20 times in each way. Tested elsewhere: pretraining in a
+process of its own, paused and killed between its checkpoints, and told to end (test_pretrain_kill);
 workers that outlive a killed parent (test_store_pieces, test_runs); a stage under DVC that outlives
 DVC (test_stage); every step of the training loop (test_training).
 """
@@ -34,7 +34,7 @@ TRAINING += [step for step in TESTED if step.command[0] == "finetune" and "linea
 
 
 def test_a_fork_ends_as_a_process_of_its_own(world: World, folder: Path) -> None:
-    """What all these tests rest on; hashes of texts are seeded otherwise there."""
+    """All these tests rely on this; a process of its own has another seed for hashes of strings."""
     step = BY_NAME["pretrain-convirt-chest"]
     project = world.project(step, folder)
     stage, *arguments = step.command
@@ -48,7 +48,7 @@ def repeated(default: int) -> pytest.MarkDecorator:
 
 
 def disturbed(world: World, project: Path, step: Step, by: signal.Signals, *key: object) -> Process:
-    """Run a step and send it a signal at a random time of its duration, drawn by `key`."""
+    """Run a step and send it a signal at a random time within its duration, drawn by `key`."""
     share = moments.generator(*key).random()
     with world.server.started(project, step.command) as process:
         time.sleep(share * world.truth[step.name].seconds)
@@ -79,7 +79,7 @@ def test_told_to_end_at_a_random_time(world: World, folder: Path, step: Step, nu
 
 
 def assert_ended_in_order(process: Process, project: Path) -> None:
-    """SIGTERM: no traceback and nothing temporary, or death before the stage had begun."""
+    """After SIGTERM: no traceback and nothing temporary, or death before the stage had begun."""
     before = -signal.SIGTERM
     assert process.code in (before, 128 + signal.SIGTERM, RESUMABLE, 0), process.said
     assert "Traceback" not in process.said or "Exception ignored" in process.said  # in a destructor
@@ -149,7 +149,7 @@ def test_told_to_end_while_it_trains(world: World, folder: Path, step: Step, num
 
 # ------------------------------------------------------------------------------ the narrow moments
 def test_killed_inside_a_later_state(world: World, folder: Path) -> None:
-    """Of a state the first half is written; the one before it is taken up."""
+    """Only half of a state is written; the run resumes from the one before it."""
     step = BY_NAME["pretrain-convirt-chest"]
     project = world.project(step, folder)
     at = world.after_second_state(step)
@@ -175,7 +175,7 @@ def test_killed_while_its_scratch_folder_is_deleted(world: World, folder: Path) 
 def test_ended_while_it_replaces_its_outputs(
     world: World, folder: Path, by: signal.Signals, before: int
 ) -> None:
-    """By hand a stage is run again over outputs; they are the old or the new ones, or gone."""
+    """Run again by hand, a stage replaces outputs; they are the old or the new ones, or gone."""
     step = BY_NAME["encoder-imagenet"]
     project = world.project(step, folder)
     world.finish(project, step)

@@ -1,6 +1,6 @@
 """Resume states that are damaged, and a loss that is not a number.
 
-What is left out here: damaged rows and journals of preprocessing (test_store_pieces), damaged
+Tested elsewhere: damaged rows and journals of preprocessing (test_store_pieces), damaged
 features (test_feature_cache), a loss that breaks in validation (test_training).
 """
 
@@ -28,7 +28,7 @@ def cut(data: bytes) -> bytes:
 
 
 def flip(data: bytes) -> bytes:
-    """One byte in the middle, which lies among the weights."""
+    """Flip one byte in the middle, which is among the weights."""
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
 
@@ -38,7 +38,7 @@ def empty(data: bytes) -> bytes:
 
 
 def killed(world: World, project: Path, step: Step) -> Path:
-    """Kill the step after its second state; returns the path of that."""
+    """Kill the step after its second state; returns the path of that state."""
     process = world.run(project, step, Fault("SIGKILL", world.after_second_state(step)))
     assert process.code == -9, process.said
     (state,) = project.glob(f".scratch/*/**/{STATE}")
@@ -81,7 +81,7 @@ def test_both_states_are_damaged(
 
 # ------------------------------------------------------------------------------ not a number
 def test_last_good_state_is_kept_where_the_loss_breaks(world: World, folder: Path) -> None:
-    """Without whatever broke it, the run goes on from before and ends with the same bytes."""
+    """Without what broke the loss, the run resumes from that state and ends with the same bytes."""
     project = world.project(PRETRAIN, folder)
     process = world.run(project, PRETRAIN, Fault(nan=8))
     assert process.code == 1, process.said
@@ -107,7 +107,7 @@ def test_rate_that_is_far_too_high(
 ) -> None:
     project = world.project(step, folder)
     change_params(project, **{key: 1e30})
-    for _ in range(2):  # also where it is taken up
+    for _ in range(2):  # also when it is resumed
         process = world.run(project, step)
         assert process.code == 1, process.said
         assert "Traceback" not in process.said

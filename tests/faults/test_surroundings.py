@@ -1,6 +1,6 @@
-"""What a stage stands on changes: inputs vanish, another one starts, the clock goes back.
+"""The surroundings of a stage change: inputs vanish, another one starts, the clock goes back.
 
-What is left out here: pretraining started twice at once, code and parameters edited under it
+Tested elsewhere: pretraining started twice at once, code and parameters edited under it
 (test_pretrain_kill); image files of a set that are missing or damaged (test_bad_input,
 test_readers); processes that need the same features at once (test_feature_cache).
 """
@@ -54,7 +54,7 @@ def test_images_were_cut_off(world: World, folder: Path) -> None:
 
 
 def test_images_are_cut_off_during_the_run(world: World, folder: Path) -> None:
-    """They are mapped into memory, so the kernel may kill; but nothing wrong is learnt or kept."""
+    """They are memory-mapped: the kernel may kill the run, but nothing wrong is learnt or kept."""
     project = world.project(PRETRAIN, folder)
     whole = (project / IMAGES).read_bytes()
     at = world.truth[PRETRAIN.name].changes.index(first_state(world)) + 1
@@ -95,7 +95,7 @@ def test_started_twice_at_once(world: World, folder: Path, step: Step) -> None:
 
 @pytest.mark.parametrize("step", moments.share(FREE, 3), ids=lambda step: step.name)
 def test_overtaken_by_another(world: World, folder: Path, step: Step) -> None:
-    """Stages of minutes hold no lock: whichever ends last, nothing is torn and nothing is left."""
+    """Stages that take minutes hold no lock: whichever ends last, nothing is torn, nothing left."""
     project, truth = world.project(step, folder), world.truth[step.name]
     targets = "|".join(re.escape(name) for name in step.writes)
     at = moments.change(moments.generator("overtaken", step.name), truth, f"rename .* ({targets})$")
@@ -118,7 +118,7 @@ def written_of(whole: dict[str, bytes], step: Step) -> dict[str, bytes]:
 # ------------------------------------------------------------------------------ the clock
 @pytest.mark.parametrize("step", moments.share(TESTED, 3), ids=lambda step: step.name)
 def test_clock_goes_back_by_a_day(world: World, folder: Path, step: Step) -> None:
-    """And what measures time spans jumps on, as after a sleep: no output depends on either."""
+    """Clocks for time spans jump forward, as after a sleep; no output depends on either clock."""
     project, truth = world.project(step, folder), world.truth[step.name]
     at = moments.change(moments.generator("clock", step.name), truth)
     process = world.run(project, step, Fault("clock", at))

@@ -21,8 +21,8 @@ from faults.processes import NOTHING, Process, Server
 from faults.steps import CHANGES, KEPT, STEPS, Step
 from stages._stage import SCRATCH
 
-LOCK = "lock"  # its contents are the number of a process
-SPOKEN = 2_000  # bytes, more than a stage says
+LOCK = "lock"  # it holds the number of a process
+SPOKEN = 2_000  # bytes, more than a stage prints
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,14 @@ class World:
         return folder
 
     def length(self, step: Step, share: float) -> int:
-        """A length that some output exceeds; `share` of the way from stderr's to the longest's."""
+        """A length that some output exceeds, `share` of the way from stderr's to the longest's."""
         whole = self.truth[step.name].tree
         longest = max(len(data) for name, data in whole.items() if name.startswith(step.writes))
         shortest = min(SPOKEN, longest - 1)
         return int(shortest * (longest / shortest) ** share)
 
     def after_second_state(self, step: Step) -> int:
-        """The change to a file that follows upon the second resume state in some folder."""
+        """The change to a file right after the second resume state in some folder."""
         changes, seen = self.truth[step.name].changes, set()
         for at, told in enumerate(changes, start=1):
             found = re.fullmatch(rf"os\.rename .* (\S+)/{re.escape(STATE)}", told)
@@ -95,7 +95,7 @@ class World:
         raise AssertionError(f"no folder with two states: {changes}")
 
     def run(self, project: Path, step: Step, fault: Fault = NOTHING) -> Process:
-        """Run the step to its end, whatever that is."""
+        """Run the step until it ends, in whatever way."""
         return self.server.run(project, step.command, fault)
 
     def finish(self, project: Path, step: Step) -> Process:
@@ -122,7 +122,7 @@ def copy_code(folder: Path) -> None:
 
 
 def write_code(folder: Path) -> None:
-    """Packages with the names of all modules and next to nothing in them, to be digested."""
+    """Write packages with the names of all modules and next to no code, to be digested."""
     for package in ("convirt", "stages"):
         for path in (ROOT / package).rglob("*.py"):
             target = folder / path.relative_to(ROOT)
