@@ -116,7 +116,9 @@ class Board:
         taken = {e.stage: e.seconds for e in self._ended.values() if e.outcome == "done"}
         jobs = len(self._crew.workers)
         left = seconds_left(self._schedule.waiting, running, taken, jobs)
-        return "?" if left is None else _clock(left)
+        if left.whole:
+            return _clock(left.seconds)
+        return f"at least {_clock(left.seconds)}" if left.seconds else "?"
 
     def _table(self) -> Group:
         gone = len(self._ended) + len(self.failures) + len(self._dropped)

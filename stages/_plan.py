@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 Upstream = Mapping[str, Collection[str]]  # for each stage, the stages whose outputs it reads
 
@@ -102,12 +103,24 @@ class Schedule:
         return found
 
 
+class Left(NamedTuple):
+    """An estimate of the time that the rest takes.
+
+    Attributes:
+        seconds: Of the stages for which it can be estimated.
+        whole: Whether these are all that is left.
+    """
+
+    seconds: float
+    whole: bool
+
+
 def seconds_left(
     waiting: Sequence[str],
     running: Mapping[str, float],
     taken: Mapping[str, float],
     jobs: int,
-) -> float | None:
+) -> Left:
     """Estimate how long the rest takes.
 
     Args:
@@ -118,25 +131,28 @@ def seconds_left(
 
     Returns:
         Seconds, as if the rest could be split evenly among the jobs, but at least those of its
-        longest stage; None if no stage has ended. A stage is expected to take the mean time of the
-        ended stages whose names are most like its own: for finetune@a-convirt-10, those of
-        finetune@ that share most of a, convirt and 10. If none of its kind has ended, it is
-        expected to take the mean of all.
+        longest stage. A stage is expected to take the mean time of the ended stages whose names
+        are most like its own: for finetune@a-convirt-10, those of finetune@ that share most of a,
+        convirt and 10. A stage is left out if none of its kind has ended: a pretraining tells
+        nothing of a retrieval.
     """
-    if not taken:
-        return None
     ended = [(*_parts(name), seconds) for name, seconds in taken.items()]
 
-    def usual(name: str) -> float:
+    def usual(name: str) -> float | None:
         kind, own = _parts(name)
         alike: dict[int, list[float]] = {}
         for other, parts, seconds in ended:
-            alike.setdefault(len(own & parts) if other == kind else -1, []).append(seconds)
-        return statistics.mean(alike[max(alike)])
+            if other == kind:
+                alike.setdefault(len(own & parts), []).append(seconds)
+        return statistics.mean(alike[max(alike)]) if alike else None
 
-    rest = [usual(name) for name in waiting]
-    rest += [max(usual(name) - told, 0.0) for name, told in running.items()]
-    return max(sum(rest) / jobs, max(rest, default=0.0))
+    since = dict.fromkeys(waiting, 0.0) | dict(running)
+    rest = [
+        max(expected - gone, 0.0)
+        for name, gone in since.items()
+        if (expected := usual(name)) is not None
+    ]
+    return Left(max(sum(rest) / jobs, max(rest, default=0.0)), len(rest) == len(since))
 
 
 def _parts(name: str) -> tuple[str, frozenset[str]]:

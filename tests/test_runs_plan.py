@@ -151,13 +151,14 @@ def test_the_longest_chain_goes_first() -> None:
 
 
 def test_seconds_left() -> None:
-    assert seconds_left(["a@1"], {}, {}, 2) is None
+    assert seconds_left(["a@1"], {}, {}, 2) == (0.0, False)
     taken = {"a@1": 10.0, "a@2": 20.0, "b": 3.0}
-    assert seconds_left(["a@3", "a@4"], {}, taken, 2) == 15.0
-    assert seconds_left(["a@3"], {}, taken, 8) == 15.0  # a stage is not divided
-    assert seconds_left(["c@1"], {"a@5": 14.0, "b": 9.0}, taken, 1) == 11.0 + 1.0
-    assert seconds_left([], {}, taken, 2) == 0.0
+    assert seconds_left(["a@3", "a@4"], {}, taken, 2) == (15.0, True)
+    assert seconds_left(["a@3"], {}, taken, 8) == (15.0, True)  # a stage is not divided
+    # nothing is known of c, and b takes longer than it should
+    assert seconds_left(["c@1"], {"a@5": 14.0, "b": 9.0}, taken, 1) == (1.0, False)
+    assert seconds_left([], {}, taken, 2) == (0.0, True)
     taken = {"a@x-10-all": 8.0, "a@y-10-all": 6.0, "a@x-1-head": 1.0, "a@x-10-head": 2.0}
-    assert seconds_left(["a@z-10-all"], {}, taken, 1) == 7.0
-    assert seconds_left(["a@z-1-head"], {}, taken, 1) == 1.0
-    assert seconds_left(["a@z-100-head"], {}, taken, 1) == 1.5
+    assert seconds_left(["a@z-10-all"], {}, taken, 1) == (7.0, True)
+    assert seconds_left(["a@z-1-head"], {}, taken, 1) == (1.0, True)
+    assert seconds_left(["a@z-100-head"], {}, taken, 1) == (1.5, True)
