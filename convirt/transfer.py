@@ -120,6 +120,7 @@ def transfer(
 
     Raises:
         ValueError: The model does not fit the recipe's protocol.
+        InputError: The loss or the weights are no longer finite; such a state is not saved.
         StoppedError: `train` or `val` raised it instead of returning a batch; progress is saved.
     """
     if isinstance(model, Classifier) != (recipe.protocol == "finetune"):
@@ -143,6 +144,8 @@ def transfer(
     def keep() -> None:
         nonlocal kept
         if scratch:
+            if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+                raise _diverged("weights that are not finite", epoch, lr)
             tensors, state = _state(model, optimizer, best, passed)
             state |= {"history": [(s.value, s.minus_loss) for s in history]}
             checkpoint.save_state(scratch, tensors, state)
@@ -170,7 +173,8 @@ def transfer(
         train_loss = float(passed.total) / len(train.y)
         passed = Pass(recipe.device)
         history.append(found)
-        _require_finite(train_loss - history[-1].minus_loss, epoch, lr)
+        if not math.isfinite(loss := train_loss - found.minus_loss):
+            raise _diverged(f"a loss of {loss}", epoch, lr)
         at = plan(history, recipe)[0]
         if at == len(history) - 1:
             best = _snapshot(model)
@@ -193,14 +197,13 @@ class Pass:
         self.batches, self.total = 0, torch.zeros((), device=device)
 
 
-def _require_finite(loss: float, epoch: int, lr: float) -> None:
-    if not math.isfinite(loss):
-        raise InputError(
-            "params.yaml: tasks.<name>.lr",
-            "a rate at which the loss stays finite",
-            f"a loss of {loss} in epoch {epoch} at the rate {lr:g}",
-            "lower it, or finetune.finetune.head_lr",
-        )
+def _diverged(found: str, epoch: int, lr: float) -> InputError:
+    return InputError(
+        "params.yaml: tasks.<name>.lr",
+        "a rate at which the loss stays finite",
+        f"{found} in epoch {epoch} at the rate {lr:g}",
+        "lower it, or finetune.finetune.head_lr",
+    )
 
 
 @dataclass(frozen=True)

@@ -529,6 +529,40 @@ def test_a_loss_that_explodes_is_an_error() -> None:
         transfer.transfer(model, train, val, replace(recipe, weight_decay=1e30))
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_weights_that_are_not_finite_are_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    """A step may spoil them long before the epoch's loss shows it."""
+    real, steps = transfer.step, 0
+
+    def spoil(model: nn.Module, *args: Any) -> Tensor:
+        nonlocal steps
+        steps += 1
+        loss = real(model, *args)
+        if steps == 5:  # two passes have three steps each
+            next(model.parameters()).data[0] = torch.inf
+        return loss
+
+    recipe = replace(RECIPE, protocol="linear")
+    whole, (train, val) = ready(recipe, split(40, 0), split(20, 1))
+    expected = transfer.transfer(whole, train, val, recipe)
+    monkeypatch.setattr(transfer, "KEEP_EVERY", 1e9 if stopped else 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(transfer, "step", spoil)
+        cut = Counter(6 if stopped else 0)  # instead of the sixth batch
+        with pytest.raises(InputError, match=r"weights that are not finite in epoch 2") as caught:
+            model = ready(recipe)[0]
+            transfer.transfer(model, cut.of(train), val, recipe, scratch=tmp_path)
+    assert caught.value.path == "params.yaml: tasks.<name>.lr"
+    kept = checkpoint.load_state(tmp_path)
+    assert (kept is None) == stopped
+    assert kept is None or all(tensor.isfinite().all() for tensor in kept[0].values())
+    resumed = ready(recipe)[0]
+    assert transfer.transfer(resumed, train, val, recipe, scratch=tmp_path) == expected
+    assert same(state(whole), state(resumed))
+
+
 def test_two_classifiers_of_one_seed_start_alike() -> None:
     first = classifier()
     torch.rand(3)
