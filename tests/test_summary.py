@@ -224,4 +224,5 @@ def test_the_recall_of_an_approximate_ranking_stands_beside_its_precision() -> N
 def test_numbers_are_written_like_the_papers() -> None:
     assert percent(0.915) == "91.5"
     assert percent(None) == "–"
-    assert [points(x) for x in (0.007, -0.005, -0.0001, 0.0)] == ["+0.7", "−0.5", "0.0", "0.0"]
+    assert [points(x) for x in (0.007, -0.005, 0.0)] == ["+0.7", "−0.5", "0.0"]
+    assert [points(x) for x in (0.0004, -0.0001)] == ["+0.0", "−0.0"]  # beside "yes", and "no"

@@ -41,9 +41,11 @@ def interval(value: float, low: float, high: float) -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of fractions in signed percentage points: +0.7, −0.5, 0.0."""
-    text = f"{100 * difference:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+    """A difference of fractions in signed percentage points: +0.7, −0.5, +0.0, or 0.0 if none.
+
+    The sign of a difference that rounds to nothing stays: it says which interval is above 0.
+    """
+    return f"{100 * difference:+.1f}".replace("-", "−") if difference else "0.0"
 
 
 def points_interval(cell: Mapping[str, float]) -> str:
