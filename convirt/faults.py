@@ -24,6 +24,13 @@ PATTERNS = {  # in words
     LAUNCHER: "python, or torchrun with options, one space before each",
 }
 
+UNKNOWN = frozenset({"extra_forbidden", "unexpected_keyword_argument"})  # of models, dataclasses
+KINDS = {  # in the words of YAML
+    "tuple_type": "a list",
+    "dict_type": "keys with values",
+    "model_type": "keys with values",
+}
+
 
 class Problem(NamedTuple):
     """One fault of the parameters: the full dotted `key`, and the parts of an `InputError`."""
@@ -76,14 +83,12 @@ def nearest(key: str, known: Iterable[str]) -> str:
     return max(known, key=likeness, default="none")
 
 
-def explain(
-    errors: Iterable[ErrorDetails], model: type[BaseModel], data: Mapping[str, Any]
-) -> list[Problem]:
-    """One problem for each of pydantic's `errors` in validating `data` as `model`."""
+def explain(errors: Iterable[ErrorDetails], keys: Iterable[str]) -> list[Problem]:
+    """One problem for each of pydantic's `errors` in validating values that may have `keys`."""
     found = [(".".join(str(part) for part in error["loc"]), error) for error in errors]
-    unknown = {key for key, error in found if error["type"] == "extra_forbidden"}
+    unknown = {key for key, error in found if error["type"] in UNKNOWN}
     missing = {key for key, error in found if error["type"] == "missing"}
-    known = [key for key in known_keys(model, data) if key not in unknown]
+    known = [key for key in keys if key not in unknown]
     problems = []
     for key, error in found:
         if key in unknown:
@@ -119,6 +124,8 @@ def _explain_value(key: str, error: ErrorDetails) -> Problem:
     hint = f"correct {key}"
     if error["type"] in ("float_type", "int_type") and isinstance(value, str):
         hint = f"write {key} as a number without quotes"
+    elif error["type"] in KINDS:
+        expected = KINDS[error["type"]]
     elif error["type"] == "string_pattern_mismatch":
         expected = PATTERNS[error["ctx"]["pattern"]]
     return Problem(key, expected, show(value), hint)

@@ -429,7 +429,9 @@ def parse(data: Mapping[str, Any], source: Path | str = "params.yaml") -> Params
     try:
         params = Params.model_validate(dict(data))
     except ValidationError as error:
-        raise ParamsError(source, explain(error.errors(include_url=False), Params, data)) from None
+        raise ParamsError(
+            source, explain(error.errors(include_url=False), known_keys(Params, data))
+        ) from None
     if problems := list(_contradictions(params)):
         raise ParamsError(source, problems)
     params._source = str(source)
@@ -465,7 +467,7 @@ def pretraining(params: Params, objective: str, variant: str | None = None) -> P
             try:
                 blocks[name] = type(block).model_validate(data)
             except ValidationError as error:
-                found = explain(error.errors(include_url=False), type(block), data)
+                found = explain(error.errors(include_url=False), known_keys(type(block), data))
                 problems = [p._replace(key=f"{where}.{name}.{p.key}") for p in found]
                 raise ParamsError("params.yaml", problems) from None
         options |= own.options

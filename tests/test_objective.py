@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from itertools import pairwise
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from convirt import objectives
 from convirt.errors import InputError
 from convirt.objectives.base import options_of
 from convirt.objectives.convirt import convirt_loss
@@ -132,7 +134,7 @@ class Settings:
 
 
 def settings(**options: Any) -> Settings:
-    return options_of(Settings, SimpleNamespace(options=options))  # type: ignore[arg-type]
+    return options_of(Settings, options)
 
 
 def test_options_are_read() -> None:
@@ -152,3 +154,44 @@ def test_options_are_read() -> None:
 def test_options_that_do_not_fit(options: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=rf"options\.{named}\n"):
         settings(**options)
+
+
+def test_faults_of_options_say_what_to_do() -> None:
+    with pytest.raises(InputError) as caught:
+        settings(size="3", shape=0.5)
+    told = str(caught.value)
+    assert "'3' (str)" in told and "write size as a number" in told
+    assert "rename or remove shape" in told and "add share" in told
+    assert told.count("see Options in convirt/objectives/test_objective.py") == 3
+
+
+def own(name: str, text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Add an objective file; returns what is wrong with it."""
+    (folder / f"{name}.py").write_text(text)
+    monkeypatch.setattr(objectives, "__path__", [*objectives.__path__, str(folder)])
+    monkeypatch.setattr(objectives, "available", lambda: [name])
+    try:
+        objectives.find(name)
+    except InputError as error:
+        assert error.path == f"convirt/objectives/{name}.py" and "docs/objectives.md" in error.hint
+        return error.found
+    finally:
+        sys.modules.pop(f"convirt.objectives.{name}")
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "no class of this name"),
+        ("class Objective:\n    pass", "not derived from `base.Objective`"),
+        ("class Objective(base.PairObjective):\n    pass", "neither `compare` nor `forward`"),
+        ("class Objective(base.PairObjective):\n    def compare(self): ...", ""),
+        ("class Objective(base.Objective):\n    def forward(self): ...", ""),
+    ],
+)
+def test_files_that_define_no_objective(
+    text: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = own("mine", f"from convirt.objectives import base\n{text}\n", tmp_path, monkeypatch)
+    assert found in told and bool(found) == bool(told)

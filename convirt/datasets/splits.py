@@ -103,14 +103,13 @@ def assign(table: pd.DataFrame, split: Split, source: Path) -> pd.Series:
         count = round(size * total) if size < 1 else int(size)
         chosen = _take(counts, max(count, 1)) if size else np.zeros(len(counts), dtype=bool)
         if size and (chosen.all() or counts.sum() < count):
-            found = f"{int(counts.sum())} units of {len(counts)} patients"
             hint = f"lower datasets.sources.<name>.{name} in params.yaml"
             if len(counts) == 1:  # whole patients are drawn, so a smaller number is no help
                 hint = "name the person of each row in the patient column"
             raise InputError(
                 source,
                 f"more than {count} units beside the {name} split, so that some are left to train",
-                found,
+                f"{int(counts.sum())} units of {len(counts)} patients",
                 hint,
             )
         result[table["patient"].isin(patients[chosen]) & (result == "train")] = name

@@ -7,7 +7,6 @@ import importlib.util
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from convirt.doctor.diagnosis import Diagnosis
@@ -46,8 +45,7 @@ def objectives(options: Mapping[str, Mapping[str, Any]]) -> Diagnosis:
         try:
             kind: Any = vars(importlib.import_module(find(name).__module__)).get("Options")
             if kind is not None:
-                parts: Any = SimpleNamespace(options=given)
-                options_of(kind, parts)
+                options_of(kind, given)
         except InputError as error:
             text = f"{error.path}: expected {error.expected}; found {error.found}"
             found.add("stop", text, error.hint)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from convirt import processes
-from convirt.errors import InputError
 from convirt.frozen_text import FrozenText
 from convirt.image_encoder import ImageConfig, save_image_encoder
 from convirt.pair_encoder import PairEncoder, save_pair_encoder
@@ -319,29 +318,28 @@ def full_precision(like: Tensor) -> Any:
 T = TypeVar("T")
 
 
-def options_of(kind: type[T], parts: Parts) -> T:
-    """The options as a dataclass `kind`, checked strictly.
+def options_of(kind: type[T], options: Mapping[str, Any]) -> T:
+    """An objective's `options` as its dataclass `kind`, checked strictly.
 
     Raises:
-        InputError: A key is unknown, missing, or of another type.
+        ParamsError: A key is unknown, missing, or of another type.
     """
     from pydantic import TypeAdapter, ValidationError
 
-    def refuse(key: str, found: str) -> InputError:
-        return InputError(
-            f"params.yaml: objectives.{name}.options.{key}".rstrip("."),
-            f"options {', '.join(known) or '(none)'}",
-            found,
-            f"see the docstring of Options in convirt/objectives/{name}.py",
-        )
+    from convirt.faults import ParamsError, explain
 
-    name = kind.__module__.rpartition(".")[2]
-    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    # as JSON, from which strict mode can build dataclasses and tuples
-    told = json.dumps(dict(parts.options))
     try:
+        # as JSON, from which strict mode can build dataclasses and tuples
+        told = json.dumps(dict(options))
         return TypeAdapter(kind).validate_json(told, strict=True, extra="forbid")
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise refuse(key, f"{first['msg']}: {first['input']!r}") from None
+        name = kind.__module__.rpartition(".")[2]
+        known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+        where, see = f"objectives.{name}.options", f"see Options in convirt/objectives/{name}.py"
+        problems = [
+            p._replace(key=f"{where}.{p.key}", hint=f"{p.hint}; {see}")
+            if p.key
+            else p._replace(key=where, hint=see)  # two options that contradict each other
+            for p in explain(error.errors(include_url=False), known)
+        ]
+        raise ParamsError("params.yaml", problems) from None

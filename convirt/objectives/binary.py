@@ -86,7 +86,7 @@ class Objective(base.PairObjective):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        options = options_of(Options, parts)
+        options = options_of(Options, parts.options)
         width = 2 * parts.projection.dim
         self.classifier = Projection(width, options.hidden or width, 1)
 

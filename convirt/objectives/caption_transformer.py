@@ -246,7 +246,7 @@ class Objective(CaptionObjective):
     """The image encoder and the meshed-memory transformer."""
 
     def __init__(self, parts: base.Parts) -> None:
-        options = base.options_of(Options, parts)
+        options = base.options_of(Options, parts.options)
         super().__init__(parts, options)
         words = len(self.reports.vocabulary)
         self.decoder = MeshedDecoder(parts.image_config.width, words, options)

@@ -47,7 +47,7 @@ class Objective(base.PairObjective):
 
     def __init__(self, parts: base.Parts) -> None:
         super().__init__(parts)
-        base.options_of(Options, parts)
+        base.options_of(Options, parts.options)
         self.tau, self.lam, self.batch_size = (
             parts.config.tau,
             parts.config.lam,

@@ -61,7 +61,7 @@ class Objective(base.PairObjective):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        options_of(Options, parts)
+        options_of(Options, parts.options)
         self.tau, self.lam = parts.config.tau, parts.config.lam
         self.batch_size = parts.config.batch_size
 

@@ -89,7 +89,7 @@ class Objective(base.Objective):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        self.options = options_of(Options, parts)
+        self.options = options_of(Options, parts.options)
         check(self.options, parts.config.batch_size, parts.config.eval_every)
         self.tau = parts.config.tau
         seed_torch(parts.config.seed)

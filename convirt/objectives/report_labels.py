@@ -94,7 +94,7 @@ class Objective(base.Objective):
 
     def __init__(self, parts: base.Parts) -> None:
         super().__init__(parts)
-        options = base.options_of(Options, parts)
+        options = base.options_of(Options, parts.options)
         self._vocabulary = _vocabulary(options.vocabulary, parts.corpus)
         self._uncertain = options.uncertain
         self._states = labeler.label(parts.texts, self._vocabulary)

@@ -69,7 +69,7 @@ class Objective(base.PairObjective):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        options = options_of(Options, parts)
+        options = options_of(Options, parts.options)
         if options.scale <= 0:
             raise InputError(
                 "params.yaml: objectives.siglip.options.scale",

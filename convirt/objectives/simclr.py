@@ -55,7 +55,7 @@ class Objective(base.Objective):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        options_of(Options, parts)
+        options_of(Options, parts.options)
         self.image_encoder = parts.image
         self.tau, self.batch_size = parts.config.tau, parts.config.batch_size
         seed_torch(parts.config.seed)
