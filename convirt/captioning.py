@@ -51,7 +51,7 @@ def within(name: str, value: float, low: float, high: float = math.inf) -> None:
         ValueError: It is out of bounds; `options_of` turns this into an InputError.
     """
     if not low <= value <= high:
-        raise ValueError(f"{name} has to lie in {low} to {high}")
+        raise ValueError(f"{name} has to be between {low} and {high}")
 
 
 class Decoder(nn.Module):
@@ -124,7 +124,7 @@ def require_map(encoder: nn.Module, config: ImageConfig) -> None:
 
     def refuse(found: str) -> InputError:
         where = f"params.yaml: model.image.architecture {config.architecture}"
-        wanted = f"a feature map (N, {config.width}, h, w) whose mean is the output, to caption"
+        wanted = f"for captioning, a feature map (N, {config.width}, h, w) whose mean is the output"
         return InputError(where, wanted, found, hint)
 
     if not callable(getattr(encoder, "forward_features", None)):

@@ -54,7 +54,7 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(str(path))
     except SafetensorError as error:
-        raise InputError(path, "a safetensors file", str(error), "make or fetch it anew") from None
+        raise InputError(path, "a safetensors file", str(error), "make or fetch it again") from None
 
 
 def load_into(module: nn.Module, path: Path) -> None:
@@ -94,7 +94,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(str(path), framework="pt") as handle:
             return dict(handle.metadata() or {})
     except SafetensorError as error:
-        raise InputError(path, "a safetensors file", str(error), "make or fetch it anew") from None
+        raise InputError(path, "a safetensors file", str(error), "make or fetch it again") from None
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -125,7 +125,7 @@ def _sort_header(path: Path) -> None:
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
-        raise InputError(path, "a safetensors file", "none", "dvc repro makes it, or dvc pull")
+        raise InputError(path, "a safetensors file", "none", "dvc repro, or dvc pull")
 
 
 def _require_shapes(
@@ -142,7 +142,7 @@ def _require_shapes(
     }
     if any(faults.values()):
         told = "; ".join(f"{what}: {_few(names)}" for what, names in faults.items() if names)
-        hint = "check that the architecture in params.yaml is that of the file"
+        hint = "check that the file is of the architecture in params.yaml"
         raise InputError(path, f"{len(wanted)} tensors of the model", told, hint)
 
 
@@ -192,7 +192,7 @@ def recover(folder: Path) -> str | None:
     except InputError as error:
         load_state(folder, PREVIOUS)
         previous.replace(path)
-        return f"{path} is corrupt ({error.found}): going on from the state before it"
+        return f"{path} is corrupt ({error.found}): resuming from the previous state"
     return None
 
 
@@ -224,7 +224,7 @@ def load_state(folder: Path, name: str = STATE) -> tuple[dict[str, Tensor], dict
     except InputError as error:
         raise _no_state(path, error.found) from None
     if _checksum(tensors, told["state"]) != told.get("checksum"):
-        raise _no_state(path, "other bytes than were written")
+        raise _no_state(path, "bytes that differ from those written")
     return tensors, _parsed(path, told)
 
 
@@ -310,7 +310,7 @@ def _acquire(folder: Path, waiting: Callable[[str], None] | None, check: Callabl
             if waiting is None:
                 os.close(descriptor)
                 hint = f"wait for it, or end it: kill {holder.partition(' ')[0]}"
-                found = f"held by process {holder}: the same run twice"
+                found = f"held by process {holder}: this run is already in progress"
                 raise InputError(folder, "a free scratch folder", found, hint) from None
             try:
                 waiting(holder)

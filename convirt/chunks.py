@@ -24,7 +24,7 @@ def require_divisible(objective: Objective) -> None:
     if type(objective).forward is not Objective.forward:
         raise InputError(
             "params.yaml: train.chunk",
-            "0 for an objective that does not tell embeddings from their comparison",
+            "0 for an objective that does not separate embedding from comparing",
             type(objective).__module__.rpartition(".")[2],
             "set objectives.<name>.train.chunk to 0, or write `embed` and `compare`",
         )

@@ -31,7 +31,7 @@ def encoder_of(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise InputError(
             folder,
             "a fine-tuned run",
-            f"a run of the protocol {config['protocol']}, which leaves the encoder as it was",
+            f"a run of the protocol {config['protocol']}, which leaves the encoder unchanged",
             "name the run whose key ends in -finetune",
         )
     path = folder / WEIGHTS
@@ -60,7 +60,9 @@ def _config(folder: Path) -> dict[str, Any]:
             raise ValueError(f"no {', '.join(missing)}")
         config["image"]["architecture"]
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(path, "what finetune wrote", f"{error!r}", _hint(folder)) from None
+        raise InputError(
+            path, "the JSON that finetune writes", f"{error!r}", _hint(folder)
+        ) from None
     return cast(dict[str, Any], config)
 
 

@@ -33,12 +33,12 @@ def finetuned(p: Params) -> Iterator[Problem]:
             continue
         first, percent, protocol = parts.groups()
         if protocol != "finetune":
-            found = f"{run}, whose encoder stays as it was"
+            found = f"{run}, which leaves the encoder unchanged"
             yield Problem(key, "a fine-tuned run", found, f"{first}-{percent}-finetune")
             continue
         if first not in pairs or int(percent) not in m.fraction or protocol not in m.protocol:
             hint = "name one of them, or add it to the axes of matrix"
-            yield Problem(key, "one of the runs of matrix", run, hint)
+            yield Problem(key, "one of the runs in matrix", run, hint)
             continue
         task, start[name] = pairs[first]
         if start[name] in p.model.baselines:
@@ -52,7 +52,9 @@ def finetuned(p: Params) -> Iterator[Problem]:
         if before == name:
             circle = " from ".join([*way, name])
             hint = "let one of them start from an objective"
-            yield Problem(f"finetuned.{name}", "a run that does not need its result", circle, hint)
+            yield Problem(
+                f"finetuned.{name}", "a run that does not depend on this encoder", circle, hint
+            )
 
 
 def _of_another_corpus(p: Params, name: str, corpus: str) -> Iterator[Problem]:
@@ -63,7 +65,7 @@ def _of_another_corpus(p: Params, name: str, corpus: str) -> Iterator[Problem]:
     for key, other in users.items():
         if other != corpus:
             hint = f"take {name} out of {'matrix.init' if 'tasks' in key else 'retrieval.systems'}"
-            expected = f"{corpus}, the only corpus that {name} has an encoder of"
+            expected = f"{corpus}, the only corpus that {name} has an encoder for"
             yield Problem(key, expected, other, hint)
 
 
@@ -80,7 +82,9 @@ def zeroshot(p: Params) -> Iterator[Problem]:
     for axis, other in (("task", "system"), ("system", "task")):
         if getattr(own, axis) and not getattr(own, other):
             hint = f"fill it, or empty zeroshot.{axis}"
-            yield Problem(f"zeroshot.{other}", f"a list, as zeroshot.{axis} is one", "[]", hint)
+            yield Problem(
+                f"zeroshot.{other}", f"at least one, since zeroshot.{axis} has one", "[]", hint
+            )
     for i, name in enumerate(own.task):
         key = f"zeroshot.task.{i}"
         yield from one_of(key, name, p.tasks)
@@ -98,8 +102,12 @@ def _prompts(p: Params, name: str) -> Iterator[Problem]:
         if label not in prompts:
             yield Problem(f"{key}.{label}", "sentences for this label", "none", "write some")
         elif bool(prompts[label].negative) == (task.kind == "multiclass"):
-            wanted = "[], as classes exclude each other" if prompts[label].negative else "sentences"
-            found = f"{len(prompts[label].negative)} sentences of a {task.kind} task"
+            wanted = (
+                "[], since the classes are mutually exclusive"
+                if prompts[label].negative
+                else "sentences"
+            )
+            found = f"{len(prompts[label].negative)} sentences in a {task.kind} task"
             yield Problem(f"{key}.{label}.negative", wanted, found, "correct the list")
     for label in prompts:
         yield from one_of(f"{key}.{label}", label, task.labels)
@@ -123,7 +131,7 @@ def compared(p: Params) -> Iterator[Problem]:
         users[f"tasks.{own.task}.corpus"] = p.tasks[own.task].corpus
     for key, corpus in users.items():
         if corpus != own.corpus:
-            expected = f"{corpus}, as {key} says of what scores the variants"
+            expected = f"{corpus}, as in {key}: the variants are scored with it"
             yield Problem(
                 "ablation.corpus", expected, own.corpus, f"set it to {corpus}, or change {key}"
             )

@@ -19,8 +19,8 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 MODULE_NAME = r"^[a-z][a-z0-9_]*$"
 LAUNCHER = r"^(python|torchrun( [A-Za-z0-9._:/=-]+)*)$"
 PATTERNS = {  # in words
-    NAME: "a name of letters, digits, - and _, the first a letter or a digit",
-    MODULE_NAME: "a name of small letters, digits and _, the first a letter",
+    NAME: "a name of letters, digits, - and _, starting with a letter or digit",
+    MODULE_NAME: "a name of lower-case letters, digits and _, starting with a letter",
     LAUNCHER: "python, or torchrun with options, one space before each",
 }
 

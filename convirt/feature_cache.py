@@ -107,7 +107,7 @@ def _compute(
         kept = time.monotonic()
         for h in image_encoder.encoded(images, rows[done:], network, config, device):
             if h.shape[1] != config.width:  # else rows would shift without any error
-                found, hint = f"{h.shape[1]} numbers a film", "dvc repro -f encoder pretrain"
+                found, hint = f"{h.shape[1]} numbers per film", "dvc repro -f encoder pretrain"
                 raise InputError(encoder, f"{config.width}, as in its config.json", found, hint)
             handle.write(np.ascontiguousarray(h, "<f4").tobytes())
             done += len(h)

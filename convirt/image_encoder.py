@@ -107,8 +107,10 @@ def _require_size(model: nn.Module, name: str, size: int) -> None:
     about = cast(dict[str, Any], model.default_cfg)
     side = about["input_size"][-1]
     if about.get("fixed_input_size") and size != side:
-        hint = f"set it to {side}, or take an architecture for any size, such as resnet50"
-        raise InputError("params.yaml: model.image.size", f"{side}, of {name}", str(size), hint)
+        hint = f"set it to {side}, or use an architecture for any size, such as resnet50"
+        raise InputError(
+            "params.yaml: model.image.size", f"{side}, the size of {name}", str(size), hint
+        )
 
 
 @torch.no_grad()
@@ -119,14 +121,14 @@ def _width(model: nn.Module, architecture: str, size: int) -> int:
         h = model.eval()(torch.zeros(1, 3, size, size))
     except RuntimeError as error:
         reason = str(error).splitlines()[0][:200]
-        hint = "raise it (paper: 224), or take another architecture"
+        hint = "raise it (paper: 224), or choose another architecture"
         where = "params.yaml: model.image.size"
         raise InputError(where, f"a size for {architecture}", f"{size}: {reason}", hint) from error
     model.train(was)
     if h.dim() != 2:
         hint = "choose a network with global pooling, such as resnet50"
         where = "params.yaml: model.image.architecture"
-        raise InputError(where, "one vector a film", f"{tuple(h.shape)} of {architecture}", hint)
+        raise InputError(where, "one vector per film", f"{tuple(h.shape)} of {architecture}", hint)
     return int(h.shape[1])
 
 
@@ -198,7 +200,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         reason = str(error).splitlines()[0][:200]
         raise InputError(path, "a state dict of tensors", reason, "download it again") from error
     if not isinstance(tensors, dict) or not all(torch.is_tensor(t) for t in tensors.values()):
-        found = f"a {type(tensors).__name__} of other things"
+        found = f"a {type(tensors).__name__} that holds something else"
         raise InputError(path, "a state dict of tensors", found, "save the state dict alone")
     return tensors
 
@@ -210,7 +212,7 @@ def _load_in_order(model: nn.Module, path: Path, name: str) -> None:
     """
     tensors = _read_weights(path)
     own = model.state_dict()
-    hint = f"set model.image.weights to weights of this architecture, which {name} are not"
+    hint = f"set model.image.weights to weights of this architecture, unlike {name}"
     if len(own) != len(tensors):
         raise InputError(path, f"{len(own)} tensors", f"{len(tensors)}", hint)
     pairs = zip(own.items(), tensors.items(), strict=True)
@@ -287,8 +289,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
-        hint = f"rm -r {folder}, then dvc repro makes it, or dvc checkout"
-        raise InputError(path, "a whole JSON file", str(error), hint) from error
+        hint = f"rm -r {folder}, then dvc repro or dvc checkout"
+        raise InputError(path, "a complete JSON file", str(error), hint) from error
 
 
 def read_image_config(folder: Path) -> ImageConfig:

@@ -42,7 +42,7 @@ def states(folder: Path) -> list[Kept]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(path, "the list of kept states", repr(error), hint) from None
     if not found:
-        hint = "set train.keep_every, such as 5, and pretrain again"
+        hint = "set train.keep_every, for example to 5, and pretrain again"
         raise InputError(path, "kept states", "none", hint)
     for kept in found:
         if not kept.path.is_file():

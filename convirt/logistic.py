@@ -103,6 +103,6 @@ def _minimise(
             "params.yaml: finetune.linear.l2",
             "penalties at which logistic regression converges",
             f"a gradient of {slope:.1e} after {MOST_STEPS} steps at {l2:g}",
-            "take the smallest ones out",
+            "remove the smallest ones",
         )
     return int(solver.state[weight]["n_iter"])

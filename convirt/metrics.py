@@ -126,7 +126,7 @@ def check_classes(y: Floats, labels: Sequence[str], metric: str, where: Path | s
     lone = [name for name, part in zip(labels, share, strict=True) if part in (0.0, 1.0)]
     if len(y) and (not lone or (metric == "accuracy" and y.max(axis=0).sum() > 1)):
         return
-    found = f"one class only of {', '.join(lone)}, in {len(y)} images" if len(y) else "no image"
+    found = f"only one class of {', '.join(lone)} in {len(y)} images" if len(y) else "no image"
     raise InputError(
         where,
         f"both classes of each label ({', '.join(labels)})",

@@ -55,7 +55,7 @@ def _filled(values: tuple[T, ...]) -> tuple[T, ...]:
 
 def _unique(values: tuple[T, ...]) -> tuple[T, ...]:
     if len(set(values)) < len(values):
-        raise ValueError("a list without repetitions")
+        raise ValueError("a list without duplicates")
     return values
 
 
@@ -480,19 +480,23 @@ def _contradictions(params: Params) -> Iterator[Problem]:
     p = params
     if p.compute.precision == "bfloat16" and p.compute.device != "cuda":
         found = f"bfloat16 on compute.device: {p.compute.device}"
-        yield Problem("compute.precision", "float32 without a GPU", found, "set float32, or cuda")
+        yield Problem(
+            "compute.precision", "float32 without a GPU", found, "set float32, or device: cuda"
+        )
     if p.compute.store == "gpu" and p.compute.device != "cuda":
         found = f"gpu on compute.device: {p.compute.device}"
-        yield Problem("compute.store", "auto or ram without a GPU", found, "set auto, or cuda")
+        yield Problem(
+            "compute.store", "auto or ram without a GPU", found, "set auto, or device: cuda"
+        )
     if p.compute.graphs and p.compute.device != "cuda":
         found = f"true on compute.device: {p.compute.device}"
-        yield Problem("compute.graphs", "false without a GPU", found, "set false, or cuda")
+        yield Problem("compute.graphs", "false without a GPU", found, "set false, or device: cuda")
     for name in p.objectives:
         if name in p.model.baselines:
-            hint = "remove it from one of them"
+            hint = "remove it from model.baselines or from objectives"
             yield Problem("model.baselines", "encoders without pretraining", name, hint)
         elif name not in available():
-            expected = f"objectives with a file: {', '.join(available())}"
+            expected = f"an objective that has a file: {', '.join(available())}"
             hint = f"correct it, or write convirt/objectives/{name}.py (docs/objectives.md)"
             yield Problem(f"objectives.{name}", expected, "no such file", hint)
         yield from _own_values(p, name)
@@ -552,7 +556,7 @@ def _ablation(p: Params) -> Iterator[Problem]:
             yield Problem("train.keep_every", f"1 or more, for the trajectory of {name}", "0", hint)
     for name in own.variants:
         if name in p.objectives or name in p.model.baselines or name in p.finetuned:
-            hint = "call it by what is changed, such as tau-1"
+            hint = "name it after what it changes, such as tau-1"
             yield Problem(f"ablation.variants.{name}", "a name of its own", name, hint)
         elif own.objective in p.objectives:
             yield from _own_values(p, own.objective, name)
@@ -568,7 +572,9 @@ def _keeps_states(p: Params, objective: str) -> bool:
 def _task(key: str, task: Task) -> Iterator[Problem]:
     n = len(task.labels)
     if task.kind == "binary" and n != 1:
-        yield Problem(f"{key}.labels", "one label, as kind is binary", f"{n}", "or use multilabel")
+        yield Problem(
+            f"{key}.labels", "one label, as kind is binary", f"{n}", "name one, or use multilabel"
+        )
     if task.kind == "multiclass" and n < 2:
         yield Problem(f"{key}.labels", "at least two classes", f"{n}", "name all classes")
     if task.kind == "multilabel" and task.metric == "accuracy":

@@ -107,7 +107,7 @@ class Piece:
                         self.folder / ROWS,
                         "the rows that were written",
                         f"other bytes in rows {block.first} to {end - 1}",
-                        "copy the piece anew, or make it again with the same --shard: only "
+                        "copy the piece again, or rerun with the same --shard: only "
                         "damaged rows are decoded again",
                     )
                 keep = np.array([not result.reason for result in block.results])
@@ -239,7 +239,7 @@ def complete(home: Path, count: int, to: Belongs) -> list[Piece]:
         pieces.append(piece)
     if lacking:
         hint = f"copy them here or make them: python -m stages.preprocess {home.name} --shard i/n"
-        hint += f"; or start anew without pieces: rm -r {home}"
+        hint += f"; or start again without pieces: rm -r {home}"
         raise InputError(home, f"all {len(pieces)} pieces", f"lacking {', '.join(lacking)}", hint)
     return pieces
 
@@ -256,7 +256,9 @@ def _require_same(folder: Path, about: Mapping[str, Any]) -> None:
         found = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         other = {**found["belongs"], "first": found["first"], "end": found["end"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(folder / ABOUT, "what a piece belongs to", repr(error), hint) from None
+        raise InputError(
+            folder / ABOUT, "the JSON that says what a piece belongs to", repr(error), hint
+        ) from None
     mine = {**about["belongs"], "first": about["first"], "end": about["end"]}
     keys = [key for key in sorted(mine | other) if mine.get(key) != other.get(key)]
     if keys:

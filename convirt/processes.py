@@ -54,7 +54,7 @@ def joined(device: str) -> Iterator[None]:
         if local >= there:
             raise InputError(
                 "torchrun --nproc-per-node",
-                f"at most {there}, a GPU each",
+                f"at most {there}, one per GPU",
                 os.environ.get("LOCAL_WORLD_SIZE", str(local + 1)),
                 f"torchrun --nproc-per-node {there} ...",
             )
@@ -84,9 +84,12 @@ def part(size: int) -> slice:
         InputError: The batch cannot be cut into equal parts.
     """
     if size % count():
-        hint = f"a multiple, such as {size // count() * count() or count()}; or other processes"
+        hint = f"try {size // count() * count() or count()}, or another number of processes"
         raise InputError(
-            "params.yaml: train.batch_size", f"a multiple of {count()} processes", str(size), hint
+            "params.yaml: train.batch_size",
+            f"a multiple of {count()}, the number of processes",
+            str(size),
+            hint,
         )
     own = size // count()
     return slice(rank() * own, (rank() + 1) * own)

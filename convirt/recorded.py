@@ -198,7 +198,7 @@ def require_recordable(objective: Objective, config: TrainConfig) -> None:
     if found := obstacle(objective, config):
         raise InputError(
             "graphs of TrainConfig",
-            "false, or one process with Adam, whole batches and an objective of the GPU alone",
+            "false, or one process with Adam, whole batches and an objective on the GPU alone",
             found,
             "ask convirt.recorded.obstacle first, as the stage does",
         )

@@ -96,7 +96,7 @@ def unit(x: NDArray[np.floating]) -> Floats:
     rows = x.astype(np.float64)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.isfinite(length).all():
-        hint = "the encoder that made them is broken: look at its loss, and train it anew"
+        hint = "the encoder that made them is broken: look at its loss, and train it again"
         raise InputError("embeddings", "finite numbers", "NaN or infinity", hint)
     scaled: Floats = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
     return scaled

@@ -63,7 +63,7 @@ class Store:
             found = f"no {error.filename or 'such folder'}"
             raise InputError(path, "a store made by preprocess", found, hint) from error
         except (ValueError, EOFError, OSError) as error:
-            raise InputError(path, "a whole store", str(error).splitlines()[0], hint) from error
+            raise InputError(path, "an intact store", str(error).splitlines()[0], hint) from error
         expected = (meta["images"], meta["size"], meta["size"])
         if images.shape != expected or len(records) != len(images):
             found = f"images {images.shape}, {len(records)} records"

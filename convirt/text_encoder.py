@@ -142,7 +142,7 @@ def packed_attention(
         (1, T, heads, d), and None for the weights.
     """
     if packing is None:
-        raise ValueError("tokens that lie back to back need their packing")
+        raise ValueError("packed tokens need their packing")
     q, k, v = (packing.spread(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value))
     own = packing.mask[:, None, None, :]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=own, dropout_p=dropout, scale=scaling)
@@ -320,7 +320,10 @@ def create_text_encoder(
     if max_tokens > positions:
         where = "params.yaml: model.text.max_tokens"
         raise InputError(
-            where, f"at most {positions}, of {weights}", str(max_tokens), f"set it to {positions}"
+            where,
+            f"at most {positions}, the limit of {weights}",
+            str(max_tokens),
+            f"set it to {positions}",
         )
     return TextEncoder(bert.float(), frozen_layers), create_tokenizer(weights, max_tokens)
 
@@ -336,11 +339,11 @@ def _positions(bert: nn.Module) -> int:
 def _unusable(weights: str, found: str) -> InputError:
     source, _, folder = weights.partition(":")
     if source == "file":
-        hint = "make or fetch the folder anew: dvc repro, dvc checkout, or a new download"
-        return InputError(folder, "a whole BERT that transformers can load", found, hint)
+        hint = "make or fetch the folder again: dvc repro, dvc checkout, or a new download"
+        return InputError(folder, "a complete BERT that transformers can load", found, hint)
     return InputError(
         "params.yaml: model.text.weights",
-        f"a whole BERT that transformers can load from {weights!r}",
+        f"a complete BERT that transformers can load from {weights!r}",
         found,
         "set it to file:<folder> of a downloaded model",
     )

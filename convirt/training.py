@@ -446,7 +446,7 @@ def moved(scratch: Path, device: str) -> str | None:
         return None
     return (
         f"step {state['step']} was reached on {state['hardware']}, and this is {now}: the last "
-        "bits will not be those of a run on either alone"
+        "bits may differ from those of a run on either alone"
     )
 
 
@@ -654,5 +654,5 @@ def _require_same(state: dict[str, Any] | None, scratch: Path | None) -> None:
         )
     if state is not None and state["processes"] != processes.count():
         made, now = state["processes"], processes.count()
-        hint = f"go on with {made}, or start from the beginning: rm -r {scratch}"
+        hint = f"use {made} again, or start from the beginning: rm -r {scratch}"
         raise InputError(scratch or "", f"{made} processes, as before", str(now), hint)

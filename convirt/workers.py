@@ -75,9 +75,9 @@ def _in_pool(
     except BrokenProcessPool as error:
         raise InputError(
             f"{function.__module__}.{function.__name__}",
-            "processes that live until the work is done",
+            "processes that survive until the work is done",
             "one was killed: too little memory, or a decoder crashed on a damaged file",
-            "run the same command again with a lower compute.workers; what is done is kept",
+            "run the same command again with a lower compute.workers; finished work is kept",
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -77,9 +77,9 @@ def test_a_misspelt_list_is_suggested(tmp_path: Path) -> None:
     ("text", "found"),
     [
         (b"", "No columns"),
-        (b"image,text,patient\na.png,One, two, three.,p1\n", "5 in the row of line 2"),
-        (b"image,text,patient\na.png,\xff\xfe,p1\n", "byte 0xff in line 2, which is no UTF-8"),
-        (b'image,text,patient\na.png,"never closed,p1\n', "in the row that begins in line 2"),
+        (b"image,text,patient\na.png,One, two, three.,p1\n", "5 in the row at line 2"),
+        (b"image,text,patient\na.png,\xff\xfe,p1\n", "byte 0xff in line 2, which is not UTF-8"),
+        (b'image,text,patient\na.png,"never closed,p1\n', "in the row that begins at line 2"),
         (b"image,text,patient\n", "empty list"),
     ],
 )
@@ -165,7 +165,7 @@ def test_messages_name_the_source_and_its_options(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"datasets.sources.mine.options.file"):
         registry.read("pairs", tmp_path, Split(0), {}, "mine")
     raw.write(tmp_path / "pairs.csv", "image,text,patient\na.png,Two words,p\n")
-    with pytest.raises(InputError, match=r"look at the texts: one is used from 3 words"):
+    with pytest.raises(InputError, match=r"look at the texts: each needs at least 3 words"):
         registry.read("pairs", tmp_path, Split(0), {}, "mine")
 
 
@@ -173,7 +173,8 @@ def test_messages_name_the_source_and_its_options(tmp_path: Path) -> None:
 def test_other_separators_are_told(tmp_path: Path, between: str) -> None:
     text = "image,text,patient\na.png,There is a text.,p\n".replace(",", between)
     raw.write(tmp_path / "pairs.csv", text)
-    hint = f"its cells lie between {'tabs' if between == chr(9) else '`;`'}: save it with commas"
+    name = "tabs" if between == "\t" else "`;`"
+    hint = f"its cells are separated by {name}: save it with commas"
     assert refused("pairs", tmp_path).hint == hint
     for row in ("a.png;One, two.;p", '"a.png";"One, two.";"p"'):  # a cell too many, an odd quote
         head = "image;text;patient" if row.startswith("a") else '"image";"text";"patient"'
@@ -344,7 +345,7 @@ def test_an_unknown_view(tmp_path: Path) -> None:
 
 def test_views_of_a_list_without_any(tmp_path: Path) -> None:
     error = refused("pairs", raw.ten_pairs(tmp_path), views=["PA"])
-    assert "a column `view`" in error.expected and error.hint.startswith("add it, or remove")
+    assert "a filled column `view`" in error.expected and error.hint.startswith("add it, or remove")
 
 
 # ------------------------------------------------------------------------------ labels
@@ -379,7 +380,7 @@ def test_labels_options_that_contradict(tmp_path: Path) -> None:
     refused("labels", root, column="label")
     refused("labels", root, classes=["a"])
     refused("labels", root, column="label", classes=["0", "1"], columns=["label"])
-    assert "as list" in refused("labels", root, columns="label").expected
+    assert "of type list" in refused("labels", root, columns="label").expected
     replace(root / "labels.csv", "label", "top")
     assert "`top`" in refused("labels", root).found
     raw.write(root / "labels.csv", "image,patient\na.png,p1\n")
@@ -465,7 +466,7 @@ def test_no_report_has_a_section(tmp_path: Path) -> None:
     assert "at the start of a line" in error.expected and error.found == "none in 1 texts"
     assert "options.sections: false" in error.hint
     raw.mimic(tmp_path, reports={study: "Nothing of use." for _, _, study, _ in raw.MIMIC_ROWS})
-    assert "only findings and impression are used" in refused("mimic-cxr", tmp_path).hint
+    assert "only their findings and impression are used" in refused("mimic-cxr", tmp_path).hint
 
 
 def test_mimic_split_list_with_a_hole(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_recover_goes_back_to_the_state_before(how: str, tmp_path: Path) -> None
     spoil(tmp_path / checkpoint.STATE, how)
     told = checkpoint.recover(tmp_path)
     assert (told is None) == (how == "gone")
-    assert told is None or "the state before it" in told
+    assert told is None or "the previous state" in told
     found = checkpoint.load_state(tmp_path)
     assert found is not None
     assert found[1] == {"step": 1}

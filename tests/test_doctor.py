@@ -127,7 +127,7 @@ def test_a_whole_set_is_fine(tmp_path: Path, name: str, full: bool) -> None:
     root = MAKERS[name][0](tmp_path)
     found = look(name, root, full=full, made_up=True)
     assert found.level == "ok", said(found)
-    assert "images: looked for all" in said(found) and "none is missing" in said(found)
+    assert "images: looked for all" in said(found) and "none missing" in said(found)
     assert found.images > 2
 
 
@@ -365,7 +365,7 @@ def test_a_split_has_one_class_only(tmp_path: Path) -> None:
     uses = (Use("tasks.it", "labels", ("edema",), ("train", "val"), task=task("auroc")),)
     text = said(look("labels", tmp_path, uses=uses), "stop")
     assert f"{tmp_path}/labels.csv (val): expected both classes of each label (edema)" in text
-    assert "one class only of edema, in 2 images" in text and "out of tasks.it.labels" in text
+    assert "only one class of edema in 2 images" in text and "out of tasks.it.labels" in text
     assert "(train)" not in text and "(test)" not in text
 
 
@@ -380,7 +380,7 @@ def test_a_class_never_occurs(tmp_path: Path, metric: str, level: str) -> None:
     options = {"column": "finding", "classes": list(own.labels)}
     found = look("labels", tmp_path, uses=uses, options=options)
     assert found.level == level
-    expected = "of 6 train images none is C" if level == "check" else "one class only of C, in 6"
+    expected = "none of 6 train images is C" if level == "check" else "only one class of C in 6"
     assert expected in said(found, level)
 
 
@@ -412,7 +412,7 @@ def test_a_batch_needs_as_many_validation_studies(tmp_path: Path) -> None:
          "retrieval.k asks for 3 candidates; there are 2\nlower retrieval.k"),
         ("", Use("retrieval", "retrieval", blind=("random",)), "needs queries, images or texts"),
         ("A,,Words.", Use("retrieval", "retrieval", blind=("random", "it")),
-         "image queries for random, it, without a text encoder; there is none\ntake random, it"),
+         "image queries for random, it, without a text encoder; there are none\ntake random, it"),
     ],
 )  # fmt: skip
 def test_what_a_search_needs(tmp_path: Path, queries: str, use: Use, expected: str) -> None:
@@ -661,11 +661,11 @@ def test_films_that_are_smaller_than_the_input_are_told() -> None:
     assert preflight.resolution(256, 224).level == preflight.resolution(64, 64).level == "ok"
     small = preflight.resolution(64, 224)
     assert small.level == "check"
-    assert small.notes[0].text == "films are stored at 64 pixels: 224 show no more of them"
+    assert small.notes[0].text == "films are stored at 64 pixels: an input of 224 adds no detail"
     assert small.notes[0].steps == ("datasets.image_size: 224 or more",)
     large = preflight.resolution(512, 224)
     assert large.level == "check" and "without antialiasing" in large.notes[0].text
-    assert large.notes[0].steps == ("datasets.image_size: 256, as 256 to 224",)
+    assert large.notes[0].steps == ("datasets.image_size: 256, in the ratio of 256 to 224",)
 
 
 def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -782,10 +782,10 @@ def test_labels_that_were_not_looked_at_are_told(
     path = small(here, default_params, monkeypatch)
     path.write_text(path.read_text().replace("edema", "oedema"))
     code, output = run(path)
-    assert code == 0 and "labels and splits: not looked at; --full runs the reader" in output
+    assert code == 0 and "labels and splits: not checked; --full runs the reader" in output
     code, output = run(path, "--full")
     assert code == 1 and "tasks.labels.labels has oedema" in output
-    assert "not looked at" not in output
+    assert "not checked" not in output
 
 
 def test_params_that_do_not_hold_together_are_told(

@@ -204,7 +204,7 @@ def test_size_of_an_encoder_that_takes_one_alone() -> None:
     with pytest.raises(InputError) as caught:
         create_image_encoder("vit_tiny_patch16_224", "random", 64, 0)
     assert caught.value.path == "params.yaml: model.image.size"
-    assert caught.value.expected == "224, of vit_tiny_patch16_224"
+    assert caught.value.expected == "224, the size of vit_tiny_patch16_224"
     create_image_encoder("vit_tiny_patch16_224", "random", 224, 0)
 
 
@@ -281,7 +281,7 @@ def test_damaged_image_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"of another shape|missing"):
         load_image_encoder(folder)
     (folder / "config.json").write_text('{"image": {"archi')
-    with pytest.raises(InputError, match="a whole JSON file"):
+    with pytest.raises(InputError, match="a complete JSON file"):
         load_image_encoder(folder)
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"no config\.json"):

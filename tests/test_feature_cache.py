@@ -155,7 +155,7 @@ def test_an_encoder_of_another_width_is_refused(tmp_path: Path, encoder: Path) -
     config = json.loads((encoder / "config.json").read_text())
     config["image"]["width"] -= 1
     (encoder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="numbers a film"):
+    with pytest.raises(InputError, match="numbers per film"):
         features(tmp_path / "f", IMAGES, ROWS, encoder, "cpu")
 
 

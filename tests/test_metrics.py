@@ -374,7 +374,7 @@ def test_one_class_only_is_an_error(y: list[list[float]], metric: str, fine: boo
     if fine:
         metrics.check_classes(np.array(y), labels, metric, "here")
         return
-    with pytest.raises(InputError, match="one class only of"):
+    with pytest.raises(InputError, match="only one class of"):
         metrics.check_classes(np.array(y), labels, metric, "here")
 
 

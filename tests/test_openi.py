@@ -421,7 +421,7 @@ def test_an_archive_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         file.write(bytes(1 << 27))
     monkeypatch.setattr(openi_report, "MAX_ARCHIVE", 1 << 22)
     with memory_below(1 << 25):
-        assert "more than reports take" in refused(tmp_path).found
+        assert "larger than any report" in refused(tmp_path).found
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_an_archive_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         ("reports", "\n10,", "\n1,", "`1` again"),
         ("reports", "\n10,", "\n../10,", "`../10`"),
-        ("reports", "\n10,", "\n20,", "none of uid `10`"),
+        ("reports", "\n10,", "\n20,", "none for uid `10`"),
         ("reports", "impression", "impresion", "impresion"),
         ("projections", "10_IM-0002-1001.dcm.png", "../../a.png", "`../../a.png`"),
         ("projections", "10_IM-0002-1001", "1_IM-0001-3001", "duplicate"),

@@ -107,7 +107,7 @@ def test_every_spelling_of_a_number_is_a_float(text: str, tmp_path: Path) -> Non
         ("matrix.fraction", [101], "less than or equal to 100"),
         ("matrix.fraction", [0.1], "a valid integer"),
         ("matrix.fraction", [], "not empty"),
-        ("matrix.task", ["rsna", "rsna"], "without repetitions"),
+        ("matrix.task", ["rsna", "rsna"], "without duplicates"),
         ("matrix.protocol", ["full"], "'finetune' or 'linear'"),
         ("tasks.rsna.kind", "regression", "'multiclass'"),
         ("tasks.rsna.metric", "auc", "'auroc' or 'accuracy'"),
@@ -281,9 +281,9 @@ def test_task_names_that_the_summary_needs(default_params: Data, name: str) -> N
 @pytest.mark.parametrize(
     ("edit", "key", "expected"),
     [
-        ({"ablation.corpus": "bone"}, "ablation.corpus", "chest, as retrieval.corpus"),
-        ({"tasks.rsna.corpus": "bone"}, "ablation.corpus", "bone, as tasks.rsna.corpus"),
-        ({"retrieval.corpus": "bone"}, "ablation.corpus", "bone, as retrieval.corpus"),
+        ({"ablation.corpus": "bone"}, "ablation.corpus", "chest, as in retrieval.corpus"),
+        ({"tasks.rsna.corpus": "bone"}, "ablation.corpus", "bone, as in tasks.rsna.corpus"),
+        ({"retrieval.corpus": "bone"}, "ablation.corpus", "bone, as in retrieval.corpus"),
         ({"tables": ["tables"], "ablation.k": 11}, "ablation.k", "one of retrieval.k (5, 10, 50)"),
         ({"tables": ["tables"], "retrieval.systems": []}, "retrieval.systems", "at least one"),
     ],
@@ -324,7 +324,7 @@ def test_all_faults_are_told_at_once(default_params: Data) -> None:
 def test_name_that_cannot_be_a_folder(default_params: Data) -> None:
     default_params["corpora"].append("../up")
     problem = only_problem(default_params)
-    assert problem.expected == "a name of letters, digits, - and _, the first a letter or a digit"
+    assert problem.expected == "a name of letters, digits, - and _, starting with a letter or digit"
 
 
 def test_names_with_hyphens_and_labels_with_spaces(default_params: Data) -> None:

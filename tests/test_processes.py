@@ -110,7 +110,7 @@ def test_batch_that_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "count", lambda: 3)
     with pytest.raises(InputError, match="batch_size") as caught:
         processes.part(32)
-    assert "such as 30" in str(caught.value)
+    assert "try 30" in str(caught.value)
 
 
 def test_state_of_another_number_of_processes(bert: Path, tmp_path: Path) -> None:
@@ -175,5 +175,5 @@ def test_refusal_under_torchrun(template: Path, tmp_path: Path) -> None:  # noqa
     shutil.copytree(template, project)
     with started(project, torchrun(3)) as process:
         assert process.end() != 0
-        assert "a multiple of 3 processes" in process.said
+        assert "a multiple of 3, the number of processes" in process.said
     assert not (project / "models").exists()

@@ -242,7 +242,7 @@ def test_opening_what_is_no_store(tmp_path: Path) -> None:
     (store / "store.json").write_text(json.dumps(meta))
     for rest in ((store / "images.npy").read_bytes()[:-9], b""):
         (store / "images.npy").write_bytes(rest)
-        with pytest.raises(InputError, match="a whole store"):
+        with pytest.raises(InputError, match="an intact store"):
             Store.open(store)
     (store / "store.json").write_text("[1]")
     with pytest.raises(InputError, match="format 1"):

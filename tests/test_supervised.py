@@ -104,11 +104,11 @@ def test_folders_that_are_refused(tuned: Path) -> None:
         assert told in str(caught.value)
 
     config.write_text(json.dumps({**about, "protocol": "linear"}))
-    refused("leaves the encoder as it was")
+    refused("leaves the encoder unchanged")
     config.write_text("{")
-    refused("what finetune wrote")
+    refused("the JSON that finetune writes")
     config.write_text(json.dumps({"protocol": "finetune", "corpus": "chest", "image": None}))
-    refused("what finetune wrote")
+    refused("the JSON that finetune writes")
     config.write_text(json.dumps(about))
     body = {k: v for k, v in tensors.items() if not k.startswith("classifier.")}
     checkpoint.save_safetensors(path, body)
@@ -144,14 +144,14 @@ def test_its_name_is_a_system(default_params: Data) -> None:
     [
         ({"convirt": CHEXPERT}, {}, "a name of its own"),
         ({"imagenet": CHEXPERT}, {}, "a name of its own"),
-        ({"of-mine": CHEXPERT}, {}, "a name of small letters"),
+        ({"of-mine": CHEXPERT}, {}, "a name of lower-case letters"),
         ({NAME: "chexpert-convirt"}, {}, "<task>-<init>-<percent>-<protocol>"),
         ({NAME: "chexpert-convirt-0-finetune"}, {}, "<task>-<init>-<percent>-<protocol>"),
         ({NAME: "chexpert-convirt-010-finetune"}, {}, "<task>-<init>-<percent>-<protocol>"),
         ({NAME: "chexpert-convirt-100-linear"}, {}, "a fine-tuned run"),
-        ({NAME: "chexpert-convirt-1-finetune"}, {}, "one of the runs of matrix"),
-        ({NAME: "chexpert-simclr-100-finetune"}, {}, "one of the runs of matrix"),
-        ({NAME: CHEXPERT}, {"matrix.protocol": ["linear"]}, "one of the runs of matrix"),
+        ({NAME: "chexpert-convirt-1-finetune"}, {}, "one of the runs in matrix"),
+        ({NAME: "chexpert-simclr-100-finetune"}, {}, "one of the runs in matrix"),
+        ({NAME: CHEXPERT}, {"matrix.protocol": ["linear"]}, "one of the runs in matrix"),
         ({NAME: "chexpert-imagenet-100-finetune"}, {}, "from a pretrained encoder"),
         ({NAME: CHEXPERT}, {"matrix.init": ["convirt", NAME]}, "the only corpus"),
         ({NAME: "mura-convirt-100-finetune"}, {"retrieval.systems": [NAME]}, "the only corpus"),

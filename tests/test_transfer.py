@@ -196,12 +196,12 @@ def test_a_sound_task_is_accepted() -> None:
 def test_one_class_only_in_a_split_is_an_error(name: str) -> None:
     frame = task_records()
     frame.loc[frame["split"] == name, "x"] = 1.0
-    with pytest.raises(InputError, match=rf"store \({name}\)\n.*\n.*one class only of x"):
+    with pytest.raises(InputError, match=rf"store \({name}\)\n.*\n.*only one class of x"):
         check_task(frame, ["x"], "binary", "auroc", "image", Path("store"))
 
 
 def test_one_class_only_after_gathering_by_patient_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"\(val\)\n.*\n.*one class only of x"):
+    with pytest.raises(InputError, match=r"\(val\)\n.*\n.*only one class of x"):
         check_task(task_records(), ["x"], "binary", "auroc", "patient", Path("store"))
 
 

@@ -222,7 +222,7 @@ def test_one_class_only_in_the_test_set_is_a_clear_error(repo: Path) -> None:
     result = run(*RUN)
     assert result.exit_code == 1
     assert "records.parquet (test)" in result.output
-    assert "one class only of pneumonia" in result.output
+    assert "only one class of pneumonia" in result.output
     assert not (repo / "metrics/finetune").exists()
 
 

@@ -140,7 +140,7 @@ def test_test_images_of_one_class_are_refused(pair: Path) -> None:
     path = pair / "data/stores/rsna/records.parquet"
     files.write_parquet(path, pd.read_parquet(path).assign(pneumonia=1.0))
     result = tiny.run("rsna", "convirt", stage=zeroshot)
-    assert result.exit_code == 1 and "one class only of pneumonia" in result.output
+    assert result.exit_code == 1 and "only one class of pneumonia" in result.output
     assert not (pair / "metrics/zeroshot").exists()
 
 
@@ -180,14 +180,14 @@ def test_the_committed_prompts_can_be_used(default_params: Data) -> None:
     [
         ("zeroshot.system", ["imagenet"], "zeroshot.system.0", "with a text encoder"),
         ("zeroshot.system", ["convrt"], "zeroshot.system.0", "one of convirt"),
-        ("zeroshot.system", [], "zeroshot.system", "a list"),
-        ("zeroshot.task", [], "zeroshot.task", "a list"),
+        ("zeroshot.system", [], "zeroshot.system", "at least one"),
+        ("zeroshot.task", [], "zeroshot.task", "at least one"),
         ("zeroshot.task", ["rsnaa"], "zeroshot.task.0", "one of rsna"),
         ("zeroshot.tau", 0.0, "zeroshot.tau", "greater than 0"),
         ("zeroshot.prompts", {}, "zeroshot.prompts.rsna.pneumonia", "sentences"),
         ("zeroshot.prompts.rsna.pneumonia.positive", [], "zeroshot.prompts.rsna", "not empty"),
         ("zeroshot.prompts.rsna.pneumonia.negative", [], "zeroshot.prompts.rsna", "sentences"),
-        ("zeroshot.prompts.covidx.normal.negative", ["x"], "zeroshot.prompts.covidx", "exclude"),
+        ("zeroshot.prompts.covidx.normal.negative", ["x"], "zeroshot.prompts.covidx", "exclusive"),
         (
             "zeroshot.prompts.rsna.pneumonai",
             {"positive": ["x"], "negative": ["y"]},

@@ -78,9 +78,9 @@ def assemble(
         hint = "check the root"
         reasons = {**funnel.images.to_dict()["dropped"]} or "an empty list"
         if reports is not None and set(funnel.images.dropped) & set(NO_USABLE_TEXT):
-            hint = f"look at the texts: one is used from {MIN_TOKENS} words and numbers on"
+            hint = f"look at the texts: each needs at least {MIN_TOKENS} words and numbers"
         elif NO_SECTION in funnel.images.dropped:
-            hint = "look at the reports: of each only findings and impression are used"
+            hint = "look at the reports: only their findings and impression are used"
         raise InputError(source, "at least one usable image", str(reasons), hint)
 
     if split.listed is not None:
@@ -112,7 +112,7 @@ def _one_patient_a_study(images: pd.DataFrame, source: Path) -> None:
         patients = ", ".join(sorted(owners.loc[owners["study"] == torn.iloc[0], "patient"])[:3])
         raise InputError(
             source,
-            "each study of one patient",
+            "one patient per study",
             f"study `{torn.iloc[0]}` of patients {patients}",
             "correct the study or patient column",
         )
@@ -127,7 +127,7 @@ def _choose_views(
     known = sorted(set(images["view"]))
     if not any(known):
         hint = "add it, or remove datasets.sources.<name>.options.views"
-        raise InputError(source, "a column `view` that is filled", "no view of any image", hint)
+        raise InputError(source, "a filled column `view`", "no image with a view", hint)
     for view in views:
         if view not in known:
             raise InputError(
@@ -176,7 +176,7 @@ def _divide(images: pd.DataFrame, split: Split, source: Path, by_study: bool) ->
     if len(torn):
         raise InputError(
             source,
-            "one split a study",
+            "one split per study",
             f"study `{torn[0]}` in several (a blank means train)",
             "move all rows of a study to one split",
         )

@@ -104,9 +104,9 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     if by_image and split.listed is not None:
         raise InputError(
             "params.yaml",
-            "no split_file where options.validation is `image`: a list keeps patients apart",
+            "no split_file when options.validation is `image`: a list keeps patients apart",
             "one",
-            "remove it, and the images are drawn from seed; or set options.validation: patient",
+            "remove it to draw the images from seed, or set options.validation: patient",
         )
     download = chexpert_files.find(root, "train.csv")
     source = download.file("train.csv")

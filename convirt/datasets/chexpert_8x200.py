@@ -111,7 +111,7 @@ def _candidates(source: Path, download: Download) -> pd.DataFrame:
         shown = [name for name in chexpert.LABELS if present[name].iloc[row]]
         raise InputError(
             source,
-            "exactly one label a candidate, and one of the eight classes",
+            "exactly one label per candidate, out of the eight classes",
             f"{len(shown)} for `{rows['Path'].iloc[row]}`" + f" ({', '.join(shown)})" * bool(shown),
             "restore the official list",
         )
@@ -129,6 +129,6 @@ def _same_candidates(candidates: pd.DataFrame, source: Path, download: Download)
         raise InputError(
             source,
             "the candidates of image-retrieval/candidate.csv",
-            f"{len(other ^ set(candidates['image']))} images that only one of the two lists has",
+            f"{len(other ^ set(candidates['image']))} images that are in only one of the two lists",
             "restore the official lists",
         )

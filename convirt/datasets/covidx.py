@@ -86,10 +86,10 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     if version in TWO_CLASSES:
         raise InputError(
             "params.yaml",
-            f"a version of three classes: {', '.join(RELEASES)}",
+            f"a version with three classes: {', '.join(RELEASES)}",
             f"{version}, whose classes are negative and positive",
-            f"set datasets.sources.<name>.options.version, to {TWO_CLASSES[version]} for the "
-            "three-class lists of about that time, or COVIDx4 as in the paper",
+            f"set datasets.sources.<name>.options.version to {TWO_CLASSES[version]}, the "
+            "three-class lists of about that time, or to COVIDx4 as in the paper",
         )
     funnel = Funnel(paper=dict(PAPER))
     parts = []
@@ -213,7 +213,7 @@ def _listed_once(rows: pd.DataFrame, source: Path, funnel: Funnel) -> pd.DataFra
     torn = labels.index[labels > 1]
     if len(torn):
         raise InputError(
-            source, "one label a file", f"two for `{torn[0]}`", "restore the official list"
+            source, "one label per file", f"two for `{torn[0]}`", "restore the official list"
         )
     twice = rows["image"].duplicated()
     funnel.images.drop(LISTED_TWICE, rows.loc[twice, "image"])

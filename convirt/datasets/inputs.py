@@ -99,7 +99,7 @@ def _save_with_commas(data: bytes) -> str:
     if other is None:
         return ""
     name = {"\t": "tabs"}.get(other[0], f"`{other[0]}`")
-    return f"its cells lie between {name}: save it with commas"
+    return f"its cells are separated by {name}: save it with commas"
 
 
 def _whole_rows(data: bytes, path: Path, width: int) -> None:
@@ -115,15 +115,15 @@ def _whole_rows(data: bytes, path: Path, width: int) -> None:
         for row in rows:
             width = width or (len(row) if "".join(row).strip() else 0)
             if width and len(row) > width and any(cell.strip() for cell in row[width:]):
-                found = f"{len(row)} in the row of line {line}"
-                hint = _save_with_commas(data) or "put a text with commas between quotes"
+                found = f"{len(row)} in the row at line {line}"
+                hint = _save_with_commas(data) or "put texts with commas in quotes"
                 raise InputError(path, f"{width} cells in each row, as in the first", found, hint)
             line = rows.line_num + 1
     except csv.Error as error:
         raise InputError(
             path,
-            "cells whose quotes are closed, with a comma behind them",
-            f"{error}, in the row that begins in line {line}",
+            "cells whose quotes are closed and followed by a comma",
+            f"{error}, in the row that begins at line {line}",
             _save_with_commas(data)
             or 'close the quote; a quote inside a text is written twice: ""',
         ) from None
@@ -148,8 +148,8 @@ def unlike(
     others = {_bare(str(name)): str(name) for name in table if name not in (*columns, *wanted)}
     for column in columns:
         if column not in table and (name := others.get(_bare(column))):
-            hint = f"rename it to `{column}`, or to something that is less like it"
-            raise InputError(path, f"the column `{column}`, or none like it", f"`{name}`", hint)
+            hint = f"rename it to `{column}`, or to something less similar"
+            raise InputError(path, f"the column `{column}`, or none similar", f"`{name}`", hint)
 
 
 def _bare(name: str) -> str:
@@ -171,7 +171,7 @@ def _each_once(names: list[str], path: Path) -> None:
     for name in names:
         if name and names.count(name) > 1:
             found = f"`{name}` {names.count(name)} times"
-            raise InputError(path, "columns of different names", found, "rename or remove one")
+            raise InputError(path, "columns with different names", found, "rename or remove one")
 
 
 def first_file(root: Path, names: Sequence[str], hint: str) -> Path:
@@ -236,7 +236,7 @@ def _undecodable(data: bytes) -> str:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        return f"byte {data[error.start]:#04x} in line {line}, which is no UTF-8"
+        return f"byte {data[error.start]:#04x} in line {line}, which is not UTF-8"
     return ""
 
 

@@ -96,7 +96,7 @@ def _labels(rows: pd.DataFrame, chosen: Options, source: Path) -> dict[str, pd.S
         if chosen.columns:
             raise
         hint = (
-            f"{error.hint}; or, since every column counts as a label, name those that are in "
-            "datasets.sources.<name>.options: columns, or column and classes for names of classes"
+            f"{error.hint}; or, since every column counts as a label, name the label columns in "
+            "datasets.sources.<name>.options: columns, or column and classes for class names"
         )
         raise InputError(error.path, error.expected, error.found, hint) from error

@@ -64,8 +64,8 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     if chosen.views and not listed.views:
         raise InputError(
             source,
-            "a list that tells the view of each image, to choose by `views`",
-            "none in this one",
+            "a list with the view of each image, which `views` needs",
+            "no views in this one",
             f"download mimic-cxr-2.0.0-metadata.csv.gz of MIMIC-CXR-JPG into {root},"
             " or remove options.views",
         )

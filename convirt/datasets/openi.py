@@ -134,7 +134,7 @@ def _read_csv(source: Path) -> list[Report]:
     for uid, image in zip(listed["uid"], listed["image"], strict=True):
         if uid not in images:
             raise InputError(
-                source, "the reports of all images", f"none of uid `{uid}`", "restore the list"
+                source, "the reports of all images", f"none for uid `{uid}`", "restore the list"
             )
         images[uid].append(image)
     return [

@@ -189,7 +189,7 @@ class _AtMost:
         found = self.file.read(min(size, self.left + 1))
         self.left -= len(found)
         if self.left < 0:
-            raise ValueError("more than reports take")
+            raise ValueError("larger than any report")
         return found
 
 

@@ -40,7 +40,7 @@ def parse(kind: type[T], options: Mapping[str, Any], reader: str) -> T:
         if type(value) is not type(default):
             raise InputError(
                 "params.yaml",
-                f"option `{name}` of the reader `{reader}` as "
+                f"option `{name}` of the reader `{reader}`, of type "
                 f"{'list' if isinstance(default, tuple) else type(default).__name__}",
                 f"`{value}` ({type(value).__name__})",
                 f"correct datasets.sources.<name>.options.{name}",

@@ -70,7 +70,7 @@ def _texts(studies: pd.Series, texts: pd.Series, source: Path) -> dict[str, str]
         if text and found.get(study) and found[study] != text:
             raise InputError(
                 source,
-                "one text a study",
+                "one text per study",
                 f"two different texts for `{study}`",
                 "give the rows different studies, or the same text",
             )
@@ -88,9 +88,9 @@ def _sections(texts: Mapping[str, str], source: Path) -> dict[str, str]:
     if given and set(given) == {NO_SECTION}:
         raise InputError(
             source,
-            "texts with a head of findings or impression at the start of a line",
+            "texts with a findings or impression heading at the start of a line",
             f"none in {len(given):,} texts",
-            "set datasets.sources.<name>.options.sections: false, which uses them whole",
+            "set datasets.sources.<name>.options.sections: false, to use them whole",
         )
     return found
 

@@ -80,5 +80,5 @@ def _one_kind_a_row(rows: pd.DataFrame, source: Path) -> None:
             source,
             "an image or a text in each row",
             f"{'both' if both else 'neither'} in data row {row + 1}",
-            "make one row a query",
+            "write one query per row",
         )

@@ -72,7 +72,10 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     torn = rows.loc[rows["min"] != rows["max"], "patientId"]
     if len(torn):
         raise InputError(
-            source, "one Target an image", f"both for `{torn.iloc[0]}`", "restore the official list"
+            source,
+            "one Target per image",
+            f"both for `{torn.iloc[0]}`",
+            "restore the official list",
         )
     ids, stage = rows["patientId"], source.name.split("_train")[0]
     paths, notes = _films(ids, _folder(root, stage, chosen.images), source)
@@ -182,7 +185,7 @@ def _nih_patients(source: Path) -> dict[str, str]:
         if match is None or people.setdefault(film, match[1]) != match[1]:
             raise InputError(
                 source,
-                "an img_id such as 00000013_005.png, of one patient a subset_img_id",
+                "an img_id such as 00000013_005.png, with one patient per subset_img_id",
                 f"`{image}` for `{film}`",
                 "download it again from rsna.org",
             )

@@ -60,7 +60,9 @@ def draw(tables: Tables, split: Split, name: str) -> Drawn:
     torn = images.groupby("patient")["split"].nunique() > 1
     if torn.any():
         found = f"{int(torn.sum())} patients in two, such as `{torn.idxmax()}`"
-        hint = "an option draws images and not patients: run without a list, or change that option"
+        hint = (
+            "an option draws images instead of patients: run without a list, or change that option"
+        )
         raise InputError(tables.source, "each patient in one part", found, hint)
     drawn = [part for part in DRAWN if getattr(split, part)]
     held = images[images["split"].isin(drawn)].sort_values("image")
@@ -104,7 +106,7 @@ def compare(path: Path, drawn: Drawn) -> None:
     if differ or listed.digest != drawn.head["drawn_from"]["sha256"]:
         raise InputError(
             path,
-            f"the list that is drawn by these parameters, {drawn.pin}...",
+            f"the list drawn with these parameters, {drawn.pin}...",
             f"{_checksum(path)[:PIN]}..., drawn from {listed.images} images",
             "python -m stages.splits NAME --write, if the list should change",
         )
@@ -128,7 +130,7 @@ def read(reference: str) -> Listed:
     if pin and not (len(pin) >= 8 and checksum.startswith(pin)):
         raise InputError(
             path,
-            f"the list of which the parameter names the sha256, {pin}...",
+            f"the list whose sha256 the parameter gives, {pin}...",
             f"{checksum[:PIN]}...",
             f"set split_file: {name}@{checksum[:PIN]}, or `git checkout {name}`",
         )
@@ -137,7 +139,7 @@ def read(reference: str) -> Listed:
         raise InputError(
             path,
             "the list that its head describes",
-            "another one: it was edited",
+            "an edited one",
             f"`git checkout {name}`, or draw it again: python -m stages.splits NAME --write",
         )
     unknown = rows.loc[~rows["split"].isin(DRAWN), "split"]
@@ -196,8 +198,8 @@ def apply(
     if torn.any():
         raise InputError(
             listed.source,
-            "images that the layout leaves to train",
-            f"`{images.loc[torn, 'image'].iloc[0]}`, which it gives as {given[torn].iloc[0]}",
+            "images that the layout leaves in train",
+            f"`{images.loc[torn, 'image'].iloc[0]}`, which it puts in {given[torn].iloc[0]}",
             "draw the list again: python -m stages.splits NAME --write",
         )
     alone = (images["patient"] == images["image"]) & parts.notna()
@@ -218,7 +220,11 @@ def _same_images(ids: pd.Series, listed: Listed, source: Path) -> None:
         source,
         f"the {listed.images} images that {listed.source} was drawn from",
         f"{len(ids)} images with other ids"
-        + (f"; {len(absent)} of the list's are not among them, as `{absent[0]}`" if absent else ""),
+        + (
+            f"; {len(absent)} of the list's are not among them, such as `{absent[0]}`"
+            if absent
+            else ""
+        ),
         "read the same release with the same options, draw a list of your own "
         "(python -m stages.splits --help), or set split_file: '' to draw each time",
     )
@@ -239,7 +245,7 @@ def _head(path: Path) -> dict[str, Any]:
     else:
         if sound:
             return dict(head)
-        found = "values of other types"
+        found = "values of the wrong type"
     hint = "git checkout it, or draw the list again: python -m stages.splits NAME --write"
     raise InputError(path, "the head of a split list", found, hint)
 

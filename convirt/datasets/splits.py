@@ -108,7 +108,7 @@ def assign(table: pd.DataFrame, split: Split, source: Path) -> pd.Series:
                 hint = "name the person of each row in the patient column"
             raise InputError(
                 source,
-                f"more than {count} units beside the {name} split, so that some are left to train",
+                f"more than {count} units to draw {name} from, so that some are left to train",
                 f"{int(counts.sum())} units of {len(counts)} patients",
                 hint,
             )

@@ -153,7 +153,7 @@ def _count(found: Diagnosis, text: str, count: int, official: int, facts: Facts)
     elif count == official:
         found.add("ok", f"{text}, the official number")
     else:
-        hint = f"another release, or not whole? compare with {facts.page}"
+        hint = f"another release, or incomplete? compare with {facts.page}"
         found.add("check", f"{text}, officially {official:,}", hint)
 
 
@@ -168,7 +168,7 @@ def _look_for(
     scope = f"all {total:,}" if len(looked) == total else f"a sample of {len(looked)} of {total:,}"
     text = f"{files.what}: looked for {scope}"
     if not missing:
-        found.add("ok", f"{text}, none is missing")
+        found.add("ok", f"{text}, none missing")
         return
     if near := presence.nearly(missing[0]):
         steps = (f"did you mean {near}?", *steps)

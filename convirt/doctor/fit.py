@@ -33,7 +33,7 @@ def fits(found: Diagnosis, request: Request, tables: Tables | None) -> None:
     labels = tables.labels if tables else getattr(request.module, "LABELS", None)
     refused = found.level == "stop"  # maybe by the reader, which then need not run again
     if labels is None and not refused and any(use.labels for use in request.uses):
-        found.add("ok", "labels and splits: not looked at; --full runs the reader")
+        found.add("ok", "labels and splits: not checked; --full runs the reader")
     for use in request.uses:
         if kind and use.kind != kind:
             text = f"{use.key} needs a set of {use.kind}; this one holds {kind}"
@@ -64,7 +64,7 @@ def _splits(found: Diagnosis, request: Request, use: Use, tables: Tables) -> Ite
         hint = f"set {source}.{name}"
         if name == "train":
             hint = f"lower {source}.val and {source}.test, or mark rows as train"
-        found.add("stop", f"{use.key} needs {name} images; there is none", hint)
+        found.add("stop", f"{use.key} needs {name} images; there are none", hint)
 
 
 def _batches(
@@ -79,7 +79,7 @@ def _batches(
         if count < size and name == "val":
             found.add("stop", text, f"raise {source}.val or lower {key}")
         elif count < size:
-            text += ", so that a batch holds a study twice"
+            text += ", so a batch holds a study twice"
             found.add("check", text, f"lower {key}, or {source}.val and {source}.test")
 
 
@@ -100,7 +100,7 @@ def _classes(found: Diagnosis, use: Use, task: Task, tables: Tables, splits: Ite
         own = images[images["split"] == name]
         never = [label for label in use.labels if not own[label].any()]
         if never and task.metric == "accuracy":
-            text = f"{use.key}: of {len(own):,} {name} images none is {' or '.join(never)}"
+            text = f"{use.key}: none of {len(own):,} {name} images is {' or '.join(never)}"
             found.add("check", text, f"add some, or take the class out of {use.key}.labels")
 
 
@@ -114,8 +114,8 @@ def _searches(found: Diagnosis, use: Use, tables: Tables) -> None:
         text = f"{key} asks for {most} candidates; there are {candidates}"
         found.add("stop", text, f"lower {key}, or add candidates")
     if not queries + texts:
-        found.add("stop", f"{use.key} needs queries, images or texts; there is none", "add them")
+        found.add("stop", f"{use.key} needs queries, images or texts; there are none", "add them")
     elif not queries and use.blind:
         names = ", ".join(use.blind)
-        text = f"{use.key} needs image queries for {names}, without a text encoder; there is none"
+        text = f"{use.key} needs image queries for {names}, without a text encoder; there are none"
         found.add("stop", text, f"take {names} out of retrieval.systems, or add image queries")

@@ -61,7 +61,7 @@ def _about(facts: Facts | None) -> str:
 def _without(request: Request) -> str:
     """How to run without the set."""
     keys = [f"datasets.sources.{request.name}", *(use.key for use in request.uses)]
-    return f"or do without: remove {', '.join(keys)} and what names them"
+    return f"or do without it: remove {', '.join(keys)} and every mention of them"
 
 
 def steps_into(facts: Facts | None, root: Path | str, what: str = "") -> tuple[str, ...]:

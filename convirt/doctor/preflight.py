@@ -109,11 +109,13 @@ def resolution(stored: int, size: int) -> Diagnosis:
     """
     found = Diagnosis("model.image.size", str(size))
     if size > stored:
-        text = f"films are stored at {stored} pixels: {size} show no more of them"
+        text = f"films are stored at {stored} pixels: an input of {size} adds no detail"
         found.add("check", text, f"datasets.image_size: {size} or more")
     elif stored > COARSE * size:
         text = f"films are stored at {stored} pixels; pretraining samples them without antialiasing"
-        found.add("check", text, f"datasets.image_size: {round(size * 8 / 7)}, as 256 to 224")
+        found.add(
+            "check", text, f"datasets.image_size: {round(size * 8 / 7)}, in the ratio of 256 to 224"
+        )
     else:
         found.add("ok", f"films are stored at {stored} pixels")
     return found
@@ -199,7 +201,7 @@ def _hub(found: Diagnosis, repository: str, command: str) -> None:
         ]
     except HFValidationError:
         hint = f"correct {found.subject}"
-        found.add("stop", f"{repository} is no name of the model hub, and no folder", hint)
+        found.add("stop", f"{repository} is neither a name on the model hub nor a folder", hint)
         return
     if any(isinstance(path, str) for path in cached):
         found.add("ok", f"{repository}, in the cache of the model hub")

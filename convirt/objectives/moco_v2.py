@@ -202,7 +202,7 @@ def check(options: Options, batch_size: int, eval_every: int) -> None:
             f"{where}queue",
             f"{batch_size} (train.batch_size) to {most} (the keys of train.eval_every steps)",
             str(options.queue),
-            "lower it, or validate less often: losses over a queue that still grows do not compare",
+            "lower it, or validate less often: losses over a growing queue are not comparable",
         )
     if not 0 <= options.momentum <= 1:
         raise InputError(f"{where}momentum", "0 to 1", str(options.momentum), "0.999 as published")
@@ -210,7 +210,7 @@ def check(options: Options, batch_size: int, eval_every: int) -> None:
     if options.groups < 1 or own % options.groups:
         raise InputError(
             f"{where}groups",
-            f"a divisor of {own}, the films of a process in each step",
+            f"a divisor of {own}, the films per process and step",
             str(options.groups),
-            "2, as many as the paper had GPUs",
+            "2, the number of GPUs in the paper",
         )

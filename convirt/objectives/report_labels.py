@@ -149,6 +149,6 @@ def _vocabulary(chosen: Mapping[str, str], corpus: str) -> Vocabulary:
             f"params.yaml: objectives.report_labels.options.vocabulary.{corpus}",
             f"one of {', '.join(VOCABULARIES)}",
             "nothing" if name is None else repr(name),
-            f"say which labels the reports of {corpus} hold, or take the corpus out of corpora",
+            f"choose the vocabulary that fits its reports, or take {corpus} out of corpora",
         )
     return VOCABULARIES[name]

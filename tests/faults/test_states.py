@@ -58,7 +58,7 @@ def test_goes_back_to_the_state_before(
     state = killed(world, project, step)
     state.write_bytes(damage(state.read_bytes()))
     process = world.finish(project, step)
-    assert "going on from the state before it" in process.said
+    assert "resuming from the previous state" in process.said
 
 
 @cases((PRETRAIN, flip), (FINETUNE, cut))

@@ -46,7 +46,7 @@ def check(name: str, counts: Mapping[str, int], where: str = "counts") -> None:
     layout = LAYOUTS[name]
     if set(counts) != set(layout.counts):
         found = ", ".join(counts) or "nothing"
-        hint = "give each of them a number of its own, and nothing else"
+        hint = "give a number for each of these keys, and no others"
         raise InputError(where, f"the keys {', '.join(layout.counts)}", found, hint)
     for key, value in counts.items():
         most = layout.most.get(key, sys.maxsize)
