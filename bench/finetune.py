@@ -37,9 +37,9 @@ from convirt.recipe import Recipe, batches
 
 MODELS: str = typer.Option("demo", help="demo or paper.")
 DEVICE: str = typer.Option("cpu", help="cpu or cuda.")
-IMAGES: int = typer.Option(768, min=64, help="Training images, of an epoch.")
+IMAGES: int = typer.Option(768, min=64, help="Training images per epoch.")
 ROUNDS: int = typer.Option(3, min=1, help="Rounds.")
-WORKERS: int = typer.Option(0, help="Of the plain way's DataLoader; 0: one a core.")
+WORKERS: int = typer.Option(0, help="Workers of the plain way's DataLoader; 0: one per core.")
 BATCH = 64
 
 

@@ -34,8 +34,8 @@ from convirt.pairs import AUGMENT, Pairs, generator
 from convirt.resident import take
 from convirt.results import plots
 
-MOST: int = typer.Option(1_000_000, min=1_000, help="Films of the largest store.")
-BATCHES: int = typer.Option(200, min=10, help="Measured batches, over which rates are taken.")
+MOST: int = typer.Option(1_000_000, min=1_000, help="Films in the largest store.")
+BATCHES: int = typer.Option(200, min=10, help="Batches over which a rate is measured.")
 SIDE, BATCH = 64, 32
 
 
@@ -118,7 +118,7 @@ def main(most: int = MOST, batches: int = BATCHES) -> None:
         "ours": [row.ours for row in rows],
         "plain": [row.plain for row in rows],
     }
-    figure = _measure.growth(counts, lines, "films", "batches of 32 a second")
+    figure = _measure.growth(counts, lines, "films", "batches of 32 per second")
     plots.save(figure, path.with_suffix(".png"))
 
 

@@ -123,7 +123,7 @@ def main() -> None:
     console.print(table)
     console.print(
         f"{len(images)} films, {size / 1e6:.1f} MB kept; logits differ by at most {apart:.1e}, "
-        "since blocks are cut elsewhere"
+        "since blocks of images are split differently"
     )
 
 

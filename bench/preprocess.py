@@ -41,7 +41,7 @@ from convirt.datasets import phantom
 from convirt.datasets.tables import Funnel, Tables
 
 FILMS: int = typer.Option(2_000, min=12, help="Large films.")
-MANY: int = typer.Option(20_000, help="Small films, whose memory is compared; 0: no memory.")
+MANY: int = typer.Option(20_000, help="Small films for comparing memory; 0: skip this.")
 ROUNDS: int = typer.Option(2, min=1, help="Rounds.")
 DISTINCT = 12
 WIDTH, HEIGHT, SIDE, WORKERS = 2544, 3056, 256, 2

@@ -60,19 +60,19 @@ from convirt.training import Corpus, TrainConfig
 
 MODELS: str = typer.Option("demo", help="demo or paper.")
 DEVICE: str = typer.Option("cpu", help="cpu or cuda.")
-BATCH: list[int] = typer.Option([32], help="Pairs a step; name it several times for several.")
-STEPS: int = typer.Option(40, min=4, help="Measured steps of each way and round.")
+BATCH: list[int] = typer.Option([32], help="Pairs per step; may be repeated.")
+STEPS: int = typer.Option(40, min=4, help="Measured steps per way and round.")
 ROUNDS: int = typer.Option(3, min=1, help="Rounds.")
-WORKERS: int = typer.Option(0, help="Of the plain way's DataLoader; 0: one a core.")
-PAIRS: int = typer.Option(4096, help="Studies of the corpus.")
-COMPILE: bool = typer.Option(False, "--compile", help="compute.compile; a file of its own.")
+WORKERS: int = typer.Option(0, help="Workers of the plain way's DataLoader; 0: one per core.")
+PAIRS: int = typer.Option(4096, help="Studies in the corpus.")
+COMPILE: bool = typer.Option(False, "--compile", help="compute.compile; saved to a separate file.")
 GRAPHS: bool | None = typer.Option(
-    None, "--graphs/--no-graphs", help="compute.graphs; without a word: on a GPU."
+    None, "--graphs/--no-graphs", help="compute.graphs; default: on a GPU only."
 )
-PLAIN: bool = typer.Option(True, "--plain/--no-plain", help="The plain way, which takes longest.")
-FULL_SIZE: bool = typer.Option(False, "--full-size", help="A second row, of full-size files.")
-TURN: Path = typer.Option(None, help="A file; calls that name it measure in turn.")
-THREADS: int = typer.Option(1, min=1, help="compute.threads of ours; the plain way has all cores.")
+PLAIN: bool = typer.Option(True, "--plain/--no-plain", help="The plain way too, the slowest.")
+FULL_SIZE: bool = typer.Option(False, "--full-size", help="Add a row for full-size files.")
+TURN: Path = typer.Option(None, help="A file; calls that name the same one take turns.")
+THREADS: int = typer.Option(1, min=1, help="compute.threads of ours; the plain way uses all cores.")
 WARM_UP, LENGTHS = 4, 40  # uncounted steps of ours; LENGTHS until each length came twice
 FULL = 2544, 3056  # pixels of a film of MIMIC-CXR-JPG
 

@@ -30,8 +30,8 @@ from bench._measure import Row
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBS: int = typer.Option(2, min=1, help="Stages at a time.")
-KEEP: Path = typer.Option(None, help="A new folder for the clone and all that it made.")
-SERIAL: bool = typer.Option(False, "--serial", help="Also by `dvc repro`.")
+KEEP: Path = typer.Option(None, help="New folder in which to keep the clone and its outputs.")
+SERIAL: bool = typer.Option(False, "--serial", help="Also time `dvc repro`.")
 
 # loaded by every Python that finds it: times its outermost imports, writes the sum at exit
 WATCH = """

@@ -36,8 +36,8 @@ from bench import _measure
 from convirt import approximate, retrieval
 from convirt.results import plots
 
-MOST: int = typer.Option(1_000_000, min=1000, help="Of the candidates.")
-MOST_HNSW: int = typer.Option(100_000, min=1000, help="Of the candidates of the HNSW index.")
+MOST: int = typer.Option(1_000_000, min=1000, help="Largest number of candidates.")
+MOST_HNSW: int = typer.Option(100_000, min=1000, help="The same for the HNSW index.")
 ROUNDS: int = typer.Option(3, min=1, help="Rounds.")
 QUERIES, WIDTH, K = 40, 512, 50
 COUNTS = (1_000, 10_000, 100_000, 1_000_000)
@@ -164,7 +164,7 @@ def clustered(count: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
 
 def draw(path: Path, counts: list[int], lines: dict[str, list[float | None]]) -> None:
     """Plot queries per second over the number of candidates."""
-    plots.save(_measure.growth(counts, lines, "candidates", "queries a second"), path)
+    plots.save(_measure.growth(counts, lines, "candidates", "queries per second"), path)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def scored(cases: Iterable[tuple[str, set[str]]], vocabulary: Vocabulary) -> str
 
 def main(
     reports: int = typer.Option(2000, min=1, help="Reports of each kind."),
-    seed: int = typer.Option(0, help="Of the cases and reports."),
+    seed: int = typer.Option(0, help="For drawing cases and reports."),
 ) -> None:
     """Print both tables."""
     for make, vocabulary in ((chest, CHEXPERT), (limb, LIMB)):

@@ -29,7 +29,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES: int = typer.Option(8, min=1, help="Stages that could run side by side.")
-SECONDS: float = typer.Option(6.0, help="What one of them computes for, alone on the machine.")
+SECONDS: float = typer.Option(6.0, help="Seconds that one takes, alone on the machine.")
 JOBS: int = typer.Option(2, min=1, help="Stages at a time.")
 ROUNDS: int = typer.Option(2, min=1, help="Runs of each way.")
 
@@ -70,7 +70,7 @@ def main(
         f"stages.runs, {jobs} jobs": lambda folder: call(
             folder, "-m", "stages.runs", "--jobs", str(jobs)
         ),
-        f"a dvc a stage, {jobs} at a time": partial(one_dvc_each, stages=stages, jobs=jobs),
+        f"one dvc per stage, {jobs} at a time": partial(one_dvc_each, stages=stages, jobs=jobs),
         f"the commands alone, {jobs} at a time": partial(alone, stages=stages, jobs=jobs),
     }
     console = Console(width=110)

@@ -43,7 +43,7 @@ class Board:
         self._schedule, self._crew = schedule, crew
         self._total = len(schedule.waiting)
         self._begin = time.monotonic()
-        self.say(f"{self._total} stages to look at, {len(crew.workers)} at a time")
+        self.say(f"{self._total} stages to check, {len(crew.workers)} at a time")
         if not (self._console.is_terminal and self._console.file.isatty()):  # despite FORCE_COLOR
             yield
             return

@@ -77,7 +77,7 @@ class Worker:
         if line := _pipe(self.process.stdout).readline():
             return Ended(stage, json.loads(line)["outcome"], seconds)
         self.end(kill=True)
-        why = f"its worker ended with {self.process.returncode}"
+        why = f"its worker exited with {self.process.returncode}"
         self.process = None
         return Ended(stage, "failed", seconds, why)
 
@@ -154,10 +154,10 @@ def alone(folder: Path, tell: Callable[[str], None]) -> Iterator[int]:
             if time.monotonic() > deadline:
                 hint = "let it end, or kill it, then run the same command"
                 file.seek(0)
-                found = f"process {file.read() or 'unknown'}, or what it has started, at work here"
+                found = f"process {file.read() or 'unknown'}, or what it started, is at work here"
                 raise InputError(file.name, "no other `stages.runs`", found, hint)
             if not told:
-                tell("waiting for the end of an earlier run ...")
+                tell("waiting for an earlier run to end ...")
                 told = True
 
         checkpoint.wait_for(file.fileno(), check)

@@ -24,7 +24,7 @@ def explained(error: BaseException, root: Path) -> InputError | None:
         return InputError(root, "a disk on which files can be locked", f"{error}", hint)
     if isinstance(error, OSError) and error.errno in NO_ACCESS and error.filename:
         wanted = "a file or folder that this stage may read and write"
-        hint = f"ls -ld {error.filename}, change what it tells, then run the same command"
+        hint = f"ls -ld {error.filename}, correct what it shows, then run the same command"
         return InputError(error.filename, wanted, error.strerror or f"{error}", hint)
     return None
 

@@ -139,8 +139,8 @@ def _embeddings(drawn: Drawn, stage: Stage, store: Store, data: str) -> None:
         "Figure 3: image embeddings of five classes",
         figure_plots.embeddings(maps, label[rows], purity, data),
         f"t-SNE (perplexity 30, unit vectors, seed {p.seed}) of the {len(rows):,} candidates of "
-        "the paper’s five classes. A better encoder gathers a class; distances between groups and "
-        "their sizes mean nothing. The share in the title is taken in the full space, not here.",
+        "the paper’s five classes. A better encoder clusters each class; distances between groups "
+        "and group sizes mean nothing. The share in the title is computed in the full space.",
         "; ".join(f"{s}: {100 * purity[s]:.0f}% of neighbours of the same class" for s in systems),
     )
 
@@ -180,14 +180,14 @@ def _saliency(drawn: Drawn, stage: Stage, store: Store, data: str, made_up: bool
     title = "Figure 4: what the linear probes look at"
     caption = (
         "Absolute gradient of the class’s logit by pixel, the largest over the channels (Simonyan "
-        "et al. 2014), each map to its own scale; probes trained on 1% of CheXpert. Of each class "
-        "the first image query of the list, not a chosen one."
+        "et al. 2014), each map on its own scale; probes trained on 1% of CheXpert. The image is "
+        "the first image query of each class in the list, not a chosen one."
     )
     if made_up:
         drawn.add("figure4", title, figure, caption, "saliency maps beside the images")
         return
     drawn.private["figure4"] = _png(figure)
-    aside = " It shows images of the given data, so it is in data/tables/figure4.png alone."
+    aside = " It shows images of the given data, so it is only in data/tables/figure4.png."
     drawn.pictures.append(Picture("figure4", title, caption + aside))
 
 
@@ -206,11 +206,11 @@ def _trajectory(drawn: Drawn, measured: Measured, data: str) -> None:
     )
     drawn.add(
         "figure5",
-        "Figure 5: pretraining loss against what it is for",
+        "Figure 5: pretraining loss against downstream scores",
         figure_plots.trajectory(measured.states, measured.correlations, data),
         "Each point is a state kept during pretraining. Pearson’s r of minus the validation loss "
-        f"and the score: {told or 'not defined'}. The paper’s r are read off its figure. Points of "
-        "one run are no independent sample, so no interval is given.",
+        f"and the score: {told or 'not defined'}. The paper’s values are read off its figure. The "
+        "points of one run are not an independent sample, so no interval is given.",
         told,
     )
 
@@ -225,8 +225,8 @@ def _curves(drawn: Drawn, measured: Measured, data: str) -> None:
         "curves",
         "Curves: the pretraining of every objective",
         figure_plots.curves(measured.curves, data),
-        "What each objective is validated by, over its steps; the mark is the state that is kept. "
-        "Losses of different objectives are on different scales and say nothing about each other.",
+        "The validation criterion of each objective over its steps; the mark is the state that is "
+        "kept. Losses of different objectives are on different scales and cannot be compared.",
         "validation curves of " + ", ".join(measured.curves),
     )
 

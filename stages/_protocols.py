@@ -192,7 +192,7 @@ def _features(given: Given, rows: np.ndarray) -> np.ndarray:
         return get()
 
     def waiting(process: str) -> None:
-        stage.say(f"waiting for process {process}, which computes the same features")
+        stage.say(f"waiting for process {process}, which is computing the same features")
 
     name = f"features of {encoder.relative_to(stage.root)}"
     with stage.progress(name, len(rows), "images") as bar:
@@ -204,7 +204,7 @@ def _features(given: Given, rows: np.ndarray) -> np.ndarray:
 
         found = get(report, stage.confirm, waiting, given.check)
     size = f"{found.nbytes / 1e6:.0f} MB"
-    stage.say(f"{name}: {size} in {SCRATCH}/{folder.name}; `make clean` frees them")
+    stage.say(f"{name}: {size} in {SCRATCH}/{folder.name}; `make clean` removes them")
     return found
 
 

@@ -95,10 +95,10 @@ def _repository() -> Iterator[Any]:
         with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
             yield repo
     except YAMLSyntaxError as error:
-        hint = "mend it; for dvc.lock: `git checkout dvc.lock`, finished runs come from DVC's cache"
+        hint = "correct it; dvc.lock: `git checkout dvc.lock`, finished runs come from DVC's cache"
         raise InputError(error.path, "YAML", str(error), hint) from error
     except DvcException as error:
-        hint = "`dvc stage list --all` names the stages, `dvc status` tells of busy ones"
+        hint = "`dvc stage list --all` names the stages, `dvc status` shows busy ones"
         raise InputError("dvc.yaml", "a pipeline and its stages", str(error), hint) from error
 
 

@@ -218,8 +218,8 @@ class Stage:
         if changes:
             self._warned = True
             self.say(
-                f"changed since the start: {', '.join(changes)}. This run goes on with the former "
-                "code and parameters, but may not write its outputs unless that is undone.",
+                f"changed since the start: {', '.join(changes)}. This run goes on with the earlier "
+                "code and parameters, but cannot write its outputs unless the edit is undone.",
                 style="yellow",
             )
 
@@ -237,7 +237,7 @@ class Stage:
                 "the code and parameters that this run started with",
                 "edited meanwhile, so the outputs are refused",
                 f"undo the edit (git diff) and run the same command: {self._kept()}. "
-                "Or keep the edit and run the same command, which then starts anew",
+                "Or keep the edit and run the same command, which then starts over",
             )
 
     def provenance(self, inputs: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -286,8 +286,10 @@ class Stage:
 
     def _kept(self) -> str:
         if self._scratch is None:
-            return "this stage has no resume state and starts anew"
-        return f"the resume state in {SCRATCH}/{self._scratch.name} is kept, so it costs seconds"
+            return "this stage has no resume state and starts over"
+        return (
+            f"the resume state in {SCRATCH}/{self._scratch.name} is kept, so only seconds are lost"
+        )
 
     def progress(self, what: str, total: int, unit: str = "steps", done: int = 0) -> Progress:
         """A context manager whose `update(advance, **fields)` shows rate, elapsed and time left."""

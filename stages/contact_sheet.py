@@ -22,7 +22,7 @@ CHEST_VIEWS = ("PA", "AP", "PA", "AP", "PA", "AP", "LATERAL")
 LIMB_FINDINGS = ("", "fracture", "lesion", "degenerative", "osteopenia")  # "" is a normal limb
 DRAWS = 10_000  # after so many, a finding counts as one that the phantom does not know
 
-OUT: Path = typer.Option("docs", help="Folder of the two pictures.")
+OUT: Path = typer.Option("docs", help="Folder for the two pictures.")
 
 app = typer.Typer(add_completion=False)
 

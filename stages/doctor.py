@@ -121,20 +121,20 @@ def _seen(params: Params, full: bool) -> Diagnosis | None:
     found = Diagnosis("pictures", "of packed sets")
     size = sum((STORES / name / "images.npy").stat().st_size for name in (*corpora, *tested))
     if size > QUICK and not full:
-        text = f"{size / 1e9:.0f} GB of pictures were not compared: --full reads them"
+        text = f"{size / 1e9:.0f} GB of pictures were not compared: --full compares them"
         found.add("ok", text)
         return found
     for one in overlaps(STORES, corpora, tested):
         if one.images is None:
             text = f"{one.tested} and {one.corpus} were packed at different sizes: not compared"
-            step = f"dvc repro preprocess@{one.tested} preprocess@{one.corpus}, then ask again"
+            step = f"dvc repro preprocess@{one.tested} preprocess@{one.corpus}, then run this again"
             found.add("check", text, step)
         elif one.images:
             text = f"{len(one.images)} of the {one.of} test images of {one.tested} are train images"
             step = f"give their studies the split `test` in {one.corpus} (docs/your-data.md)"
             found.add("check", f"{text} of {one.corpus}, such as {one.images[0]}", step)
     if not found.notes:
-        found.add("ok", "no test image is equal, pixel by pixel, to one that is pretrained on")
+        found.add("ok", "no test image is identical, pixel by pixel, to one that is pretrained on")
     return found
 
 
@@ -240,17 +240,17 @@ def _depends(found: Diagnosis, request: Request, params: Params, profile: bool) 
     path, unset = expanded(text)
     root, unset_too = expanded(request.root)
     if not (unset or unset_too) and _apart(root, path):
-        text = f"depends {path} is elsewhere than the root {root}: no change of the set is seen"
+        text = f"depends {path} is not in the root {root}: changes to the set go unnoticed"
         found.add("check", text, f"set {key} to the root, or to the list in it")
     if not profile and "$" in text:
         hint = f"write the path itself, or start from a profile: {_USE}"
-        found.add("stop", f"depends is {text}, and DVC fills in no variables", hint)
+        found.add("stop", f"depends is {text}, but DVC does not expand variables", hint)
     elif text.startswith("~"):
-        found.add("stop", f"depends is {text}, and DVC fills in no ~", "write the path itself")
+        found.add("stop", f"depends is {text}, but DVC does not expand ~", "write the path itself")
     elif unset or exists(path) or found.level in ("later", "stop"):
         return  # reported for the root, or nothing to report
     elif request.maker(text):
-        found.add("later", f"depends {path} is not there yet; `dvc repro` makes it")
+        found.add("later", f"depends {path} is not there yet; `dvc repro` creates it")
     else:
         found.add("stop", f"depends {path} is not there, so `dvc repro` stops", f"correct {key}")
 

@@ -81,7 +81,7 @@ def check(cell: str = CELL, jobs: int = JOBS) -> None:
             typer.echo(f"{known['table']}, {column}: {what} {value!r}, {told}")
     for digest in ("code", "params"):
         if result["provenance"][digest] != cells[0][digest]:
-            typer.echo(f"the committed one was made by other {digest}: run `make tables`")
+            typer.echo(f"the committed result comes from different {digest}: run `make tables`")
     if not same:
         raise typer.Exit(1)
 

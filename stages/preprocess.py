@@ -33,7 +33,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     name: str = typer.Argument(help="A key of datasets.sources, such as chest."),
-    shard: str = typer.Option("", help="Decode piece i of n only, such as 2/8, for a later run."),
+    shard: str = typer.Option("", help="Decode only piece i of n, such as 2/8, for a later run."),
     params: Path = PARAMS,
 ) -> None:
     """Read one set and pack it: images scaled into one array, reports cut into sentences.
@@ -69,7 +69,7 @@ def main(
         out = stage.root / "data" / "stores" / name
         if parts := pieces.complete(home, len(tables.images), belongs):
             funnel = packing.merge(tables, parts, out, datasets.max_dropped, stage.confirm)
-            stage.say(f"made of {len(parts)} pieces; they are not needed any more: rm -r {home}")
+            stage.say(f"made of {len(parts)} pieces, which are no longer needed: rm -r {home}")
             _tell(stage, name, funnel, belongs)
             return
         with stage.scratch({"images": str(belongs["images"])}) as scratch:
@@ -123,7 +123,7 @@ def _tell(stage: Stage, name: str, funnel: Funnel, belongs: Belongs) -> None:
         for reason, count in counts[what]["dropped"].items()
     ]
     if dropped:
-        tell(f"left out: {', '.join(dropped)}; named in data/stores/{name}/dropped.parquet")
+        tell(f"left out: {', '.join(dropped)}; listed in data/stores/{name}/dropped.parquet")
     for note in funnel.note_lines():
         tell(note)
 

@@ -14,7 +14,7 @@ import typer
 from convirt import files
 from convirt.errors import InputError
 
-PROFILE: Path = typer.Argument(help="Such as profiles/paper.yaml.")
+PROFILE: Path = typer.Argument(help="The profile, such as profiles/paper.yaml.")
 OUT: Path = typer.Option("params.yaml", help="The parameter file to replace.")
 
 
@@ -31,7 +31,7 @@ def main(profile: Path = PROFILE, out: Path = OUT) -> None:
     except InputError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
-    before = f" (the former one is now {kept})" if kept else ""
+    before = f" (the previous one is now {kept})" if kept else ""
     typer.echo(f"{out} now holds {profile}{before}; next: dvc repro", err=True)
 
 

@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(
-    check: bool = typer.Option(False, "--check", help="Write nothing; fail if it is out of date."),
+    check: bool = typer.Option(False, "--check", help="Write nothing; fail if it is outdated."),
 ) -> None:
     """Rewrite the results in README.md from metrics/summary.json."""
     page = Path("README.md")

@@ -34,10 +34,11 @@ from stages._stage import NOTE
 from stages._stopping import IMPATIENT
 
 TARGETS: list[str] = typer.Argument(None, help="As for `dvc repro`; none means everything.")
-JOBS: int = typer.Option(0, min=0, help="Stages at a time; 0: one a GPU, or 2 on the CPU.")
+JOBS: int = typer.Option(0, min=0, help="Stages at a time; 0: one per GPU, or 2 on the CPU.")
 GPUS: str = typer.Option(
     "",
-    help="Such as 0,1: a slot each; name one twice to share it. Without: all, if device is cuda.",
+    help="Such as 0,1: one stage on each; name one twice to share it. Default: all, if device is "
+    "cuda.",
 )
 FOLDER = Path(".scratch/runs")  # logs and the lock
 
@@ -64,7 +65,7 @@ def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> No
         board.say(str(error), style="red")
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        board.say("interrupted; what ended is recorded, run the same command to go on", "yellow")
+        board.say("interrupted; ended stages are recorded, run the same command to go on", "yellow")
         raise typer.Exit(130) from error
     if not good:
         raise typer.Exit(1)
@@ -137,11 +138,11 @@ def slots(jobs: int, gpus: str) -> list[str]:
         return [""] * (jobs or 2)
     names = [name.strip() for name in gpus.split(",")]
     if not all(names):
-        raise InputError("--gpus", "numbers with commas between", repr(gpus), "--gpus 0,1")
+        raise InputError("--gpus", "numbers separated by commas", repr(gpus), "--gpus 0,1")
     if jobs > len(names):
         each = ",".join(names[i % len(names)] for i in range(jobs))
         hint = f"--jobs {len(names)}, or name a GPU once for each job: --gpus {each}"
-        raise InputError("--jobs", f"at most {len(names)}, one a GPU", str(jobs), hint)
+        raise InputError("--jobs", f"at most {len(names)}, one per GPU", str(jobs), hint)
     return names[: jobs or len(names)]
 
 
@@ -211,7 +212,8 @@ def check_threads(chosen: list[str], threads: int, board: Board) -> None:
     if len(chosen) * threads > (cores := devices.cores()):
         board.say(
             f"{len(chosen)} jobs x {threads} threads (compute.threads) on {cores} cores: stages "
-            "that compute on the CPU slow each other down. Other threads give other last bits.",
+            "that compute on the CPU slow each other down. Another number of threads changes the "
+            "last bits.",
             style="yellow",
         )
 

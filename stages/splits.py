@@ -12,7 +12,7 @@ from stages._stage import PARAMS, Stage
 READS = ["seed", "datasets.sources.{name}"]
 
 WRITE: bool = typer.Option(False, "--write/--check", help="Write the list, or only compare.")
-OUT: Path = typer.Option("splits", help="Folder of the lists.")
+OUT: Path = typer.Option("splits", help="Folder for the lists.")
 
 app = typer.Typer(add_completion=False)
 
@@ -55,7 +55,7 @@ def main(
             stage.say(f"  datasets.sources.{name}.split_file: {path}@{drawn.pin}")
         else:
             split_lists.compare(path, drawn)
-            stage.say(f"{path} is what is drawn.")
+            stage.say(f"{path} matches the draw.")
 
 
 if __name__ == "__main__":

@@ -35,18 +35,17 @@ MADE_UP = (
     "The films and their reports were drawn by a program; none is a patient’s. These numbers show "
     "that methods, protocols and code work, and how the systems compare on this data. The data was "
     "designed so that reports help to read films, and was adjusted after full runs had been seen. "
-    "ConVIRT’s lead here is therefore no evidence for patients (docs/phantom.md). The paper’s "
+    "ConVIRT’s lead here is therefore no evidence about patients (docs/phantom.md). The paper’s "
     "numbers beside ours were measured on other, real data."
 )
 MIXED = (
-    "Made up, drawn by a program, are: {}. The other sets are given. The paper’s numbers stand "
-    "beside ours; they were measured on the paper’s own data."
+    "Made up, drawn by a program: {}. The other sets are given data. The paper’s numbers beside "
+    "ours were measured on the paper’s own data."
 )
-GIVEN = "The paper’s numbers stand beside them, measured on the paper’s own data and splits."
+GIVEN = "The paper’s numbers beside ours were measured on the paper’s own data and splits."
 PATIENTS = (
-    "Pictures made of images. Where the images are given data they stay here, in DVC’s cache and "
-    "whatever it is pushed to, as the stores do, and out of git; where they are made up they are "
-    "in metrics/tables.\n"
+    "Pictures that contain images. Those of given data stay here, in DVC’s cache and wherever it "
+    "is pushed, like the stores, and out of git; those of made-up data are in metrics/tables.\n"
 )
 
 app = typer.Typer(add_completion=False)
@@ -124,13 +123,13 @@ def _page(p: Params, measured: Measured, drawn: Drawn, made_up: frozenset[str]) 
     shown = {id(e.cell) for grid in drawn.grids for _, row in grid.rows for e in row if e.cell}
     more = sum(id(cell) not in shown for cell in own)
     facts = [
-        f"{len(own)} numbers, of which {more} fit no column of the paper (COVIDx with 1% of the "
-        "labels, for one) and are in the CSV files alone. <code>cells.json</code> names for each "
-        "the file that it comes from and the digests of the code and the parameters that made it.",
-        f"Intervals of transfer runs are those of their JSON; of retrieval and of differences, "
+        f"{len(own)} numbers; {more} of them fit no column of the paper (such as COVIDx with 1% of "
+        "the labels) and are only in the CSV files. For each number, <code>cells.json</code> names "
+        "the file that it comes from and the digests of the code and parameters that made it.",
+        "Intervals of transfer runs come from their JSON; those of retrieval and differences, from "
         f"{p.finetune.bootstrap} bootstrap resamples of the queries or the test patients.",
-        "Made by <code>dvc repro tables</code>; <code>docs/tables.md</code> tells what each file "
-        "holds.",
+        "Made by <code>dvc repro tables</code>; <code>docs/tables.md</code> explains what each "
+        "file holds.",
     ]
     if drawn.absent:
         facts.insert(

@@ -110,7 +110,7 @@ def main(
         )
         stage.say(
             f"{key}: {spec.metric} {result.value:.3f} [{result.low:.3f}, {result.high:.3f}] "
-            "without a label"
+            "without labels"
         )
 
 

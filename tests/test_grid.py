@@ -140,8 +140,8 @@ def test_check_tells_equal_from_different(
     told = CliRunner().invoke(grid.app, ["check", name])
     assert told.exit_code == code, told.output
     assert ("NOT 0.5" in told.output) == bool(code)
-    assert "other code" in told.output
-    assert "other params" not in told.output
+    assert "different code" in told.output
+    assert "different params" not in told.output
 
 
 RUNNER = """

@@ -367,9 +367,9 @@ def test_single_runs_and_heads_alone_are_told(report: Report, tmp_path: Path) ->
     changes = {"matrix.task": ["rsna"]}
     assert report(**changes).exit_code == 0
     text = page(tmp_path)
-    one = "Each number of fine-tuning is one run"
+    one = "Each number for fine-tuning comes from one run"
     assert one in text.split("## The claim")[1].split("## Equal")[0]
-    told = "2 of these 4 cells have a run whose best validation came before its encoder"
+    told = "2 of these 4 cells have a run whose best validation score came before its encoder"
     assert told in text
     assert "(epoch 0): rsna ImageNet (chest pairs) 10%, rsna ConVIRT (chest pairs) 10%." in text
     for path in (tmp_path / "metrics/finetune").iterdir():
@@ -381,7 +381,7 @@ def test_single_runs_and_heads_alone_are_told(report: Report, tmp_path: Path) ->
         for fraction in (10, 100):
             fabricate_run(tmp_path, f"rsna-{init}-{fraction}-linear")
     assert report(**changes, **{"matrix.protocol": ["finetune", "linear"]}).exit_code == 0
-    assert "Each number of linear probe is one run" in page(tmp_path)
+    assert "Each number for linear probe comes from one run" in page(tmp_path)
 
 
 def test_few_patients_have_no_interval(report: Report, tmp_path: Path) -> None:
@@ -399,7 +399,7 @@ def test_what_a_reader_of_the_cells_has_to_know(report: Report, tmp_path: Path) 
     assert report(**changes).exit_code == 0
     text = page(tmp_path)
     assert "on all validation images, whatever its fraction: 15 of rsna." in text
-    for absent in ("last epoch", "are drawn, not studies", "intervals there are too narrow"):
+    for absent in ("last epoch", "are drawn by image", "intervals there are too narrow"):
         assert absent not in text
     for path in (tmp_path / "metrics/finetune").glob("rsna-*.json"):
         run = json.loads(path.read_text())
@@ -413,14 +413,16 @@ def test_what_a_reader_of_the_cells_has_to_know(report: Report, tmp_path: Path) 
     assert report(**changes).exit_code == 0
     text = page(tmp_path)
     assert "| 10% | 40 to 42 | 60 |" in text
-    assert "10% of rsna come from 30.0% of its studies." in text
+    assert "10% of rsna comes from 30.0% of its studies." in text
     for path in (tmp_path / "metrics/finetune").glob("rsna-*-10-*.json"):
         files.write_json(path, json.loads(path.read_text()) | {"n_train": [120]})
     assert report(**changes).exit_code == 0
-    assert "are drawn, not studies" not in page(tmp_path)  # more images than the share, as of 1%
-    assert "2 of these 4 cells have a run whose best validation came in the last epoch" in text
+    assert "are drawn by image" not in page(tmp_path)  # more images than the share, as of 1%
+    assert (
+        "2 of these 4 cells have a run whose best validation score came in the last epoch" in text
+    )
     assert "test patients of a class (9 in rsna): intervals there are too narrow." in text
-    assert "more labels than they name: rsna ConVIRT (chest pairs) 10%." in text
+    assert "more labels than they have: rsna ConVIRT (chest pairs) 10%." in text
 
 
 def test_what_was_noted_of_the_data_is_on_the_page(report: Report, tmp_path: Path) -> None:
@@ -448,7 +450,7 @@ def test_a_search_of_another_set_has_no_numbers_of_the_paper(
     text = page(tmp_path).split("## Zero-shot retrieval")[1].split("## Pretraining")[0]
     assert "P@5 here" in text and "paper" not in text
     assert (
-        "no ranking has a precision above these" in text
+        "no ranking can exceed these precisions" in text
         and "50 of image → image: 37.5; 50 of text → image: 25.0" in text
     )
     table = result.output.split("Zero-shot retrieval")[1].split("Pretraining")[0]
@@ -466,7 +468,7 @@ def test_the_page_names_the_sets_of_a_user(report: Report, tmp_path: Path) -> No
     text = page(tmp_path)
     head = text.split("## Transfer")[0]
     assert "the sets `rsna` (reader `rsna`) are **given data**." in head
-    assert re.search(r"\*\*Made up, drawn by `stages/demo.py`\*\*, are .*`chest`", head)
+    assert re.search(r"\*\*Made up, drawn by `stages/demo.py`\*\*: .*`chest`", head)
     assert "| rsna | AUROC | `rsna` | ConVIRT (chest pairs) |" in text
     assert "here, given and made-up data" in text
     assert "- **rsna** (given data)" in text

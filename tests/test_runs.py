@@ -213,7 +213,7 @@ def test_all_runs_once_in_order_and_side_by_side(project: Project) -> None:
     assert ended[-1] == "report"
     for one in "ab":
         assert all(ended.index(f"train-{one}") < ended.index(f"probe-{one}-{n}") for n in (1, 10))
-    assert "8 stages to look at, 2 at a time" in said
+    assert "8 stages to check, 2 at a time" in said
     assert "8 ran, 0 from the cache, 0 up to date, 0 failed" in said
     assert said.count("train@a: a word to the wise") == said.count("a word to the wise") == 1
     assert project.up_to_date()
@@ -350,7 +350,7 @@ def test_worker_that_dies_fails_its_stage_alone(project: Project) -> None:
     os.kill(parent, signal.SIGKILL)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 1
-    assert "its worker ended with -9" in said
+    assert "its worker exited with -9" in said
     assert "train@b" in said
     assert {"prepare", "train-a", "probe-a-1", "probe-a-10"} == set(project.ended())
     stage = [int(pid) for _, name, _, pid, _ in project.notes() if name == "train-b"]

@@ -368,9 +368,7 @@ def test_what_was_left_out_is_told_with_where_it_is_named(
     run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "raw/f/3.png").write_bytes(b"")
-    told = (
-        "left out: 1 studies (no usable image), 1 images (image of zero size); named in data/stores"
-    )
+    told = "left out: 1 studies (no usable image), 1 images (image of zero size); listed in data"
     for check in ("check_dropped", "_check_parts"):  # a tenth is more than may be lost
         monkeypatch.setattr(f"convirt.packing.{check}", lambda *_: None)
     assert f"note: {told}" in run(app=preprocess.app, val=2).output

@@ -132,7 +132,7 @@ def test_edit_during_a_run_is_refused(
     assert told.count(f"changed since the start: {named}.") == 1  # warned, once
     assert f"{named}\n  expected: the code and parameters that this run started with" in told
     assert "resume state in .scratch/toy-" in told
-    assert "costs seconds" in told
+    assert "only seconds are lost" in told
 
 
 def test_files_are_looked_at_now_and_then(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

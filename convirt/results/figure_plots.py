@@ -116,7 +116,7 @@ def saliency(
             axes.grid(visible=False)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-    figure.suptitle(f"Saliency of the class, linear probes on 1% ({data})", fontsize=11)
+    figure.suptitle(f"Saliency by class, linear probes on 1% ({data})", fontsize=11)
     return figure
 
 
@@ -145,7 +145,7 @@ def trajectory(
             axes.xaxis.set_major_locator(MaxNLocator(4))
             if rows[score].isna().all():
                 axes.text(0.5, 0.5, "no text encoder", transform=axes.transAxes, ha="center")
-    figure.suptitle(f"Pretraining loss and what follows from it ({data})", fontsize=12)
+    figure.suptitle(f"Pretraining loss and downstream scores ({data})", fontsize=12)
     return figure
 
 

@@ -13,7 +13,10 @@ from convirt.results.table_layout import Entry, Grid, best
 from convirt.results.tables import AGREES, CONTRADICTS, Cell, Order
 from convirt.results.verdict import Claim
 
-GLYPHS = {AGREES: ("●", "confirms the paper’s order"), CONTRADICTS: ("▼", "contradicts it")}
+GLYPHS = {
+    AGREES: ("●", "confirms the paper’s order"),
+    CONTRADICTS: ("▼", "contradicts the paper’s order"),
+}
 HOW = (
     "<p>Each cell gives the value measured here; its 95% interval; Δ, by how much ConVIRT (in "
     "Table 4 the default) is higher, with a 95% interval; and the number that the paper prints, on "
@@ -77,7 +80,7 @@ def render(page: Page) -> str:
         HOW + page.rule,
         *(_table(grid) for grid in page.grids),
         *(_figure(picture) for picture in page.pictures),
-        '<h2 id="made">What made this page</h2>',
+        '<h2 id="made">How this page was made</h2>',
         *(f'<p class="faint">{fact}</p>' for fact in page.facts),
     ]
     head = (
@@ -95,25 +98,25 @@ def render(page: Page) -> str:
 def marks() -> str:
     """The definition of the marks, which stands above the tables."""
     return (
-        "<p><strong>Marks.</strong> A mark belongs to one comparison that the paper makes: the "
-        "system of the row against ConVIRT in the same column (in Table 4: against "
-        "the default). Here it is the difference of the two on the same test patients or the "
-        "same queries (a paired bootstrap), with a 95% interval. "
-        '<span class="contradicts">▼</span> that interval lies wholly on the other side of 0 from '
-        "the paper’s difference: it excludes the paper’s order, on this data. "
-        '<span class="agrees">●</span> it lies wholly on the paper’s side. No mark: it contains 0, '
-        "or the paper prints equal numbers, or not both numbers.</p>"
+        "<p><strong>Marks.</strong> Each mark is about one comparison in the paper: the system of "
+        "the row against ConVIRT in the same column (in Table 4: against the default). Here we "
+        "take the difference of the two on the same test patients or the same queries (a paired "
+        "bootstrap), with a 95% interval. "
+        '<span class="contradicts">▼</span> The interval is wholly on the other side of 0 from '
+        "the paper’s difference, which excludes the paper’s order on this data. "
+        '<span class="agrees">●</span> The interval is wholly on the paper’s side. No mark: the '
+        "interval contains 0, or the paper prints equal numbers, or not both numbers.</p>"
         "<p><strong>Intervals</strong> cover the test patients or the queries, and the repeats of "
         "a run if it has several. They do not cover another pretraining, nor another seed where a "
         "cell is a single run, and they are not corrected for the number of comparisons. So more "
-        "than one in 20 misses.</p>"
+        "than one interval in 20 misses.</p>"
     )
 
 
 def _short(claims: Sequence[Claim]) -> str:
     """The answers that have a short form, in one sentence."""
     text = "; ".join(claim.short for claim in claims if claim.short)
-    return f"{text[:1].upper()}{text[1:]}." if text else "nothing of the headline was measured."
+    return f"{text[:1].upper()}{text[1:]}." if text else "none of the headline claims was measured."
 
 
 def _claim(claim: Claim) -> str:
@@ -203,7 +206,7 @@ def _mark(cell: Cell) -> str:
         return ""
     glyph, words = GLYPHS[order.mark]
     told = (
-        f"{words}: {order.against} minus this is {_difference(order)} here, "
+        f"{words}: {order.against} minus this system is {_difference(order)} here, "
         f"{points(order.paper or 0)} in the paper"
     )
     return (

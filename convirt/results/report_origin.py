@@ -24,12 +24,12 @@ def data(
         made_up: Names of the sets that the demo drew.
     """
     head = ["set", "reader", "data", "studies", "images", "sentences"]
-    head += ["images in train / val / test", "dropped", "converted", "the paper states of its data"]
+    head += ["images in train / val / test", "dropped", "converted", "the paper's own data"]
     rows = [
         [key, f"`{readers.get(key, '?')}`", data_name([key], made_up), *_counts(funnel)]
         for key, funnel in funnels.items()
     ]
-    text = "Counts are kept of found; “converted” images were kept, in another pixel format."
+    text = "Counts read “kept of found”; “converted” images were kept, in another pixel format."
     notes = [
         f"- {key}: {note}"
         for key, own in funnels.items()

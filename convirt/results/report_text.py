@@ -86,18 +86,18 @@ def _head(results: Results) -> list[str]:
     if not given:
         what = (
             "**All data behind the columns called “here” is made up**: radiographs and reports "
-            "drawn by `stages/demo.py`. These numbers say that the method and the code work; they "
+            "drawn by `stages/demo.py`. These numbers show that the method and the code work; they "
             "say nothing about patients, and their level cannot be compared with the paper's."
         )
     else:
-        what = f"Columns called “here”: the sets {', '.join(given)} are **given data**."
+        what = f"In the columns called “here”, the sets {', '.join(given)} are **given data**."
         if results.made_up:
             drawn = ", ".join(f"`{s}`" for s in results.readers if s in results.made_up)
-            what += f" **Made up, drawn by `stages/demo.py`**, are {drawn}."
+            what += f" **Made up, drawn by `stages/demo.py`**: {drawn}."
     theirs = (
         f"Columns called “paper” repeat the numbers printed in {paper.SOURCE}, measured by its "
-        "authors on MIMIC-CXR, RSNA, CheXpert, COVIDx, MURA and private bone radiographs, each "
-        "cell of its Table 1 as the mean of five runs, without intervals."
+        "authors on MIMIC-CXR, RSNA, CheXpert, COVIDx, MURA and private bone radiographs. Each "
+        "cell of its Table 1 is the mean of five runs, without an interval."
     )
     units = "AUROC, accuracy and precision are in percent; square brackets hold 95% intervals."
     return [
@@ -157,8 +157,9 @@ def _notes(runs: Sequence[Run]) -> list[str]:
 def _chosen(runs: Sequence[Run]) -> str:
     counts = {run["task"]: f"{run['n_val']:,} of {run['task']}" for run in runs}
     return (
-        "Label fractions apply to the train images alone. As in the paper, each run chose its "
-        f"state on all validation images, whatever its fraction: {', '.join(counts.values())}."
+        "Label fractions apply to the train images only. As in the paper, the state of each run "
+        "was chosen on all validation images, whatever its fraction: "
+        f"{', '.join(counts.values())}."
     )
 
 
@@ -173,11 +174,12 @@ def _shares(runs: Sequence[Run]) -> str:
         )
         if studies > 1.25 * images:
             share = percent(studies)
-            found[task, fraction] = f"{fraction}% of {task} come from {share}% of its studies"
+            found[task, fraction] = f"{fraction}% of {task} comes from {share}% of its studies"
     listed = "; ".join(found.values())
     return listed and (
-        "Images are drawn, not studies. Where the images of a study share one label, a fraction "
-        f"of the images needs the labels of a larger fraction of the studies: {listed}."
+        "Fractions are drawn by image, not by study. Where the images of a study share one label, "
+        "a fraction of the images needs the labels of a larger fraction of the studies: "
+        f"{listed}."
     )
 
 
@@ -185,8 +187,8 @@ def _heads_alone(runs: Sequence[Run]) -> str:
     found = [r for r in runs if r["protocol"] == "finetune" and 0 in r.get("best_epoch", ())]
     return _told(
         found,
-        f"{len(found)} of these {len(runs)} cells have a run whose best validation came before its "
-        "encoder was trained, after the head-only steps (epoch 0)",
+        f"{len(found)} of these {len(runs)} cells have a run whose best validation score came "
+        "before its encoder was trained, after the head-only steps (epoch 0)",
     )
 
 
@@ -194,8 +196,8 @@ def _cut_off(runs: Sequence[Run]) -> str:
     found = [r for r in runs if r["max_epochs"] in r.get("best_epoch", ())]
     return _told(
         found,
-        f"{len(found)} of these {len(runs)} cells have a run whose best validation came in the "
-        "last epoch allowed, so more epochs might improve it",
+        f"{len(found)} of these {len(runs)} cells have a run whose best validation score came in "
+        "the last epoch allowed, so more epochs might improve it",
     )
 
 
@@ -215,7 +217,7 @@ def _taught(runs: Sequence[Run]) -> str:
         and source["task"] == run["task"]
         and source["fraction"] > run["fraction"]
     ]
-    return _told(found, "The encoder of these runs was fine-tuned with more labels than they name")
+    return _told(found, "The encoder of these runs was fine-tuned with more labels than they have")
 
 
 def _told(runs: Sequence[Run], what: str) -> str:
@@ -243,8 +245,8 @@ def _claim(results: Results) -> list[str]:
     if protocols:
         names = " and ".join(_protocol(protocol).lower() for protocol in protocols)
         blocks.append(
-            f"Each number of {names} is one run: the intervals cover the test patients, but "
-            "neither another seed nor another pretraining."
+            f"Each number for {names} comes from one run: the intervals cover the sampling of test "
+            "patients, but not another seed or another pretraining."
         )
     return blocks + _sentences(results, pairs)
 
@@ -328,7 +330,7 @@ def _retrieval(results: Results) -> list[str]:
     figure = "![Retrieval](figures/retrieval.png)"
     text = (
         "Precision is that of an **approximate** search (`retrieval.index`); recall is the share "
-        "of the exact nearest that it found."
+        "of the exact nearest neighbours that it found."
     )
     limit = {  # the same for all systems that have the direction
         (direction, key.removeprefix("highest_at_")): value
@@ -340,7 +342,7 @@ def _retrieval(results: Results) -> list[str]:
     }
     highest = [f"{k} of {name(direction)}: {percent(x)}" for (direction, k), x in limit.items()]
     limits = (
-        "Some classes have fewer candidates than k, so that no ranking has a precision above these "
+        "Some classes have fewer candidates than k, so no ranking can exceed these precisions "
         f"(k of direction: percent): {'; '.join(highest)}."
     )
     before = [*([text] if recall else []), *([limits] if highest else [])]

@@ -100,8 +100,8 @@ def transfer(cells: Iterable[Cell], protocol: str) -> Grid:
 
 
 EARLY = (
-    "With few labels an epoch is a step or two. A probe that is trained by epochs, like the "
-    "paper's, may then stop before it has learnt much, the sooner the weaker its encoder: "
+    "With few labels an epoch is a step or two. A probe trained by epochs, as in the paper, may "
+    "then stop before it has learnt much, and sooner if its encoder is weaker: "
     "docs/linear.md compares it with probes at their minimum."
 )
 
@@ -110,13 +110,13 @@ def _covered(repeats: set[int]) -> str:
     """What an interval of Table 1 covers, given how many runs its cells are means of."""
     if repeats == {1}:
         return (
-            "Each cell is a single run: its interval covers the test patients, but neither "
-            "another seed nor another pretraining."
+            "Each cell is a single run: its interval covers the sampling of test patients, "
+            "but not another seed or another pretraining."
         )
     count = " or ".join(map(str, sorted(repeats)))
     return (
-        f"Each cell is the mean of {count} runs with their own labels, head and order; its "
-        "interval covers these and the test patients, not another pretraining."
+        f"Each cell is the mean of {count} runs, each with its own labels, head and order; its "
+        "interval covers these and the test patients, but not another pretraining."
     )
 
 
@@ -134,7 +134,7 @@ def retrieval(cells: Iterable[Cell]) -> Grid:
     shape = _Shape("table2", columns, published, rows)
     notes = (
         "The paper's row Random is a random guess; ours is an encoder with random weights.",
-        "A system without a text encoder finds nothing by text: those places are empty.",
+        "A system without a text encoder cannot search by text: those places are empty.",
     )
     return _grid("table2", "Table 2: zero-shot retrieval", groups, shape, cells, notes)
 

@@ -73,7 +73,7 @@ def efficiency(
     if protocol == "finetune":
         short = (
             f"with 10% of the labels ConVIRT is ahead of ImageNet with 100% on {len(ahead)} of "
-            f"{count} tasks, behind on {len(behind)}, not told apart on {level}"
+            f"{count} tasks, behind on {len(behind)}, undecided on {level}"
         )
     return Claim(question, answer, text, tuple(lines), short)
 
@@ -102,10 +102,10 @@ def first(cells: Iterable[Cell], protocol: str) -> Claim:
     systems = {cell.system for column in by_column.values() for cell in column}
     answer = YES if best == len(places) else PARTLY if best else NO if behind else LEVEL
     text = (
-        f"Of the {len(places)} {what} cells it is first by interval in {best} and behind in "
-        f"{behind}; in {level} an interval leaves open who is first. Compared with "
-        f"{len(systems) - 1} of the paper's {len(paper.INITS) - 1} other systems "
-        f"(in the paper its number is the highest in {_first_in_paper(protocol)} of "
+        f"Of the {len(places)} {what} cells, ConVIRT is first by interval in {best} and behind in "
+        f"{behind}; in {level} an interval leaves open which system is first. It is compared "
+        f"with {len(systems) - 1} of the paper's {len(paper.INITS) - 1} other systems "
+        f"(in the paper, its number is the highest in {_first_in_paper(protocol)} of "
         f"{len(paper.TABLE_1_COLUMNS)})."
     )
     orders = [cell.order for column in by_column.values() for cell in column if cell.order]
@@ -115,7 +115,7 @@ def first(cells: Iterable[Cell], protocol: str) -> Claim:
 
 def retrieval(cells: Iterable[Cell], chance: float, k: int = 10) -> Claim:
     """Whether ConVIRT finds images by text better than chance and the paper's other systems."""
-    question = "Does ConVIRT find images by a sentence, without any label?"
+    question = "Does ConVIRT find images from a sentence, without any label?"
     found = {cell.system: cell for cell in cells if cell.column == ("text_image", k)}
     own = found.get(REFERENCE)
     if own is None:
@@ -129,10 +129,10 @@ def retrieval(cells: Iterable[Cell], chance: float, k: int = 10) -> Claim:
     others = [cell for cell in found.values() if cell.system in paper.INITS and cell.order]
     better = [label(cell.system) for cell in others if cell.order and cell.order.high < 0]
     if better:
-        text += f" Ahead of it: {', '.join(better)}."
+        text += f" Ahead of ConVIRT: {', '.join(better)}."
     answer = NO if own.low <= chance else PARTLY if better else YES
     short = (
-        f"of the {k} images nearest to a sentence {percent(own.value)}% are right (chance "
+        f"of the {k} images nearest to a sentence, {percent(own.value)}% are right (chance "
         f"{percent(chance)}%)"
     )
     return Claim(question, answer, text, tuple(lines), short)
@@ -140,12 +140,12 @@ def retrieval(cells: Iterable[Cell], chance: float, k: int = 10) -> Claim:
 
 def images(cells: Iterable[Cell], k: int = 10) -> Claim:
     """Whether ConVIRT finds images by image better than the paper's other systems."""
-    question = "Does ConVIRT find images of the same class by an image?"
+    question = "Does ConVIRT find images of the same class from an image?"
     found = {cell.system: cell for cell in cells if cell.column == ("image_image", k)}
     own = found.get(REFERENCE)
     others = {s: c for s, c in found.items() if s in paper.INITS and s != REFERENCE}
     if own is None or not others:
-        text = f"Precision@{k} of ConVIRT or of what to compare it with was not measured."
+        text = f"Precision@{k} of ConVIRT, or of a system to compare it with, was not measured."
         return Claim(question, UNKNOWN, text)
     place = _place([own, *others.values()])
     word = {FIRST: "first by interval", TIED: "not told apart from the best"}.get(
