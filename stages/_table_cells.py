@@ -82,7 +82,7 @@ def gather(stage: Stage) -> Measured:
     cells += _setting_cells(stage, cells, probes, probe_leads, varied, found)
     cells += tables.zeroshot_cells(zero)
     chance = _chance(searches.get(tables.REFERENCE, {}))
-    return Measured(cells, efficiency, chance, curves, states, inputs.correlations(states, own))
+    return Measured(cells, efficiency, chance, curves, states, inputs.correlations(states, p))
 
 
 def _axes(matrix: Any) -> tuple[Iterable[str], Iterable[str], Iterable[int], Iterable[str]]:
@@ -158,12 +158,13 @@ def _retrieval_cells(
 ) -> list[Cell]:
     from convirt.results.tables import REFERENCE, retrieval_cell
 
+    alike = inputs.papers_search(stage.params)
     cells = []
     for system, search in searches.items():
         for direction in DIRECTIONS:
             for k in stage.params.retrieval.k if direction in search else ():
                 own, lead = _precision(stage, searches, found, (direction, k), system, REFERENCE)
-                cells.append(retrieval_cell(system, (direction, k), own, lead, search))
+                cells.append(retrieval_cell(system, (direction, k), own, lead, search, alike))
     return cells
 
 
@@ -233,7 +234,7 @@ def _setting_cells(
         for cell in cells
         if (cell.table, cell.column) == place and cell.system == own.objective
     ]
-    searches = dict(varied)
+    searches, alike = dict(varied), inputs.papers_search(stage.params)
     known = {c.system for c in cells if c.table == "table2"}
     if own.objective in known:
         searches[own.objective] = inputs.json(stage, *inputs.search(own.objective, "retrieve"))
@@ -244,6 +245,6 @@ def _setting_cells(
             if direction in varied[variant]:
                 column = (direction, own.k)
                 value, lead = _precision(stage, searches, found, column, variant, own.objective)
-                cell = retrieval_cell(variant, column, value, None, varied[variant])
+                cell = retrieval_cell(variant, column, value, None, varied[variant], alike)
                 made.append(setting_cell(cell, variant, name, lead))
     return made

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from convirt.compare import Queries
-    from convirt.params import Ablation, Params
+    from convirt.params import Params
     from convirt.results.figure_plots import Curve
     from stages._stage import Stage
 
 Found = dict[str, Any]
 
 RUN_KEYS = {"task", "init", "fraction", "protocol", "metric", "value", "low", "high", "repeats"}
-RUN_KEYS |= {"provenance"}
+RUN_KEYS |= {"unit", "corpus", "n_train", "provenance"}
 ZEROSHOT_KEYS = {"task", "system", "metric", "value", "low", "high", "provenance"}
 STATE_COLUMNS = ["step", "val_loss", "linear", "image_image", "text_image"]
 CORRELATION = ("objective", "score", "states", "pearson", "spearman", "paper")
@@ -104,7 +104,14 @@ def _columns(table: pd.DataFrame, wanted: set[str], name: str, made_by: str) -> 
         raise InputError(name, ", ".join(sorted(wanted)), found, f"dvc repro -f {made_by}")
 
 
-def correlations(states: Mapping[str, pd.DataFrame], own: Ablation) -> list[dict[str, Any]]:
+def papers_search(p: Params) -> bool:
+    """Whether the searched set has the layout of the paper's."""
+    from convirt.results import paper
+
+    return p.datasets.sources[p.retrieval.dataset].reader == paper.SEARCHED
+
+
+def correlations(states: Mapping[str, pd.DataFrame], p: Params) -> list[dict[str, Any]]:
     """Correlations of minus the validation loss with each score, over the states of an objective.
 
     The paper's correlations stand beside those that are about the same scores.
@@ -113,7 +120,8 @@ def correlations(states: Mapping[str, pd.DataFrame], own: Ablation) -> list[dict
     from convirt.results import paper
     from convirt.results.tables import REFERENCE
 
-    alike = (own.task, own.fraction, own.k) == paper.FIGURE_5
+    own = p.ablation
+    alike = (own.task, own.fraction, own.k) == paper.FIGURE_5 and papers_search(p)
     rows = []
     for objective, table in states.items():
         for score in STATE_COLUMNS[2:]:

@@ -33,8 +33,7 @@ READS = [
 ]
 RUN_KEYS = {"task", "init", "fraction", "protocol", "metric", "value", "low", "high"}
 RUN_KEYS |= {"n_train", "n_train_studies", "n_val", "n_test", "patients_test", "patients_fewest"}
-RUN_KEYS |= {"repeats", "corpus", "max_epochs", "encoder_finetuned"}
-PAPERS_SEARCH = "chexpert-8x200"  # the reader of the set that the paper searched
+RUN_KEYS |= {"unit", "repeats", "corpus", "max_epochs", "encoder_finetuned"}
 LOSS_COLUMNS = ["step", "train_loss", "val_loss", "chance"]
 
 app = typer.Typer(add_completion=False)
@@ -95,6 +94,7 @@ def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
     """Read every result that the parameters ask for, and summarise it."""
     import pandas as pd
 
+    from convirt.results import paper
     from convirt.results.report_text import Results
     from convirt.results.summary import comparisons, matrix_keys, summarise
 
@@ -119,7 +119,7 @@ def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
     made_up = frozenset(s for s, source in sources.items() if is_made_up(root, source))
     share = len(made_up) / len(sources)
     resamples = p.finetune.bootstrap
-    papers_search = sources[p.retrieval.dataset].reader == PAPERS_SEARCH
+    papers_search = sources[p.retrieval.dataset].reader == paper.SEARCHED
     results = Results(
         summary=summarise(
             runs, predictions, retrieval, pretrain, share, resamples, p.seed, papers_search

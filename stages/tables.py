@@ -108,13 +108,13 @@ def _page(p: Params, measured: Measured, drawn: Drawn, made_up: frozenset[str]) 
     from convirt.results.tables import DEFAULT
 
     cells = measured.cells
-    metrics = {str(c.column[1]): c.metric for c in cells if c.table == "table1"}
+    scores = {str(c.column[1]): (c.metric, c.unit) for c in cells if c.table == "table1"}
     claims = [
-        verdict.efficiency(measured.efficiency.get("finetune", {}), "finetune", metrics),
+        verdict.efficiency(measured.efficiency.get("finetune", {}), "finetune", scores),
         verdict.first(cells, "linear"),
         verdict.retrieval(cells, measured.chance),
         verdict.images(cells),
-        verdict.efficiency(measured.efficiency.get("linear", {}), "linear", metrics),
+        verdict.efficiency(measured.efficiency.get("linear", {}), "linear", scores),
         verdict.first(cells, "finetune"),
     ]
     data = data_name(measured.sets(p), made_up)

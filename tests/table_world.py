@@ -89,6 +89,9 @@ def transfer_run(root: Path, key: str, skill: float, patients: int, draws: int) 
     cell = {"task": task, "init": init, "fraction": int(fraction), "protocol": protocol}
     cell |= {"metric": TASKS[task], "value": found.value, "low": found.low, "high": found.high}
     cell |= {"repeats": list(found.repeats), "provenance": provenance("finetune")}
+    corpus = None if init in ("random", "imagenet") else "bone" if task == "mura" else "chest"
+    cell |= {"unit": "patient" if task == "mura" else "image", "corpus": corpus}
+    cell |= {"n_train": [4 * int(fraction)] * len(tables)}
     files.write_json(root / f"metrics/finetune/{key}.json", cell)
 
 

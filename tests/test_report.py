@@ -60,6 +60,7 @@ def fabricate_run(root: Path, key: str) -> None:
     files.write_parquet(root / f"models/finetune/{key}/predictions.parquet", pd.DataFrame(table))
     cell = {"task": task, "init": init, "fraction": int(fraction), "protocol": protocol}
     cell |= {"metric": TASKS[task], "value": 0.7, "low": 0.61, "high": 0.789, "n_test": count}
+    cell |= {"unit": "patient" if task == "mura" else "image"}
     cell |= {"patients_test": 59, "best_epoch": [0 if int(fraction) == 10 else 3]}
     cell |= {"n_train": [40], "repeats": [0.7], "corpus": "bone" if task == "mura" else "chest"}
     cell |= COUNTS | {"n_train_studies": [3 if int(fraction) == 10 else 30]}
@@ -291,7 +292,7 @@ def test_another_metric_has_no_number_of_the_paper(
     efficiency = pd.read_csv(tmp_path / "metrics/figures/efficiency.csv")
     theirs = efficiency[efficiency["source"] == "paper"]
     assert set(theirs["task"]) == {"rsna", "chexpert", "mura"}
-    assert summary(tmp_path)["data"]["other_metric"] == {"covidx": 1.0}
+    assert summary(tmp_path)["data"]["other_score"] == {"covidx": 1.0}
 
 
 def test_the_result_of_another_run_is_refused(report: Report, tmp_path: Path) -> None:
@@ -343,6 +344,7 @@ def test_each_protocol_stands_beside_the_papers_of_it(report: Report, tmp_path: 
 @pytest.mark.parametrize(("low", "sure"), [(0.001, "yes"), (-0.001, "no")])
 def test_a_difference_is_sure_where_its_interval_is_above_0(low: float, sure: str) -> None:
     run: dict[str, Any] = {"task": "rsna", "protocol": "finetune", "metric": "auroc"}
+    run |= {"unit": "image"}
     run |= {"corpus": "chest", "n_train": [40], "n_test": 60, "value": 0.7, "low": 0.6, "high": 0.8}
     run |= {"patients_test": 59, "repeats": [0.7]} | COUNTS
     starts = [("convirt", 10), ("imagenet", 10), ("imagenet", 100)]
@@ -398,7 +400,7 @@ def test_what_a_reader_of_the_cells_has_to_know(report: Report, tmp_path: Path) 
     changes = {"matrix.task": ["rsna"]}
     assert report(**changes).exit_code == 0
     text = page(tmp_path)
-    assert "on all validation images, whatever its fraction: 15 of rsna." in text
+    assert "(the paper does not say on how many): 15 of rsna." in text
     for absent in ("last epoch", "are drawn by image", "intervals there are too narrow"):
         assert absent not in text
     for path in (tmp_path / "metrics/finetune").glob("rsna-*.json"):

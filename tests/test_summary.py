@@ -28,6 +28,7 @@ SKILL = {("imagenet", 10): 0.4, ("convirt", 10): 2.0, ("imagenet", 100): 0.9, ("
 
 def run(task: str, init: str, fraction: int, protocol: str = "finetune") -> dict[str, Any]:
     cell = {"task": task, "init": init, "fraction": fraction, "protocol": protocol}
+    cell |= {"unit": "patient" if task == "mura" else "image"}
     return cell | {"metric": "auroc", "value": 0.7, "low": 0.6, "high": 0.8, "n_test": 60}
 
 

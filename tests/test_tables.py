@@ -36,12 +36,14 @@ from convirt.results.tables import (
     Order,
     csv_rows,
     dashed,
+    image_only_cells,
+    retrieval_cell,
     transfer_cells,
 )
 from stages.tables import app
 
 HEADS = {
-    "table1": "system,protocol,task,fraction,metric,value,low,high,repeats,paper",
+    "table1": "system,corpus,protocol,task,fraction,n_train,metric,value,low,high,repeats,paper",
     "table2": "system,direction,k,value,low,high,paper",
     "table3": "system,column,value,low,high,paper",
     "table4": "variant,column,value,low,high,paper",
@@ -440,7 +442,8 @@ def test_label_efficiency(low: float, high: float, answer: str) -> None:
 def test_text_retrieval_has_to_beat_chance() -> None:
     column = ("text_image", 10)
     assert verdict.retrieval([cell("convirt", 0.5, column=column)], 0.125).answer == verdict.YES
-    assert verdict.retrieval([cell("convirt", 0.13, column=column)], 0.125).answer == verdict.NO
+    assert verdict.retrieval([cell("convirt", 0.1, column=column)], 0.125).answer == verdict.NO
+    assert verdict.retrieval([cell("convirt", 0.13, column=column)], 0.125).answer == verdict.LEVEL
     for system, answer in (("binary", verdict.PARTLY), ("siglip", verdict.YES)):
         better = cell(system, 0.7, (-0.3, -0.1), column=column)
         found = verdict.retrieval([cell("convirt", 0.5, column=column), better], 0.125)
@@ -465,15 +468,65 @@ def test_level_somewhere_and_ahead_elsewhere_is_partly() -> None:
     )
 
 
-def test_numbers_of_the_paper_stand_beside_the_same_metric_only() -> None:
-    run = {
+def one(**changes: Any) -> dict[str, Any]:
+    """The JSON of a transfer run."""
+    return {
         **{"protocol": "linear", "task": "rsna", "init": "convirt", "fraction": 1},
-        **{"metric": "auroc", "value": 0.8, "low": 0.7, "high": 0.9, "repeats": [{}]},
-        **{"source": "one.json", "provenance": {"code": "", "params": ""}},
+        **{"metric": "auroc", "value": 0.8, "low": 0.7, "high": 0.9, "repeats": [0.8]},
+        **{"unit": "image", "corpus": "chest", "n_train": [40], "source": "one.json"},
+        **{"provenance": {"code": "", "params": ""}, **changes},
     }
-    alike, other = transfer_cells([run, run | {"metric": "accuracy"}], {})
-    assert alike.paper == 0.907
-    assert other.paper is None
+
+
+def test_numbers_of_the_paper_stand_beside_the_same_score_only() -> None:
+    scores: tuple[dict[str, str], ...] = ({}, {"metric": "accuracy"}, {"unit": "patient"})
+    imagenet = [one(init="imagenet", **score) for score in scores]
+    paired = {"one.json": Interval(0.1, 0.05, 0.15)}
+    alike, metric, unit = transfer_cells(imagenet, paired)
+    assert alike.paper == 0.828 and alike.order and alike.order.mark == "agrees"
+    for other in (metric, unit):
+        assert other.paper is None and other.order and other.order.mark is None
+        grid = table_layout.transfer([other], "linear")
+        printed = [[entry.paper for entry in row] for _, row in grid.rows]
+        assert all(row[0] is None for row in printed)  # for all systems in this column
+        assert any(row[1] is not None for row in printed)
+    mura = {"task": "mura", "corpus": "bone"}
+    assert transfer_cells([one(**mura, unit="patient")], {})[0].paper == 0.812
+    assert transfer_cells([one(**mura, unit="study")], {})[0].paper is None
+
+
+def test_another_set_that_is_searched_has_no_number_of_the_paper() -> None:
+    own, found = Interval(0.5, 0.4, 0.6), one(init="imagenet")
+    for alike in (True, False):
+        made = retrieval_cell("imagenet", ("image_image", 10), own, own, found, alike)
+        assert made.order is not None
+        assert (made.paper is not None) == (made.order.mark is not None) == alike
+        (moved,) = image_only_cells([made])
+        assert (moved.paper is not None) == alike
+        for grid in (table_layout.retrieval([made]), table_layout.image_only([moved])):
+            column = 1 if grid.key == "table2" else 2
+            assert any(row[column].paper is not None for _, row in grid.rows) == alike
+
+
+@pytest.mark.parametrize(
+    ("repeats", "count", "decides"), [(1, 19, False), (1, 20, True), (5, 19, True)]
+)
+def test_a_single_run_on_few_images_decides_nothing(
+    repeats: int, count: int, decides: bool
+) -> None:
+    """Another draw of so few would change the order, which its interval does not cover."""
+    facts = {"repeats": [0.8] * repeats, "n_train": [count] * repeats}
+    made = transfer_cells(
+        [one(init="imagenet", **facts), one(source="two.json", **facts)],
+        {"one.json": Interval(0.1, 0.05, 0.15)},
+    )
+    assert made[0].order is not None
+    assert made[0].order.mark == ("agrees" if decides else "open")
+    assert verdict.first(made, "linear").answer == (verdict.YES if decides else verdict.LEVEL)
+    notes = " ".join(table_layout.transfer(made, "linear").notes)
+    assert f"Training images: {count} with 1% of the labels." in notes
+    assert ("gets no mark" in notes) == (not decides)
+    assert "Pretrained on chest pairs for RSNA." in notes
 
 
 # ------------------------------------------------------------------------------ pictures

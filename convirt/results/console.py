@@ -21,7 +21,7 @@ def tables(summary: Cells) -> list[Table]:
     """Every table that there are results for, in reading order."""
     made_up = summary.get("data", {}).get("made_up", 0.0)
     data = "made-up data" if made_up == 1 else "partly made-up data" if made_up else "given data"
-    strange = summary.get("data", {}).get("other_metric", {})
+    strange = summary.get("data", {}).get("other_score", {})
     made = [
         _transfer(protocol, summary[protocol], data, strange)
         for protocol in paper.PROTOCOLS
@@ -47,7 +47,7 @@ def _table(title: str, *columns: str, words: int) -> Table:
 
 
 def _transfer(protocol: str, tasks: Cells, data: str, strange: Collection[str]) -> Table:
-    """Table of one protocol; `strange` tasks have another metric, so not the paper's numbers."""
+    """Table of one protocol; `strange` tasks, scored otherwise, without numbers of the paper."""
     fractions = sorted(
         {int(f) for inits in tasks.values() for cell in inits.values() for f in cell}
     )

@@ -67,6 +67,12 @@ FIGURE_4_SYSTEMS: tuple[str, ...] = ("imagenet", "simclr", "moco_v2", "convirt")
 METRICS = {"rsna": "auroc", "chexpert": "auroc", "covidx": "accuracy", "mura": "auroc"}
 """What Table 1 counts, by task."""
 
+UNITS = {"rsna": "image", "chexpert": "image", "covidx": "image", "mura": "patient"}
+"""What its metrics score: each image, or the mean of a patient's images (appendix B)."""
+
+SEARCHED = "chexpert-8x200"
+"""The reader of the set that Table 2 searched."""
+
 FIGURE_5 = ("rsna", 1, 10)
 """Task and percent of the labels of the probe, and k of the precision, that Figure 5 is about."""
 
@@ -147,7 +153,12 @@ _TABLE_4: dict[str, tuple[float, float, float]] = {
 
 
 def transfer(
-    protocol: str, task: str, init: str, fraction: int, metric: str | None = None
+    protocol: str,
+    task: str,
+    init: str,
+    fraction: int,
+    metric: str | None = None,
+    unit: str | None = None,
 ) -> float | None:
     """One cell of Table 1: AUC, or accuracy for COVIDx.
 
@@ -158,8 +169,9 @@ def transfer(
         fraction: Percent of the training labels, 1, 10 or 100.
         metric: Metric of the number to stand beside it. Unless it is the task's in `METRICS`, the
             result is None. The default is the paper's metric.
+        unit: What that number scores, likewise as in `UNITS`.
     """
-    if not comparable(task, metric):
+    if not comparable(task, metric, unit):
         return None
     row = _TABLE_1.get(protocol, {}).get(init)
     if row is None or (task, fraction) not in TABLE_1_COLUMNS:
@@ -167,21 +179,25 @@ def transfer(
     return _share(row[TABLE_1_COLUMNS.index((task, fraction))])
 
 
-def comparable(task: str, metric: str | None) -> bool:
-    """Whether a number in `metric` may stand beside the paper's; None is the paper's metric."""
-    return metric is None or metric == METRICS.get(task)
+def comparable(task: str, metric: str | None, unit: str | None = None) -> bool:
+    """Whether a `metric` over a `unit` may stand beside the paper's; None is the paper's own."""
+    return metric in (None, METRICS.get(task)) and unit in (None, UNITS.get(task))
 
 
 def difference(
-    protocol: str, task: str, baseline_fraction: int = 100, metric: str | None = None
+    protocol: str,
+    task: str,
+    baseline_fraction: int = 100,
+    metric: str | None = None,
+    unit: str | None = None,
 ) -> float | None:
     """ConVIRT at 10% of the labels minus ImageNet at `baseline_fraction`% (Table 1).
 
-    With 100 this is the abstract's claim, with 10 the comparison at equal fractions. `metric` is as
-    in `transfer`.
+    With 100 this is the abstract's claim, with 10 the comparison at equal fractions. `metric` and
+    `unit` are as in `transfer`.
     """
-    ours = transfer(protocol, task, "convirt", 10, metric)
-    theirs = transfer(protocol, task, "imagenet", baseline_fraction, metric)
+    ours = transfer(protocol, task, "convirt", 10, metric, unit)
+    theirs = transfer(protocol, task, "imagenet", baseline_fraction, metric, unit)
     return None if ours is None or theirs is None else round(ours - theirs, 4)
 
 

@@ -120,8 +120,8 @@ def _transfer(results: Results) -> list[str]:
         rows = []
         for run in runs:
             drawn = run["task"] in results.made_up
-            cell = (protocol, run["task"], run["init"], run["fraction"], run["metric"])
-            published = paper.transfer(*cell)
+            cell = (protocol, run["task"], run["init"], run["fraction"])
+            published = paper.transfer(*cell, run["metric"], run["unit"])
             rows.append(
                 [
                     run["task"],
@@ -157,8 +157,8 @@ def _notes(runs: Sequence[Run]) -> list[str]:
 def _chosen(runs: Sequence[Run]) -> str:
     counts = {run["task"]: f"{run['n_val']:,} of {run['task']}" for run in runs}
     return (
-        "Label fractions apply to the train images only. As in the paper, the state of each run "
-        "was chosen on all validation images, whatever its fraction: "
+        "Label fractions apply to the train images only. The state of each run was chosen on all "
+        "validation images, whose labels are not counted (the paper does not say on how many): "
         f"{', '.join(counts.values())}."
     )
 
@@ -259,7 +259,7 @@ def _sentences(results: Results, pairs: Sequence[Comparison]) -> list[str]:
         mine = [pair for pair in pairs if pair.protocol == protocol]
         for pair in mine:
             cell = _get(results.summary, pair.path)
-            published = paper.difference(protocol, pair.task, pair.fraction, pair.metric)
+            published = paper.difference(protocol, pair.task, pair.fraction, pair.metric, pair.unit)
             lines.append(
                 f"- **{pair.task}** ({data_name([pair.task], results.made_up)}): ConVIRT with "
                 f"{FEW}% of the labels minus ImageNet with {pair.fraction}% is "
@@ -289,7 +289,7 @@ def _equal_fraction(results: Results) -> list[str]:
     rows = []
     for pair in pairs:
         cell = _get(results.summary, pair.path)
-        published = paper.difference(pair.protocol, pair.task, FEW, pair.metric)
+        published = paper.difference(pair.protocol, pair.task, FEW, pair.metric, pair.unit)
         rows.append(
             [
                 _protocol(pair.protocol),

@@ -66,6 +66,7 @@ class Comparison:
         ours: Key of the ConVIRT run at 10% of the labels.
         baseline: Key of the ImageNet run.
         metric: ``"auroc"`` or ``"accuracy"``.
+        unit: ``"image"``, ``"study"`` or ``"patient"``.
     """
 
     path: tuple[str, ...]
@@ -75,6 +76,7 @@ class Comparison:
     ours: str
     baseline: str
     metric: str
+    unit: str
 
 
 def comparisons(runs: Sequence[Run]) -> list[Comparison]:
@@ -102,8 +104,8 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
             if ours in by_key and baseline in by_key:
                 root = ("claim",) if protocol == "finetune" else ("claim", protocol)
                 path = (*root, *part, task)
-                metric = by_key[ours]["metric"]
-                found.append(Comparison(path, task, protocol, fraction, ours, baseline, metric))
+                score = by_key[ours]["metric"], by_key[ours]["unit"]
+                found.append(Comparison(path, task, protocol, fraction, ours, baseline, *score))
     return found
 
 
@@ -138,14 +140,15 @@ def summarise(
         is approximate),
         ``pretrain.<objective>.<corpus>.{val_loss,chance,below_chance,pairs}`` (also the criterion's
         ``start`` and ``best``), ``data.{made_up,papers_search}``, and, for a task of the paper that
-        is scored by another metric, ``data.other_metric.<task>``. Metrics and differences are
-        fractions, losses are in nats. A cell that was not run is absent, as is the interval of a
-        difference with fewer than `ENOUGH` test patients of a class.
+        is scored by another metric or unit, ``data.other_score.<task>``. Metrics and differences
+        are fractions, losses are in nats. A cell that was not run is absent, as is the interval of
+        a difference with fewer than `ENOUGH` test patients of a class.
     """
     summary: Cells = {"data": {"made_up": made_up, "papers_search": float(papers_search)}}
     for run in runs:
-        if run["task"] in paper.METRICS and not paper.comparable(run["task"], run["metric"]):
-            _put(summary, ("data", "other_metric"), {run["task"]: 1.0})
+        score = run["task"], run["metric"], run["unit"]
+        if run["task"] in paper.METRICS and not paper.comparable(*score):
+            _put(summary, ("data", "other_score"), {run["task"]: 1.0})
         path = (run["protocol"], run["task"], run["init"], str(run["fraction"]))
         _put(summary, path, {part: float(run[part]) for part in ("value", "low", "high")})
     _put_claims(summary, comparisons(runs), predictions, resamples, seed)
@@ -211,17 +214,18 @@ def efficiency_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     Keys: protocol, task, metric, init, fraction (percent), source ("here" or "paper"), value, low,
     high (fractions between 0 and 1; low and high are None for the paper, which has no intervals).
     """
-    lines = dict.fromkeys((r["protocol"], r["task"], r["metric"], r["init"]) for r in runs)
+    heads = ("protocol", "task", "metric", "init")
+    lines = {tuple(run[head] for head in heads): run["unit"] for run in runs}
     rows: list[dict[str, Any]] = []
-    for line in lines:
+    for line, unit in lines.items():
         protocol, task, metric, init = line
-        base = dict(zip(("protocol", "task", "metric", "init"), line, strict=True))
+        base = dict(zip(heads, line, strict=True))
         for run in runs:
-            if (run["protocol"], run["task"], run["metric"], run["init"]) == line:
+            if tuple(run[head] for head in heads) == line:
                 cell = {part: run[part] for part in ("fraction", "value", "low", "high")}
                 rows.append(base | {"source": "here"} | cell)
         for fraction in dict.fromkeys(run["fraction"] for run in runs):
-            value = paper.transfer(protocol, task, init, fraction, metric)
+            value = paper.transfer(protocol, task, init, fraction, metric, unit)
             if value is not None:
                 cell = {"fraction": fraction, "value": value, "low": None, "high": None}
                 rows.append(base | {"source": "paper"} | cell)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from convirt.results import paper
 from convirt.results.markdown import name
-from convirt.results.tables import DEFAULT, REFERENCE, Cell, Column
+from convirt.results.tables import DEFAULT, REFERENCE, SCARCE, Cell, Column
 
 TASKS = {"rsna": "RSNA", "chexpert": "CheXpert", "covidx": "COVIDx", "mura": "MURA"}
 METRICS = {"auroc": "AUROC", "accuracy": "accuracy"}
@@ -87,16 +87,19 @@ def transfer(cells: Iterable[Cell], protocol: str) -> Grid:
         for init in paper.INITS:
             published[init, column] = paper.transfer(protocol, task, init, fraction)
     cells = list(cells)
+    mine = [c for c in cells if c.table == "table1" and c.column in columns]
+    metrics = paper.METRICS | {str(c.column[1]): c.metric for c in mine}
     groups = []
     for task, label in TASKS.items():
-        metric = METRICS[paper.METRICS[task]]
+        metric = METRICS.get(metrics[task], metrics[task])
         groups.append((f"{label} ({metric})", sum(task == t for t, _ in paper.TABLE_1_COLUMNS)))
     shape = _Shape("table1", columns, published, tuple(paper.INITS))
     what = "linear classification" if protocol == "linear" else "fine-tuning"
     title = f"{paper.PROTOCOLS[protocol]}: {what}, with 1%, 10% and all of the training labels"
-    repeats = {c.repeats for c in cells if c.table == "table1" and c.column in columns}
-    notes = ((_covered(repeats),) + (EARLY,) * (protocol == "linear")) if repeats else ()
-    return _grid(f"table1-{protocol}", title, groups, shape, cells, notes)
+    notes = [_covered({c.repeats for c in mine}), _drawn(mine), _corpora(mine)] if mine else []
+    notes += [EARLY] * (protocol == "linear" and bool(mine))
+    key = f"table1-{protocol}"
+    return _grid(key, title, groups, shape, cells, tuple(filter(None, notes)))
 
 
 EARLY = (
@@ -118,6 +121,39 @@ def _covered(repeats: set[int]) -> str:
         f"Each cell is the mean of {count} runs, each with its own labels, head and order; its "
         "interval covers these and the test patients, but not another pretraining."
     )
+
+
+def _drawn(cells: Sequence[Cell]) -> str:
+    """How many images the fractions of Table 1 are, and what that means for its marks."""
+    counts: dict[int, list[int]] = {}
+    for cell in cells:
+        if cell.n_train is not None:
+            counts.setdefault(int(cell.column[2]), []).append(cell.n_train)
+    told = [f"{_between(counts[share])} with {share}%" for share in sorted(counts)]
+    text = f"Training images: {', '.join(told)} of the labels." if told else ""
+    if any(cell.one_draw for cell in cells):
+        text += (
+            f" A single run on fewer than {SCARCE} images gets no mark: another draw of them could "
+            "change the order, which the interval of one run does not cover."
+        )
+    return text
+
+
+def _between(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _corpora(cells: Sequence[Cell]) -> str:
+    """Which pairs the encoders of each task were pretrained on."""
+    tasks: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.corpus:
+            task = TASKS[str(cell.column[1])]
+            if task not in tasks.setdefault(cell.corpus, []):
+                tasks[cell.corpus].append(task)
+    told = [f"{corpus} pairs for {', '.join(names)}" for corpus, names in tasks.items()]
+    return f"Pretrained on {'; '.join(told)}." if told else ""
 
 
 def retrieval(cells: Iterable[Cell]) -> Grid:
@@ -199,18 +235,23 @@ def _grid(
     cells: Iterable[Cell],
     notes: tuple[str, ...] = (),
 ) -> Grid:
-    """Place the cells: first the rows of the paper, then those that only we have."""
+    """Place the cells: first the rows of the paper, then those that only we have.
+
+    A column that was not measured as in the paper has none of its numbers.
+    """
     found = {
         (c.system, c.column): c
         for c in cells
         if c.table == shape.table and c.column in shape.columns
     }
+    foreign = {column for (_, column), cell in found.items() if not cell.alike}
+    published = {at: None if at[1] in foreign else v for at, v in shape.published.items()}
     known = [*ORDER, *sorted({system for system, _ in found} - set(ORDER))]
     own = [s for s in known if s not in shape.rows and any(s == system for system, _ in found)]
     rows = []
     for system in (*shape.rows, *own):
         entries = tuple(
-            Entry(found.get((system, column)), shape.published.get((system, column)))
+            Entry(found.get((system, column)), published.get((system, column)))
             for column in shape.columns
         )
         rows.append((shape.names.get(system, label(system)), entries))

@@ -8,7 +8,7 @@ passed in is not a cell.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from convirt.compare import Interval
@@ -29,7 +29,7 @@ HEADS: dict[str, tuple[str, ...]] = {
 
 FILES: dict[str, tuple[str, ...]] = {
     "table1": (
-        *("system", "protocol", "task", "fraction", "metric"),
+        *("system", "corpus", "protocol", "task", "fraction", "n_train", "metric"),
         *("value", "low", "high", "repeats", "paper"),
     ),
     "table2": ("system", "direction", "k", "value", "low", "high", "paper"),
@@ -40,30 +40,45 @@ FILES: dict[str, tuple[str, ...]] = {
 """The columns of each CSV file."""
 
 AGREES, CONTRADICTS, OPEN = "agrees", "contradicts", "open"
+SCARCE = 20  # training images; a single run on fewer depends more on their draw than on the rest
 
 
 @dataclass(frozen=True)
 class Order:
-    """The reference minus a cell's system: here, with a paired 95% interval, and in the paper."""
+    """The reference minus a cell's system: here, with a paired 95% interval, and in the paper.
+
+    Attributes:
+        against: The reference.
+        value: The difference here, as low and high.
+        paper: The difference in the paper, where it prints both numbers.
+        one_draw: Whether both are single runs on fewer than `SCARCE` training images. The interval
+            does not cover another draw of these, so it decides nothing.
+    """
 
     against: str
     value: float
     low: float
     high: float
     paper: float | None
+    one_draw: bool = False
+
+    @property
+    def side(self) -> int:
+        """1 if our interval lies above 0, -1 if below, 0 if it leaves that open."""
+        return 0 if self.one_draw else (self.low > 0) - (self.high < 0)
 
     @property
     def mark(self) -> str | None:
         """What our interval says about the paper's order; None where the paper has none.
 
         `AGREES`: it lies wholly on the paper's side of 0. `CONTRADICTS`: wholly on the other side.
-        `OPEN`: it contains 0. The paper has no order where it prints equal numbers, or not both.
+        `OPEN`: it contains 0, or decides nothing. The paper has no order where it prints equal
+        numbers, or not both.
         """
         if not self.paper:
             return None
         sign = 1 if self.paper > 0 else -1
-        low, high = sorted((sign * self.low, sign * self.high))
-        return AGREES if low > 0 else CONTRADICTS if high < 0 else OPEN
+        return {1: AGREES, 0: OPEN, -1: CONTRADICTS}[sign * self.side]
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,10 @@ class Cell:
         source: The JSON that it comes from.
         code: Digest of the code that made that JSON.
         params: Digest of the parameters.
+        alike: Whether it was measured as in the paper: the metric, its unit, the searched set.
+        unit: What the metric of a transfer run scores.
+        corpus: What the encoder of a transfer run was pretrained on; "" if on no pairs.
+        n_train: Its training images; of several repeats the most.
     """
 
     table: str
@@ -96,6 +115,15 @@ class Cell:
     source: str
     code: str
     params: str
+    alike: bool = True
+    unit: str = ""
+    corpus: str = ""
+    n_train: int | None = None
+
+    @property
+    def one_draw(self) -> bool:
+        """As `Order.one_draw`."""
+        return self.repeats == 1 and self.n_train is not None and self.n_train < SCARCE
 
 
 def dashed(system: str) -> str:
@@ -113,17 +141,32 @@ def transfer_cells(runs: Iterable[Run], paired: Mapping[str, Interval]) -> list[
     cells = []
     for run in runs:
         column = (run["protocol"], run["task"], run["fraction"])
+        score = run["metric"], run["unit"]
         published, ahead = (
-            paper.transfer(run["protocol"], run["task"], init, run["fraction"], run["metric"])
+            paper.transfer(run["protocol"], run["task"], init, run["fraction"], *score)
             for init in (run["init"], REFERENCE)
         )
-        order = _order(REFERENCE, paired.get(run["source"]), ahead, published)
-        cells.append(_probe("table1", run["init"], column, run, published, order))
+        cell = _probe("table1", run["init"], column, run)
+        cell = replace(
+            cell,
+            alike=paper.comparable(run["task"], *score),
+            unit=run["unit"],
+            corpus=run["corpus"] or "",
+            n_train=max(run["n_train"]),
+            paper=published,
+        )
+        order = _order(REFERENCE, paired.get(run["source"]), ahead, published, cell.one_draw)
+        cells.append(replace(cell, order=order))
     return cells
 
 
 def retrieval_cell(
-    system: str, column: Column, own: Interval, lead: Interval | None, found: Run
+    system: str,
+    column: Column,
+    own: Interval,
+    lead: Interval | None,
+    found: Run,
+    alike: bool = True,
 ) -> Cell:
     """Table 2: one cell, for a direction and k.
 
@@ -133,10 +176,13 @@ def retrieval_cell(
         own: Precision@k over the queries.
         lead: `REFERENCE` minus `system`, query by query.
         found: The JSON of the search, with its path under ``"source"``.
+        alike: Whether the searched set has the layout of the paper's.
     """
     direction, k = str(column[0]), int(column[1])
-    published = paper.retrieval(direction, system, k)
-    order = _order(REFERENCE, lead, paper.retrieval(direction, REFERENCE, k), published)
+    published, ahead = (
+        paper.retrieval(direction, name, k) if alike else None for name in (system, REFERENCE)
+    )
+    order = _order(REFERENCE, lead, ahead, published)
     return Cell(
         "table2",
         system,
@@ -149,12 +195,13 @@ def retrieval_cell(
         found["source"],
         found["provenance"]["code"],
         found["provenance"]["params"],
+        alike,
     )
 
 
 def zeroshot_cells(found: Iterable[Run]) -> list[Cell]:
     """Zero-shot classification, which the paper lacks: one cell per task and system."""
-    return [_probe("zeroshot", cell["system"], (cell["task"],), cell, None, None) for cell in found]
+    return [_probe("zeroshot", cell["system"], (cell["task"],), cell) for cell in found]
 
 
 def image_only_cells(cells: Sequence[Cell]) -> list[Cell]:
@@ -168,10 +215,11 @@ def image_only_cells(cells: Sequence[Cell]) -> list[Cell]:
     for name in paper.TABLE_3_COLUMNS:
         for cell in cells:
             if (cell.table, cell.column) == places[name]:
-                published = paper.image_only(cell.system, name)
-                ahead = paper.image_only(REFERENCE, name)
-                lead = _lead(cell.order)
-                order = _order(REFERENCE, lead, ahead, published)
+                published, ahead = (
+                    paper.image_only(system, name) if cell.alike else None
+                    for system in (cell.system, REFERENCE)
+                )
+                order = _order(REFERENCE, _lead(cell.order), ahead, published, cell.one_draw)
                 found.append(_moved(cell, "table3", cell.system, name, published, order))
     return found
 
@@ -185,8 +233,10 @@ def setting_cell(cell: Cell, variant: str, column: str, lead: Interval | None) -
         column: Name of the column; the paper has those of `paper.TABLE_4_COLUMNS`.
         lead: The default minus this variant; None for the default itself.
     """
-    published = paper.setting(variant, column)
-    order = _order(DEFAULT, lead, paper.setting(DEFAULT, column), published)
+    published, ahead = (
+        paper.setting(name, column) if cell.alike else None for name in (variant, DEFAULT)
+    )
+    order = _order(DEFAULT, lead, ahead, published, cell.one_draw)
     return _moved(cell, "table4", variant, column, published, order)
 
 
@@ -211,9 +261,7 @@ def as_json(cell: Cell) -> dict[str, Any]:
     return told
 
 
-def _probe(
-    table: str, system: str, column: Column, run: Run, published: float | None, order: Order | None
-) -> Cell:
+def _probe(table: str, system: str, column: Column, run: Run) -> Cell:
     return Cell(
         table,
         system,
@@ -223,8 +271,8 @@ def _probe(
         run["low"],
         run["high"],
         len(run.get("repeats") or [run["value"]]),
-        published,
-        order,
+        None,
+        None,
         run["source"],
         run["provenance"]["code"],
         run["provenance"]["params"],
@@ -235,9 +283,7 @@ def _moved(
     cell: Cell, table: str, system: str, column: str, published: float | None, order: Order | None
 ) -> Cell:
     """A cell, moved to another table."""
-    changes = {"table": table, "system": system, "column": (column,)}
-    kept = {key: value for key, value in vars(cell).items() if key not in changes}
-    return Cell(**{**kept, **changes, "paper": published, "order": order})
+    return replace(cell, table=table, system=system, column=(column,), paper=published, order=order)
 
 
 def _lead(order: Order | None) -> Interval | None:
@@ -245,11 +291,15 @@ def _lead(order: Order | None) -> Interval | None:
 
 
 def _order(
-    against: str, lead: Interval | None, ahead: float | None, published: float | None
+    against: str,
+    lead: Interval | None,
+    ahead: float | None,
+    published: float | None,
+    one_draw: bool = False,
 ) -> Order | None:
     """The order, if there is a difference to compare; else None."""
     if lead is None:
         return None
     known = ahead is not None and published is not None
     printed = round(ahead - published, 4) if known else None  # type: ignore[operator]
-    return Order(against, *lead, printed)
+    return Order(against, *lead, printed, one_draw)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from convirt.compare import Interval
 from convirt.results import paper
 from convirt.results.markdown import interval, percent, points
+from convirt.results.summary import ALL
 from convirt.results.table_layout import TASKS, label
 from convirt.results.tables import AGREES, CONTRADICTS, OPEN, REFERENCE, Cell, Column, Order
 
@@ -38,7 +39,7 @@ class Claim:
 def efficiency(
     differences: Mapping[str, Interval],
     protocol: str,
-    metrics: Mapping[str, str] = paper.METRICS,
+    scores: Mapping[str, tuple[str, str]] | None = None,
 ) -> Claim:
     """The abstract's claim: ConVIRT with 10% of the labels against ImageNet with all of them.
 
@@ -49,7 +50,8 @@ def efficiency(
     Args:
         differences: Task -> ConVIRT@10% minus ImageNet@100% on the same test patients.
         protocol: "finetune" (which the claim is about) or "linear".
-        metrics: Task -> metric; the paper's number is given only beside its own metric.
+        scores: Task -> metric and unit, by default the paper's, whose number is given beside these
+            alone.
     """
     how = "fine-tuned" if protocol == "finetune" else "linear"
     question = f"With a tenth of the labels, is ConVIRT as good as ImageNet? ({how})"
@@ -66,7 +68,7 @@ def efficiency(
     )
     lines = []
     for task, d in differences.items():
-        printed = paper.difference(protocol, task, metric=metrics.get(task))
+        printed = paper.difference(protocol, task, ALL, *(scores or {}).get(task, ()))
         beside = "" if printed is None else f"; paper\u00a0{points(printed)}"
         lines.append(f"{TASKS.get(task, task)}: {_points(d)} points{beside}")
     short = ""
@@ -82,8 +84,9 @@ def first(cells: Iterable[Cell], protocol: str) -> Claim:
     """In how many of the paper's 11 columns ConVIRT is first among the paper's systems.
 
     First: the paired interval of its difference to every other system of the paper is above 0.
-    Undecided: some interval contains 0, and none is below 0. "Yes" is first everywhere, "partly"
-    first somewhere, "no" first nowhere and behind somewhere.
+    Undecided: some interval contains 0 or decides nothing (`tables.Order.one_draw`), and none is
+    below 0. "Yes" is first everywhere, "partly" first somewhere, "no" first nowhere and behind
+    somewhere.
     """
     what = "linear" if protocol == "linear" else "fine-tuned"
     question = f"Is ConVIRT the best of the paper's systems? ({what})"
@@ -127,10 +130,11 @@ def retrieval(cells: Iterable[Cell], chance: float, k: int = 10) -> Claim:
     )
     lines = [_line(cell) for cell in found.values()]
     others = [cell for cell in found.values() if cell.system in paper.INITS and cell.order]
-    better = [label(cell.system) for cell in others if cell.order and cell.order.high < 0]
+    better = [label(cell.system) for cell in others if cell.order and cell.order.side < 0]
     if better:
         text += f" Ahead of ConVIRT: {', '.join(better)}."
-    answer = NO if own.low <= chance else PARTLY if better else YES
+    above = own.low > chance
+    answer = (PARTLY if better else YES) if above else NO if own.high < chance else LEVEL
     short = (
         f"of the {k} images nearest to a sentence, {percent(own.value)}% are right (chance "
         f"{percent(chance)}%)"
@@ -166,9 +170,8 @@ def _place(column: Sequence[Cell]) -> str:
     if all(cell.system != REFERENCE for cell in column):
         return ""
     others = [cell.order for cell in column if cell.system != REFERENCE]
-    if any(order is not None and order.high < 0 for order in others):
-        return BEHIND
-    return FIRST if all(order is not None and order.low > 0 for order in others) else TIED
+    sides = [order.side if order is not None else 0 for order in others]
+    return BEHIND if -1 in sides else FIRST if 0 not in sides else TIED
 
 
 def _marks(orders: Iterable[Order]) -> str:
