@@ -54,12 +54,14 @@ class Worker:
     def order(self, stage: str, log: Path) -> None:
         """Let the worker, which has to be idle, reproduce a stage."""
         if self.process is None:
+            # dvc.yaml says `python`: this one, even if its environment is not activated
+            path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "stages._repro", str(self.lock)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={key: value for key, value in os.environ.items() if key not in COLOURED}
-                | {"CUDA_VISIBLE_DEVICES": self.slot, devices.CORES: str(self.cores)},
+                | {"CUDA_VISIBLE_DEVICES": self.slot, devices.CORES: str(self.cores), "PATH": path},
                 pass_fds=[self.lock],
                 start_new_session=True,  # ctrl-C is for the runner alone
             )
@@ -75,7 +77,8 @@ class Worker:
         stage, self.stage = self.stage, None
         seconds = time.monotonic() - self.since
         if line := _pipe(self.process.stdout).readline():
-            return Ended(stage, json.loads(line)["outcome"], seconds)
+            told = json.loads(line)
+            return Ended(stage, told["outcome"], seconds, told["why"])
         self.end(kill=True)
         why = f"its worker exited with {self.process.returncode}"
         self.process = None

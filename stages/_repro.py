@@ -8,6 +8,7 @@ answers with one on stdout. The worker loads DVC once; one `dvc` per stage would
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import queue
@@ -20,11 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from convirt import files
 from convirt.errors import InputError
 from stages._plan import outdated
 
 GRACE = 60.0  # seconds between SIGTERM and SIGKILL for a stage that may be saving its state
-LINGER = 600.0  # seconds, from the end of the orders on, for which DVC may go on recording
+LINGER = 3600.0  # seconds, from the end of the orders on, for which DVC may go on recording
+COMMAND = ("--wait-for-lock", "repro", "--single-item")  # of a worker, and then the stage
+RUNS, ENDED_BADLY = "Running stage '", "exited with "  # DVC's words, as are the next
 UNCHANGED, CACHED = "didn't change, skipping", "is cached - skipping run"  # DVC's words
 
 
@@ -84,6 +88,34 @@ def changed(names: Collection[str]) -> set[str]:
         return {stage.addressing for stage in stages if stage.changed()}
 
 
+def forget_killed() -> None:
+    """Remove what killed workers left in DVC's list of paths in use; if it is cut off, all of it.
+
+    Only while no worker can be alive. DVC itself keeps an entry as long as its process number is
+    in use, by whatever process, and stops for good at a list that was cut off.
+
+    Raises:
+        InputError: As for `examine`.
+    """
+    from dvc import rwlock
+
+    ours = " ".join(("dvc", *COMMAND))
+    with _repository() as repo:
+        links = repo.config["core"].get("hardlink_lock", False)
+        try:
+            with rwlock._edit_rwlock(repo.tmp_dir, repo.fs, links) as used:
+                for path, readers in list(used["read"].items()):
+                    used["read"][path] = [r for r in readers if not r["cmd"].startswith(ours)]
+                used["read"] = {path: readers for path, readers in used["read"].items() if readers}
+                used["write"] = {
+                    path: writer
+                    for path, writer in used["write"].items()
+                    if not writer["cmd"].startswith(ours)
+                }
+        except (rwlock.RWLockFileCorruptedError, rwlock.RWLockFileFormatError):
+            Path(repo.tmp_dir, rwlock.RWLOCK_FILE).unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _repository() -> Iterator[Any]:
     """The locked repository; DVC's errors are raised as ours."""
@@ -95,7 +127,10 @@ def _repository() -> Iterator[Any]:
         with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
             yield repo
     except YAMLSyntaxError as error:
-        hint = "correct it; dvc.lock: `git checkout dvc.lock`, finished runs come from DVC's cache"
+        hint = (
+            "correct it; dvc.lock: `git checkout dvc.lock`, then, before anything runs, "
+            "`dvc commit -f <stage>` for each stage that has finished since"
+        )
         raise InputError(error.path, "YAML", str(error), hint) from error
     except DvcException as error:
         hint = "`dvc stage list --all` names the stages, `dvc status` shows busy ones"
@@ -106,9 +141,10 @@ def _repository() -> Iterator[Any]:
 def serve() -> None:
     """Reproduce the requested stages until stdin ends; then end the stage that is still running.
 
-    So a runner that is killed takes its stages along. DVC itself may finish: it rewrites dvc.lock
-    in place, and killed at that moment it would leave half a file.
+    So a runner that is killed takes its stages along. DVC itself may finish: what a stage has
+    computed is lost unless DVC records it.
     """
+    write_at_once()
     # even if all processes get SIGTERM, this one ends when the runner closes its end of stdin;
     # a handler, since stages would inherit that a signal is ignored
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -135,25 +171,47 @@ def serve() -> None:
         os.killpg(0, signal.SIGKILL)
 
 
+def write_at_once() -> None:
+    """Let DVC write its files under another name and rename them.
+
+    DVC writes them in place, which takes a moment: killed then, it would leave half of dvc.lock,
+    often one that can be read but has lost the records of other stages.
+    """
+    from dvc.utils.serialize import _common, _yaml
+
+    def dump(path: Any, data: Any, dumper: Any, fs: Any = None, **options: Any) -> None:
+        text = io.StringIO()
+        dumper(data, text, **options)
+        files.write_text(Path(path), text.getvalue())
+
+    _common._dump_data = _yaml._dump_data = dump
+
+
 def _reproduce(stage: str, log: Path) -> dict[str, Any]:
     from dvc.cli import main
 
     log.parent.mkdir(parents=True, exist_ok=True)
     for number in (1, 2):
         _point(log, number, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC * (number == 1))
-    arguments = ["--wait-for-lock", "repro", "--single-item", stage]
+    arguments = [*COMMAND, stage]
     sys.argv = ["dvc", *arguments]  # DVC shows others this as the holder of a lock
     code = main(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     told = log.read_text(encoding="utf-8", errors="replace")
+    why = ""
     if code:
         outcome = "failed"
+        if RUNS in told and ENDED_BADLY not in told:
+            why = (
+                "its command succeeded, but DVC could not record that: mend what the log says, "
+                f"then `dvc commit -f {stage}`; running it again starts from the beginning"
+            )
     elif UNCHANGED in told:
         outcome = "unchanged"
     else:
         outcome = "cached" if CACHED in told else "done"
-    return {"stage": stage, "outcome": outcome}
+    return {"stage": stage, "outcome": outcome, "why": why}
 
 
 def _point(path: Path | str, number: int, flags: int) -> None:

@@ -23,12 +23,13 @@ from typing import Any, NamedTuple
 
 import typer
 
-from convirt import devices
+from convirt import devices, files
 from convirt.errors import InputError
 from convirt.params import parse, read_yaml
 from stages import _repro
 from stages._board import Board
 from stages._crew import Crew, alone
+from stages._faults import explained
 from stages._plan import Schedule
 from stages._stage import NOTE
 from stages._stopping import IMPATIENT
@@ -61,8 +62,11 @@ def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> No
         check_threads(chosen, wanted.threads, board)
         with alone(FOLDER, board.say) as lock:
             good = work(targets or [], chosen, lock, board)
-    except InputError as error:
-        board.say(str(error), style="red")
+    except (InputError, OSError) as error:
+        told = error if isinstance(error, InputError) else explained(error, Path.cwd())
+        if told is None:
+            raise
+        board.say(str(told), style="red")
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         board.say("interrupted; ended stages are recorded, run the same command to go on", "yellow")
@@ -74,6 +78,8 @@ def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> No
 def work(targets: list[str], chosen: list[str], lock: int, board: Board) -> bool:
     """Run all that is outdated; return whether all is up to date now."""
     board.say("asking DVC what is outdated ...")
+    sweep(FOLDER.parent)
+    _repro.forget_killed()
     pipeline = _repro.examine(targets)
     if not pipeline.stale:
         board.say(f"Nothing to do: all {pipeline.total} stages are up to date.", "green")
@@ -95,6 +101,12 @@ def work(targets: list[str], chosen: list[str], lock: int, board: Board) -> bool
             style="yellow",
         )
     return not again
+
+
+def sweep(scratch: Path) -> None:
+    """Delete the resume states that killed stages were deleting."""
+    for stale in scratch.glob(".*.tmp"):
+        files.sweep(stale.with_name(stale.name[1:].rsplit(".", 2)[0]))
 
 
 def run(schedule: Schedule, crew: Crew, sure: set[str], board: Board) -> None:

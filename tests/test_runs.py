@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shutil
@@ -267,6 +268,77 @@ def test_failure_stops_what_is_below_and_no_more(project: Project) -> None:
     project.run("--jobs", "2")
     assert sorted(project.ended()) == sorted(set(ALL) - {"prepare", "probe-b-1", "train-b"})
     assert project.up_to_date()
+
+
+def test_outputs_that_dvc_could_not_record_can_still_be_recorded(project: Project) -> None:
+    """A full disk, for one: the stage itself has succeeded, perhaps after days."""
+    cache = project.folder / ".dvc/cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    cache.touch()  # a file, so that nothing can be written below
+    said = project.run("prepare", "--jobs", "1", code=1)
+    assert "its command succeeded, but DVC could not record that" in said
+    assert project.ended() == ["prepare"]
+    cache.unlink()
+    assert "dvc commit -f prepare" in said
+    project.dvc("commit", "-f", "prepare")
+    assert "up to date" in project.run("prepare", "--jobs", "1")
+    assert project.ended() == ["prepare"]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_what_killed_workers_left_in_dvcs_lists_is_removed(project: Project, cut: bool) -> None:
+    """Their process number may be in use again; a list that is cut off stops DVC for good."""
+    path = str(project.folder / "out/prepare")
+    told = {"pid": os.getpid(), "cmd": "dvc --wait-for-lock repro --single-item prepare"}
+    used = json.dumps({"write": {path: told}, "read": {str(project.folder / "source"): [told]}})
+    rwlock = project.folder / ".dvc/tmp/rwlock"
+    rwlock.parent.mkdir(exist_ok=True)
+    rwlock.write_text(used[: len(used) // 2] if cut else used)
+    doomed = project.folder / f".scratch/.prepare-0a.{2**22 + 1}.tmp"  # larger than any number
+    doomed.mkdir(parents=True)
+    project.run("prepare", "--jobs", "1")
+    assert project.ended() == ["prepare"] and not doomed.exists()
+    # the entry of somebody else's `dvc` stays
+    told["cmd"] = "dvc repro"
+    rwlock.write_text(json.dumps({"write": {path: told}, "read": {}}))
+    (project.folder / "source").write_text("2")
+    assert "is busy" in project.run("prepare", "--jobs", "1", code=1)
+
+
+WRITE_HALF = """
+import sys
+from dvc.utils.serialize import dump_yaml
+from stages._repro import write_at_once
+
+write_at_once()
+dump_yaml("new.yaml", {"stages": {"a": {"cmd": "b"}}})
+try:
+    dump_yaml("old.yaml", {"stages": object()})
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+def test_dvcs_files_are_written_at_once(project: Project) -> None:
+    """Killed while it writes in place, DVC would leave half of dvc.lock."""
+    (project.folder / "old.yaml").write_text("stages: {}\n")
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE_HALF],
+        cwd=project.folder,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip(), "the second write was to fail"
+    assert (project.folder / "old.yaml").read_text() == "stages: {}\n"
+    assert (project.folder / "new.yaml").read_text() == "stages:\n  a:\n    cmd: b\n"
+
+
+def test_a_full_disk_is_explained(project: Project) -> None:
+    (project.folder / ".scratch").touch()  # stands for whatever keeps the runner from writing
+    said = project.run("--jobs", "1", code=1)
+    assert "Traceback" not in said and "ls -ld" in said
 
 
 def test_targets_are_those_of_dvc(project: Project) -> None:
