@@ -67,8 +67,9 @@ lock: setup  ## resolve requirements.in into requirements.txt
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet -r requirements.in
 	( echo "# Made by 'make lock' from requirements.in: exact pins of everything. Do not edit."; \
-	  .venv-lock/bin/pip freeze | sed -E 's/^((nvidia|cuda|triton)[^ ]*)$$/\1 ; sys_platform == "linux"/' ) > requirements.txt
+	  .venv-lock/bin/pip freeze --all --exclude pip | sed -E 's/^((nvidia|cuda|triton)[^ ]*)$$/\1 ; sys_platform == "linux"/' ) > requirements.txt
 	rm -rf .venv-lock
 
-clean:  ## remove resume states, kept features and caches; outputs stay
-	rm -rf .scratch .tables-check .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+clean:  ## remove resume states, kept features and caches; outputs and replaced parameters stay
+	[ ! -d .scratch ] || find .scratch -mindepth 1 -maxdepth 1 ! -name 'params-*.yaml' -exec rm -rf {} +
+	rm -rf .tables-check .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

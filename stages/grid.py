@@ -106,7 +106,8 @@ def beside(root: Path, folder: Path) -> Path:
     """
     new = not folder.exists()
     if new:
-        _git(root, "clone", "--quiet", "--local", ".", str(folder.resolve()))
+        with files.atomic(folder) as clone:  # half a clone would pass for a whole one
+            _git(root, "clone", "--quiet", "--local", ".", str(clone.resolve()))
     tracked = set(_git(root, "ls-files", "-z").split("\0")) - {""}
     for name in sorted(tracked | set(_git(folder, "ls-files", "-z").split("\0")) - {""}):
         ours, theirs = root / name, folder / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -50,7 +51,9 @@ def install(profile: Path, out: Path, environment: Mapping[str, str]) -> Path | 
     parse(from_yaml(text, profile), profile)
     kept = None
     if out.is_file() and (former := out.read_text(encoding="utf-8")) != text:
-        kept = out.parent / ".scratch" / out.name
+        # by content, so that no later call replaces it; `make clean` leaves it
+        name = f"{out.stem}-{hashlib.sha256(former.encode()).hexdigest()[:8]}{out.suffix}"
+        kept = out.parent / ".scratch" / name
         files.write_text(kept, former)
     files.write_text(out, text)
     return kept

@@ -403,8 +403,10 @@ def test_a_replaced_parameter_file_is_kept(tmp_path: Path) -> None:
     edited = out.read_text().replace("lr: 0.0005", "lr: 0.0007")
     out.write_text(edited)
     kept = install(demo, out, {})
-    assert kept == tmp_path / ".scratch/params.yaml" and kept.read_text() == edited
-    assert out.read_text() == demo.read_text()
+    assert kept is not None and kept.read_text() == edited
+    assert kept.parent == tmp_path / ".scratch" and out.read_text() == demo.read_text()
+    assert install(ROOT / "profiles/tables.yaml", out, {}) != kept  # whatever comes after
+    assert kept.read_text() == edited
 
 
 @pytest.mark.parametrize(("value", "match"), [("$NOPE/x", "NOPE"), ("a$", r"\$\$")])
