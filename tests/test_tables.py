@@ -334,6 +334,16 @@ def test_interval_of_a_mean() -> None:
     assert found.high == pytest.approx(found.value + half, abs=half / 10)
 
 
+@pytest.mark.parametrize("block", [1, 123, 1000])
+def test_blocks_of_draws_do_not_change_an_interval(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).random(81)
+    whole = compare.interval(values, 50, 1)
+    monkeypatch.setattr(compare, "BLOCK", block)
+    assert compare.interval(values, 50, 1) == whole
+
+
 def test_pairs_share_their_draws() -> None:
     a = np.random.default_rng(0).normal(size=50)
     paired = compare.interval(a + 0.1 - a, 200, 3)
