@@ -10,7 +10,7 @@ from html import escape
 from convirt.results.markdown import percent, points
 from convirt.results.page_style import STYLE
 from convirt.results.table_layout import Entry, Grid, best
-from convirt.results.tables import AGREES, CONTRADICTS, Cell, Order
+from convirt.results.tables import AGREES, CONTRADICTS, SCARCE, Cell, Order
 from convirt.results.verdict import Claim
 
 GLYPHS = {
@@ -105,7 +105,8 @@ def marks() -> str:
         '<span class="contradicts">▼</span> The interval is wholly on the other side of 0 from '
         "the paper’s difference, which excludes the paper’s order on this data. "
         '<span class="agrees">●</span> The interval is wholly on the paper’s side. No mark: the '
-        "interval contains 0, or the paper prints equal numbers, or not both numbers.</p>"
+        "interval contains 0, or both are single runs on fewer than "
+        f"{SCARCE} images, or the paper prints equal numbers, or not both numbers.</p>"
         "<p><strong>Intervals</strong> cover the test patients or the queries, and the repeats of "
         "a run if it has several. They do not cover another pretraining, nor another seed where a "
         "cell is a single run, and they are not corrected for the number of comparisons. So more "
