@@ -28,7 +28,7 @@ from stages._plan import outdated
 GRACE = 60.0  # seconds between SIGTERM and SIGKILL for a stage that may be saving its state
 LINGER = 3600.0  # seconds, from the end of the orders on, for which DVC may go on recording
 COMMAND = ("--wait-for-lock", "repro", "--single-item")  # of a worker, and then the stage
-RUNS, ENDED_BADLY = "Running stage '", "exited with "  # DVC's words, as are the next
+RUNS, FAILED = "Running stage '", "failed to run: "  # DVC's words, as are the next
 UNCHANGED, CACHED = "didn't change, skipping", "is cached - skipping run"  # DVC's words
 
 
@@ -202,7 +202,7 @@ def _reproduce(stage: str, log: Path) -> dict[str, Any]:
     why = ""
     if code:
         outcome = "failed"
-        if RUNS in told and ENDED_BADLY not in told:
+        if RUNS in told and FAILED not in told:
             why = (
                 "its command succeeded, but DVC could not record that: mend what the log says, "
                 f"then `dvc commit -f {stage}`; running it again starts from the beginning"
