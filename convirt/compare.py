@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from convirt import bootstrap
 from convirt.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 TOLERANCE = 1e-9  # between the precision in a JSON file and in the rankings beside it
-BLOCK = 4_000_000  # queries drawn together, so that 2,000 resamples of a million fit in memory
 
 
 class Interval(NamedTuple):
@@ -96,13 +96,12 @@ def interval(values: Floats, resamples: int, seed: int) -> Interval:
         seed: Of the draws.
     """
     count, rng = len(values), np.random.default_rng(seed)
-    block = max(1, BLOCK // count)
+    block = max(1, bootstrap.BLOCK // count)
     means = [
         values[rng.integers(0, count, (min(block, resamples - first), count))].mean(axis=1)
         for first in range(0, resamples, block)
     ]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return Interval(float(values.mean()), float(low), float(high))
+    return Interval(float(values.mean()), *bootstrap.interval(np.concatenate(means)))
 
 
 def correlation(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[float, float] | None:

@@ -156,9 +156,10 @@ def _difference(stage: Stage, ours: Found, theirs: Found) -> Interval:
 def _retrieval_cells(
     stage: Stage, searches: Mapping[str, Found], found: Mapping[tuple[str, str], Queries]
 ) -> list[Cell]:
+    from convirt.results import paper
     from convirt.results.tables import REFERENCE, retrieval_cell
 
-    alike = inputs.papers_search(stage.params)
+    alike = paper.searched(stage.params)
     cells = []
     for system, search in searches.items():
         for direction in DIRECTIONS:
@@ -217,6 +218,7 @@ def _setting_cells(
     found: Mapping[tuple[str, str], Queries],
 ) -> list[Cell]:
     """Table 4: the default, where it was measured, and every variant."""
+    from convirt.results import paper
     from convirt.results.tables import DEFAULT, retrieval_cell, setting_cell, transfer_cells
 
     own = stage.params.ablation
@@ -234,7 +236,7 @@ def _setting_cells(
         for cell in cells
         if (cell.table, cell.column) == place and cell.system == own.objective
     ]
-    searches, alike = dict(varied), inputs.papers_search(stage.params)
+    searches, alike = dict(varied), paper.searched(stage.params)
     known = {c.system for c in cells if c.table == "table2"}
     if own.objective in known:
         searches[own.objective] = inputs.json(stage, *inputs.search(own.objective, "retrieve"))

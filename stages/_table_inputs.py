@@ -104,13 +104,6 @@ def _columns(table: pd.DataFrame, wanted: set[str], name: str, made_by: str) -> 
         raise InputError(name, ", ".join(sorted(wanted)), found, f"dvc repro -f {made_by}")
 
 
-def papers_search(p: Params) -> bool:
-    """Whether the searched set has the layout of the paper's."""
-    from convirt.results import paper
-
-    return p.datasets.sources[p.retrieval.dataset].reader == paper.SEARCHED
-
-
 def correlations(states: Mapping[str, pd.DataFrame], p: Params) -> list[dict[str, Any]]:
     """Correlations of minus the validation loss with each score, over the states of an objective.
 
@@ -121,7 +114,7 @@ def correlations(states: Mapping[str, pd.DataFrame], p: Params) -> list[dict[str
     from convirt.results.tables import REFERENCE
 
     own = p.ablation
-    alike = (own.task, own.fraction, own.k) == paper.FIGURE_5 and papers_search(p)
+    alike = (own.task, own.fraction, own.k) == paper.FIGURE_5 and paper.searched(p)
     rows = []
     for objective, table in states.items():
         for score in STATE_COLUMNS[2:]:

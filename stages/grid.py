@@ -136,10 +136,9 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _reproduce(copy: Path, targets: list[str], jobs: int) -> None:
-    """Run `stages.runs` in the copy, with this Python and its `dvc`; pass SIGTERM on to it."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    """Run `stages.runs` in the copy, with this Python; pass SIGTERM on to it."""
     command = [sys.executable, "-m", "stages.runs", *targets, "--jobs", str(jobs)]
-    with subprocess.Popen(command, cwd=copy, env={**os.environ, "PATH": path}) as process:
+    with subprocess.Popen(command, cwd=copy) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             code = process.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 import typer
 
-from convirt import files
+from convirt import files, provenance
 from convirt.errors import InputError
 
 PROFILE: Path = typer.Argument(help="The profile, such as profiles/paper.yaml.")
@@ -52,7 +51,7 @@ def install(profile: Path, out: Path, environment: Mapping[str, str]) -> Path | 
     kept = None
     if out.is_file() and (former := out.read_text(encoding="utf-8")) != text:
         # by content, so that no later call replaces it; `make clean` leaves it
-        name = f"{out.stem}-{hashlib.sha256(former.encode()).hexdigest()[:8]}{out.suffix}"
+        name = f"{out.stem}-{provenance.digest(former)[:8]}{out.suffix}"
         kept = out.parent / ".scratch" / name
         files.write_text(kept, former)
     files.write_text(out, text)

@@ -119,7 +119,7 @@ def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
     made_up = frozenset(s for s, source in sources.items() if is_made_up(root, source))
     share = len(made_up) / len(sources)
     resamples = p.finetune.bootstrap
-    papers_search = sources[p.retrieval.dataset].reader == paper.SEARCHED
+    papers_search = paper.searched(p)
     results = Results(
         summary=summarise(
             runs, predictions, retrieval, pretrain, share, resamples, p.seed, papers_search

@@ -340,7 +340,7 @@ def test_blocks_of_draws_do_not_change_an_interval(
 ) -> None:
     values = np.random.default_rng(0).random(81)
     whole = compare.interval(values, 50, 1)
-    monkeypatch.setattr(compare, "BLOCK", block)
+    monkeypatch.setattr("convirt.bootstrap.BLOCK", block)
     assert compare.interval(values, 50, 1) == whole
 
 

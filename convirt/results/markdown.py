@@ -48,6 +48,12 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-", "−") if difference else "0.0"
 
 
+def between(counts: Sequence[int]) -> str:
+    """The number if all are the same, else the least and the greatest: 40 to 42."""
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def points_interval(cell: Mapping[str, float]) -> str:
     """A difference, with its interval if it has one, in points: +2.1 [−0.5, +4.7]."""
     if "low" not in cell:

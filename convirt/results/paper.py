@@ -9,6 +9,11 @@ paper's own real data, each cell of Table 1 as the mean of five runs, without an
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from convirt.params import Params
+
 SOURCE = "arXiv 2010.00747v2"
 
 INITS: dict[str, str] = {
@@ -177,6 +182,11 @@ def transfer(
     if row is None or (task, fraction) not in TABLE_1_COLUMNS:
         return None
     return _share(row[TABLE_1_COLUMNS.index((task, fraction))])
+
+
+def searched(p: Params) -> bool:
+    """Whether the set to search has the layout of the paper's."""
+    return p.datasets.sources[p.retrieval.dataset].reader == SEARCHED
 
 
 def comparable(task: str, metric: str | None, unit: str | None = None) -> bool:

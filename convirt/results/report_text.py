@@ -13,6 +13,7 @@ from typing import Any
 from convirt.results import paper, report_origin
 from convirt.results.markdown import (
     above_zero,
+    between,
     data_name,
     interval,
     name,
@@ -129,7 +130,7 @@ def _transfer(results: Results) -> list[str]:
                     "made up" if drawn else f"`{results.readers.get(run['task'], '?')}`",
                     _start(run),
                     f"{run['fraction']}%",
-                    _count(run["n_train"]),
+                    between(run["n_train"]),
                     f"{run['n_test']:,}",
                     f"{run['patients_test']:,}",
                     interval(run["value"], run["low"], run["high"]),
@@ -140,12 +141,6 @@ def _transfer(results: Results) -> list[str]:
     if results.runs:
         blocks.append("![Label efficiency](figures/efficiency.png)")
     return blocks
-
-
-def _count(numbers: Sequence[int]) -> str:
-    """The number if all repeats have the same, else the least and the greatest."""
-    low, high = min(numbers), max(numbers)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _notes(runs: Sequence[Run]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from convirt.results import paper
-from convirt.results.markdown import name
+from convirt.results.markdown import between, name
 from convirt.results.tables import DEFAULT, REFERENCE, SCARCE, Cell, Column
 
 TASKS = {"rsna": "RSNA", "chexpert": "CheXpert", "covidx": "COVIDx", "mura": "MURA"}
@@ -129,7 +129,7 @@ def _drawn(cells: Sequence[Cell]) -> str:
     for cell in cells:
         if cell.n_train is not None:
             counts.setdefault(int(cell.column[2]), []).append(cell.n_train)
-    told = [f"{_between(counts[share])} with {share}%" for share in sorted(counts)]
+    told = [f"{between(counts[share])} with {share}%" for share in sorted(counts)]
     text = f"Training images: {', '.join(told)} of the labels." if told else ""
     if any(cell.one_draw for cell in cells):
         text += (
@@ -137,11 +137,6 @@ def _drawn(cells: Sequence[Cell]) -> str:
             "change the order, which the interval of one run does not cover."
         )
     return text
-
-
-def _between(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _corpora(cells: Sequence[Cell]) -> str:
