@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -39,6 +39,13 @@ def save_safetensors(
     with files.atomic(path) as temporary:
         save_file(copies, str(temporary), {"format": "pt", **(metadata or {})})
         _sort_header(temporary)
+
+
+def finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all numbers are finite; a sync point on the GPU, and no more than one."""
+    import torch
+
+    return bool(torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all())
 
 
 def load_safetensors(path: Path) -> dict[str, Tensor]:

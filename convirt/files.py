@@ -63,8 +63,19 @@ def sweep(path: Path) -> None:
     """Delete what processes left behind that were killed while writing or deleting `path`."""
     for stale in path.parent.glob(f".{path.name}.*.tmp"):
         number = stale.name.split(".")[-2]
-        if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc").exists():
+        if number.isdigit() and not _runs(int(number)):
             remove(stale)
+
+
+def _runs(number: int) -> bool:
+    """Whether there is a process of this number."""
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def remove(path: Path) -> None:

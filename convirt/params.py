@@ -272,6 +272,11 @@ class FullProtocol(_Strict):
     head_lr: Positive
     max_epochs: Count
     repeats: Count
+    repeats_at: dict[Percent, Count]
+
+    def repeats_with(self, fraction: int) -> int:
+        """The number of independent runs with `fraction` percent of the labels."""
+        return self.repeats_at.get(fraction, self.repeats)
 
 
 class LinearProtocol(_Strict):
@@ -281,6 +286,10 @@ class LinearProtocol(_Strict):
     l2: Penalties
     max_epochs: Count
     repeats: Count
+
+    def repeats_with(self, fraction: int) -> int:
+        """As `FullProtocol.repeats_with`; here it is the same for all shares."""
+        return self.repeats
 
 
 class Finetune(_Strict):

@@ -7,9 +7,9 @@ the only reading by which encoders without a projection can have a row in its Ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,11 @@ from convirt.pair_encoder import PairEncoder
 from convirt.retrieval import Ranker, Retrieval, retrieve
 from convirt.store import Store
 
-SENTENCES = 256  # encoded at a time: memory does not grow with the number of queries
+# at a time, so that memory does not grow with the number of queries or candidates
+SENTENCES = 256  # encoded
+FILMS = 8192  # projected
+
+T = TypeVar("T", np.ndarray, Sequence[str])
 
 
 class Search(NamedTuple):
@@ -75,7 +79,11 @@ def encode(
     With `rows`, for these images only, in that order.
     """
     rows = np.arange(len(images)) if rows is None else rows
-    return np.concatenate(list(encoded(images, rows, encoder, config, device)))
+    h, done = np.empty((len(rows), config.width), np.float32), 0
+    for block in encoded(images, rows, encoder, config, device):
+        h[done : done + len(block)] = block
+        done += len(block)
+    return h
 
 
 def search(
@@ -102,26 +110,33 @@ def search(
         labels = label[parts.queries]
         own, others = h[parts.queries], h[parts.candidates]
         found = retrieve(own, others, labels, candidate_labels, ks, approximate)
+        del own, others  # copies, as large as h
         names = store.records["image"].iloc[parts.queries].tolist()
         searches.append(Search("image_image", names, labels, found))
     if pair is not None and parts.texts is not None:
         sentences = parts.texts["text"].tolist()
-        device = next(pair.parameters()).device
         with torch.inference_mode():
-            v = pair.project_image(torch.from_numpy(h[parts.candidates]).to(device)).cpu().numpy()
-            u = np.concatenate(
-                [
-                    _projected(pair, sentences[first : first + SENTENCES])
-                    for first in range(0, len(sentences), SENTENCES)
-                ]
-            )
+            v = np.concatenate([_v(pair, h[rows]) for rows in _blocks(parts.candidates, FILMS)])
+            u = np.concatenate([_u(pair, block) for block in _blocks(sentences, SENTENCES)])
         labels = parts.texts["label"].to_numpy(str)
         found = retrieve(u, v, labels, candidate_labels, ks, approximate)
         searches.append(Search("text_image", sentences, labels, found))
     return searches
 
 
-def _projected(pair: PairEncoder, sentences: Sequence[str]) -> np.ndarray:
+def _blocks(values: T, size: int) -> Iterator[T]:
+    """A sequence in blocks of at most `size`."""
+    return (values[first : first + size] for first in range(0, len(values), size))
+
+
+def _v(pair: PairEncoder, h: np.ndarray) -> np.ndarray:
+    """The v of images with the outputs h, (N, dim) float32."""
+    device = next(pair.parameters()).device
+    v: np.ndarray = pair.project_image(torch.from_numpy(h).to(device)).cpu().numpy()
+    return v
+
+
+def _u(pair: PairEncoder, sentences: Sequence[str]) -> np.ndarray:
     """The u of sentences, (N, dim) float32."""
     u: np.ndarray = pair.project_text(pair.encode_sentences(sentences)).cpu().numpy()
     return u

@@ -333,7 +333,7 @@ def pretrain(
                 began_at, found = processes.minimum(int(broken)), str(status["loss"])
                 raise _not_finite(corpus, config, "training loss at", began_at, found)
             # the loss of a step does not show what its own update did
-            if not _finite(trained):
+            if not checkpoint.finite(p for _, p in trained):
                 found = "weights that are not finite"
                 raise _not_finite(corpus, config, "weights after", step, found)
         if leaving:  # an evaluation that is due here is left to the next run
@@ -551,11 +551,6 @@ HINT = "lower train.lr, raise train.tau or lengthen train.warmup in params.yaml"
 def _require_finite(value: float, step: int) -> None:
     if not math.isfinite(value):
         raise InputError(f"validation loss at step {step}", "a finite number", str(value), HINT)
-
-
-def _finite(trained: Trained) -> bool:
-    """Whether all weights are finite; a sync point on the GPU."""
-    return bool(torch.stack([p.detach().isfinite().all() for _, p in trained]).all())
 
 
 def _not_finite(

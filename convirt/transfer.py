@@ -144,7 +144,7 @@ def transfer(
     def keep() -> None:
         nonlocal kept
         if scratch:
-            if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+            if not checkpoint.finite(model.state_dict().values()):
                 raise _diverged("weights that are not finite", epoch, lr)
             tensors, state = _state(model, optimizer, best, passed)
             state |= {"history": [(s.value, s.minus_loss) for s in history]}

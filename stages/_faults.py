@@ -1,4 +1,4 @@
-"""Errors of the operating system, in words that say what to do next."""
+"""Errors that a user can mend, in words that say what to do next."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def explained(error: BaseException, root: Path) -> InputError | None:
-    """The error of a full disk, or of a place that cannot be locked, read or written; else None."""
+    """An error that a user can mend, else None.
+
+    An `InputError` is returned as it is. Others become one: a full disk, or a place that cannot be
+    locked, read or written.
+    """
+    if isinstance(error, InputError):
+        return error
     if _disk_full(error):
         hint = "free some space (`dvc gc -w` drops old outputs), then run the same command"
         return InputError(root, "room to write", f"{error}", hint)

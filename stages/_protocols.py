@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convirt.essence import digest_of
-from stages._stage import SCRATCH
+from stages._scratch import SCRATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 from convirt import files
 from convirt.errors import InputError
+from stages import _scratch
 from stages._plan import outdated
 
 GRACE = 60.0  # seconds between SIGTERM and SIGKILL for a stage that may be saving its state
@@ -205,11 +206,12 @@ def _reproduce(stage: str, log: Path) -> dict[str, Any]:
         if RUNS in told and FAILED not in told:
             why = (
                 "its command succeeded, but DVC could not record that: mend what the log says, "
-                f"then `dvc commit -f {stage}`; running it again starts from the beginning"
+                f"then `dvc commit -f {stage}` records its outputs without running it again"
             )
     elif UNCHANGED in told:
         outcome = "unchanged"
     else:
+        _scratch.recorded(stage, Path.cwd())
         outcome = "cached" if CACHED in told else "done"
     return {"stage": stage, "outcome": outcome, "why": why}
 

@@ -43,14 +43,13 @@ from rich.text import Text
 from convirt import files, provenance
 from convirt.errors import InputError
 from convirt.params import Params, load
-from stages import _faults
+from stages import _faults, _scratch
 from stages._progress import Progress
 from stages._scope import scoped
 
 PARAMS: Path = typer.Option("params.yaml", help="The parameter file.")
 # parameters that are read but do not affect outputs: neither digested nor guarded
 FREE = ("compute.workers", "compute.store")
-SCRATCH = ".scratch"
 EACH = 1.0  # seconds between two checks of code and parameters
 NOTE = "note: "  # prefix of a line that `stages.runs` passes on
 
@@ -143,8 +142,6 @@ class Stage:
                 self.confirm()
             except StageError as late:
                 self._fail(late)
-        elif isinstance(error, InputError):
-            self._fail(error)
         elif isinstance(error, KeyboardInterrupt):
             self.say(f"{self.name} interrupted; {self._kept()}", style="yellow")
             raise typer.Exit(130) from error
@@ -267,29 +264,37 @@ class Stage:
 
         key = {"names": self._names, **self.provenance(inputs)}
         base = Path(os.environ.get("DVC_ROOT") or self.root)
-        folder = base / SCRATCH / f"{self.name}-{provenance.digest(key)[:24]}"
+        folder = base / _scratch.SCRATCH / f"{self.name}-{provenance.digest(key)[:24]}"
+        _scratch.sweep(base)
         with checkpoint.locked(folder):
             self._scratch = folder
+            _scratch.unmark(folder)
             files.sweep(folder)
             for state in sorted({path.parent for path in folder.rglob("*.safetensors")}):
                 if told := checkpoint.recover(state):
                     self.say(told, style="yellow")
             yield folder
 
-    def scratch_done(self) -> None:
-        """Delete the scratch folder, once the outputs are written."""
-        if self._scratch is not None:
-            # renamed first, so that a run that starts now never sees it half-deleted
-            doomed = self._scratch.with_name(f".{self._scratch.name}.{os.getpid()}.tmp")
-            files.discard(self._scratch.rename(doomed))
-            self._scratch = None
+    def scratch_done(self, keep: bool = True) -> None:
+        """The outputs are written: delete the scratch folder.
+
+        Under DVC only mark it to be deleted, unless `keep` is False: DVC has yet to record the
+        outputs. If it cannot, it runs the stage again, which then goes on from this state.
+        """
+        if self._scratch is None:
+            return
+        stage = os.environ.get("DVC_STAGE")
+        if keep and stage is not None:
+            _scratch.mark(self._scratch, stage, self.root)
+        else:
+            _scratch.delete(self._scratch)
+        self._scratch = None
 
     def _kept(self) -> str:
         if self._scratch is None:
             return "this stage has no resume state and starts over"
-        return (
-            f"the resume state in {SCRATCH}/{self._scratch.name} is kept, so only seconds are lost"
-        )
+        where = f"{_scratch.SCRATCH}/{self._scratch.name}"
+        return f"the resume state in {where} is kept, so only seconds are lost"
 
     def progress(self, what: str, total: int, unit: str = "steps", done: int = 0) -> Progress:
         """A context manager whose `update(advance, **fields)` shows rate, elapsed and time left."""

@@ -37,7 +37,7 @@ def main() -> None:
             for name, entries in targets(root).items():
                 files.write_json(folder / f"{name}.json", describe(entries, root))
     except (InputError, OSError) as error:
-        told = error if isinstance(error, InputError) else explained(error, root)
+        told = explained(error, root)
         if told is None:
             raise
         typer.echo(str(told), err=True)

@@ -143,6 +143,7 @@ def _repeats(
 
     protocol, spec = Protocol(names["protocol"]), stage.params.tasks[names["task"]]
     own = protocols.own(stage.params, protocol)
+    count = own.repeats_with(names["fraction"])
     try:
         with stoppable() as stop:
 
@@ -153,10 +154,10 @@ def _repeats(
             given = protocols.Given(stage, store, encoder, spec, inputs, scratch.parent, check)
             setting = protocols.setting(protocol, given)
             key = "-".join(str(name) for name in names.values())
-            with stage.progress(key, own.repeats * own.max_epochs, "epochs") as bar:
+            with stage.progress(key, count * own.max_epochs, "epochs") as bar:
                 return [
                     _repeat(stage, setting, names, scratch / f"repeat-{i}", i, bar)
-                    for i in range(own.repeats)
+                    for i in range(count)
                 ]
     except StoppedError as error:
         stage.say("stopped; all steps are saved, run the same command to go on")

@@ -77,7 +77,7 @@ def main(
             _decode(stage, f"pack {name}", piece, tables)
             funnel = packing.merge(tables, [piece], out, datasets.max_dropped, stage.confirm)
             _tell(stage, name, funnel, belongs)
-            stage.scratch_done()
+            stage.scratch_done(keep=False)  # decoded again rather than kept twice
 
 
 def _one_piece(stage: Stage, tables: Tables, home: Path, shard: str, belongs: Belongs) -> None:

@@ -141,10 +141,13 @@ def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
 
 def _repeats(runs: Sequence[Mapping[str, Any]]) -> str:
     """The number of independent runs per cell, by protocol if there are several protocols."""
-    counts = {run["protocol"]: len(run["repeats"]) for run in runs}
+    found: dict[str, set[int]] = {}
+    for run in runs:
+        found.setdefault(run["protocol"], set()).add(len(run["repeats"]))
+    counts = {name: " or ".join(map(str, sorted(own))) for name, own in sorted(found.items())}
     if len(counts) == 1:
         return str(*counts.values())
-    return ", ".join(f"{protocol} {count}" for protocol, count in sorted(counts.items()))
+    return ", ".join(f"{protocol} {count}" for protocol, count in counts.items())
 
 
 def _settings(p: Params, repeats: str) -> list[tuple[str, str, str]]:

@@ -63,7 +63,7 @@ def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> No
         with alone(FOLDER, board.say) as lock:
             good = work(targets or [], chosen, lock, board)
     except (InputError, OSError) as error:
-        told = error if isinstance(error, InputError) else explained(error, Path.cwd())
+        told = explained(error, Path.cwd())
         if told is None:
             raise
         board.say(str(told), style="red")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -102,16 +102,24 @@ def main(
         ):
             for state in states:
                 done = scratch / f"{state.step}.json"
-                if not done.is_file():
+                if (scores := _read(done)) is None:
                     kept.put(state.path, image, pair)
-                    files.write_json(done, _scores(p, task, sets, image, config, pair))
-                scores = json.loads(done.read_text(encoding="utf-8"))
+                    scores = _scores(p, task, sets, image, config, pair)
+                    files.write_json(done, scores)
                 rows.append({"step": state.step, "val_loss": state.val_loss, **scores})
                 progress.update(**scores)
                 stage.poll()
             stage.confirm()
             _write(stage.root / "metrics" / "trajectory" / f"{objective}.csv", rows)
             stage.scratch_done()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The scores of a state, None if there are none; a machine that crashes may empty the file."""
+    try:
+        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _scores(

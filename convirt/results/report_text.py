@@ -236,7 +236,11 @@ def _claim(results: Results) -> list[str]:
         "ImageNet weights with all of them. Each difference is paired: both runs are scored on the "
         "same resamples of the same test patients.",
     ]
-    protocols = dict.fromkeys(run["protocol"] for run in results.runs if len(run["repeats"]) == 1)
+    protocols = dict.fromkeys(
+        run["protocol"]
+        for run in results.runs
+        if len(run["repeats"]) == 1 and run["fraction"] in (FEW, ALL)
+    )
     if protocols:
         names = " and ".join(_protocol(protocol).lower() for protocol in protocols)
         blocks.append(

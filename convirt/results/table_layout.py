@@ -96,7 +96,7 @@ def transfer(cells: Iterable[Cell], protocol: str) -> Grid:
     shape = _Shape("table1", columns, published, tuple(paper.INITS))
     what = "linear classification" if protocol == "linear" else "fine-tuning"
     title = f"{paper.PROTOCOLS[protocol]}: {what}, with 1%, 10% and all of the training labels"
-    notes = [_covered({c.repeats for c in mine}), _drawn(mine), _corpora(mine)] if mine else []
+    notes = [_covered(mine), _drawn(mine), _corpora(mine)] if mine else []
     notes += [EARLY] * (protocol == "linear" and bool(mine))
     key = f"table1-{protocol}"
     return _grid(key, title, groups, shape, cells, tuple(filter(None, notes)))
@@ -109,17 +109,28 @@ EARLY = (
 )
 
 
-def _covered(repeats: set[int]) -> str:
+def _covered(cells: Sequence[Cell]) -> str:
     """What an interval of Table 1 covers, given how many runs its cells are means of."""
-    if repeats == {1}:
+    shares: dict[int, set[int]] = {}
+    for cell in cells:
+        shares.setdefault(cell.repeats, set()).add(int(cell.column[2]))
+    several = " or ".join(str(count) for count in sorted(shares) if count > 1)
+    if not several:
         return (
             "Each cell is a single run: its interval covers the sampling of test patients, "
             "but not another seed or another pretraining."
         )
-    count = " or ".join(map(str, sorted(repeats)))
+    mean = f"the mean of {several} runs, each with its own labels, head and order"
+    if 1 not in shares:
+        return (
+            f"Each cell is {mean}; its interval covers these and the test patients, but not "
+            "another pretraining."
+        )
+    single = " and ".join(f"{share}%" for share in sorted(shares[1]))
     return (
-        f"Each cell is the mean of {count} runs, each with its own labels, head and order; its "
-        "interval covers these and the test patients, but not another pretraining."
+        f"A cell with {single} of the labels is a single run, whose interval covers the sampling "
+        f"of test patients, but not another seed. Any other cell is {mean}; its interval covers "
+        "these and the test patients. No interval covers another pretraining."
     )
 
 
