@@ -102,6 +102,25 @@ def test_every_fault_of_weights_is_named(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_one_number_that_is_not_finite_is_found(bad: float) -> None:
+    tensors = [torch.zeros(2, 3), torch.ones((), dtype=torch.int64), torch.ones(3).bfloat16()]
+    assert checkpoint.finite(tensors)
+    for index in (0, 2):
+        broken = [tensor.clone() for tensor in tensors]
+        broken[index].view(-1)[1] = bad
+        assert not checkpoint.finite(broken)
+
+
+def test_files_of_living_processes_stay(tmp_path: Path) -> None:
+    living = tmp_path / f".one.{os.getpid()}.tmp"
+    dead = [tmp_path / f".one.{number}.tmp" for number in (2**22 + 1, 2**80)]
+    for path in (living, *dead):
+        path.touch()
+    files.sweep(tmp_path / "one")
+    assert living.exists() and not any(path.exists() for path in dead)
+
+
 def test_many_faults_are_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "w"
     checkpoint.save_safetensors(path, {f"t{i}": torch.zeros(1) for i in range(9)})

@@ -236,6 +236,9 @@ def test_a_recipe_has_the_numbers_of_its_protocol_and_task(
         ("finetune.linear.l2", [0.0, 0.1], "greater than 0"),
         ("finetune.linear.repeats", 0, "greater than or equal to 1"),
         ("finetune.finetune.repeats", 0, "greater than or equal to 1"),
+        ("finetune.finetune.repeats_at", {101: 5}, "less than or equal to 100"),
+        ("finetune.finetune.repeats_at", {1: 0}, "greater than or equal to 1"),
+        ("finetune.finetune.repeats_at", {"1": 5}, "a valid integer"),
         ("finetune.repeats", 1, "a known key"),
     ],
 )

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from convirt import gallery, retrieval
+from convirt import search as searching
 from convirt.errors import InputError
 from convirt.search import parts_of, search
 
@@ -135,8 +136,12 @@ def test_a_query_without_candidates_of_its_class_is_an_error() -> None:
         retrieval.chance(np.array(["a", "x"]), CANDIDATES)
 
 
-def test_each_direction_ranks_the_candidates_by_its_own_embeddings(bert: Path) -> None:
+@pytest.mark.parametrize("films", [3, 4, 8192])
+def test_each_direction_ranks_the_candidates_by_its_own_embeddings(
+    bert: Path, films: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Queries and candidates are mixed; h finds images by image, u and v by text."""
+    monkeypatch.setattr(searching, "FILMS", films)  # projected at a time
     roles = ["query", "candidate", "candidate", "query", "candidate", "candidate"]
     records = pd.DataFrame({"image": list("abcdef"), "role": roles, "label": list("xxyyxy")})
     texts = pd.DataFrame({"text": ["small effusion .", "the heart is large"], "label": ["y", "x"]})

@@ -18,6 +18,7 @@ import pytest
 from conftest import ROOT
 
 from convirt import devices
+from stages import _scratch
 from stages._repro import examine
 
 # a stage's work: notes when it begins and ends, fails or waits if a file says so, writes its output
@@ -275,14 +276,21 @@ def test_outputs_that_dvc_could_not_record_can_still_be_recorded(project: Projec
     cache = project.folder / ".dvc/cache"
     shutil.rmtree(cache, ignore_errors=True)
     cache.touch()  # a file, so that nothing can be written below
+    state, other = (project.folder / f".scratch/{name}" for name in ("prepare-0", "train-0"))
+    _scratch.mark(state, "prepare", project.folder)
+    _scratch.mark(other, "train@a", project.folder)
     said = project.run("prepare", "--jobs", "1", code=1)
     assert "its command succeeded, but DVC could not record that" in said
-    assert project.ended() == ["prepare"]
+    assert project.ended() == ["prepare"] and state.exists()
     cache.unlink()
     assert "dvc commit -f prepare" in said
     project.dvc("commit", "-f", "prepare")
     assert "up to date" in project.run("prepare", "--jobs", "1")
     assert project.ended() == ["prepare"]
+    # recorded, a stage needs its resume state no longer
+    (project.folder / "source").write_text("2")
+    project.run("prepare", "--jobs", "1")
+    assert not state.exists() and other.exists()
 
 
 @pytest.mark.parametrize("cut", [False, True])

@@ -20,10 +20,10 @@ import pytest
 import typer
 from conftest import ROOT
 
-from convirt import provenance
+from convirt import checkpoint, provenance
 from convirt.errors import InputError
 from convirt.params import parse
-from stages import _stage
+from stages import _scratch, _stage
 from stages._progress import Progress
 from stages._scope import UndeclaredError, scoped
 from stages._stage import Stage, StageError
@@ -310,6 +310,30 @@ def test_a_scratch_folder_that_cannot_go_yet(make: Make, monkeypatch: pytest.Mon
         monkeypatch.setattr(shutil, "rmtree", busy)
         stage.scratch_done()
     assert not folder.exists()
+
+
+def test_scratch_of_recorded_outputs_goes_after_an_hour(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where `dvc repro` does not say that it has recorded them."""
+    monkeypatch.setattr(_stage, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(Stage, "_require_digested", lambda stage: None)
+    monkeypatch.setenv("DVC_STAGE", "toy")
+    folders = []
+    for store in ("1", "2", "3"):
+        with make() as stage, stage.scratch({"store": store}) as folder:
+            (folder / "state").touch()
+            stage.scratch_done(keep=store != "3")
+            folders.append(folder)
+    assert [folder.exists() for folder in folders] == [True, True, False]
+    long_ago = time.time() - _scratch.ENOUGH - 60
+    for folder in folders[:2]:
+        os.utime(folder / _scratch.WRITTEN, (long_ago, long_ago))
+    # the first one is used again, the second goes
+    with checkpoint.locked(folders[0]), make() as stage, stage.scratch({"store": "4"}):
+        assert [folder.exists() for folder in folders] == [True, False, False]
+    with make() as stage, stage.scratch({"store": "1"}) as folder:
+        assert folder == folders[0] and not (folder / _scratch.WRITTEN).exists()
 
 
 def test_second_run_on_the_same_scratch_is_refused(

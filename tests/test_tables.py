@@ -539,6 +539,21 @@ def test_a_single_run_on_few_images_decides_nothing(
     assert "Pretrained on chest pairs for RSNA." in notes
 
 
+def test_a_table_says_which_cells_are_single_runs() -> None:
+    def told(*repeats: int) -> str:
+        runs = [
+            one(fraction=share, repeats=[0.8] * count, n_train=[40] * count)
+            for share, count in zip((1, 10, 100), repeats, strict=True)
+        ]
+        return table_layout.transfer(transfer_cells(runs, {}), "linear").notes[0]
+
+    assert told(1, 1, 1).startswith("Each cell is a single run")
+    assert told(5, 5, 5).startswith("Each cell is the mean of 5 runs")
+    mixed = told(5, 1, 1)
+    assert mixed.startswith("A cell with 10% and 100% of the labels is a single run")
+    assert "Any other cell is the mean of 5 runs" in mixed
+
+
 # ------------------------------------------------------------------------------ pictures
 def test_saliency_is_the_gradient_of_the_asked_logit() -> None:
     head = nn.Linear(3 * 4, 2, bias=False)

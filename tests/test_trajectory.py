@@ -215,6 +215,15 @@ def test_killed_and_run_again_it_goes_on(along: Path, monkeypatch: pytest.Monkey
     assert path.read_bytes() == unbroken
 
 
+def test_a_file_of_scores_that_a_crash_emptied_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "20.json"
+    for content in (b"", bytes(20), b'{"linear": '):
+        path.write_bytes(content)
+        assert trajectory._read(path) is None
+    files.write_json(path, {"linear": 0.5})
+    assert trajectory._read(path) == {"linear": 0.5}
+
+
 def test_scores_of_another_state_are_not_taken(
     along: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

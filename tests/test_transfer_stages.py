@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import set_key
+from conftest import ROOT, set_key
 from typer.testing import CliRunner, Result
 
 from convirt import files, image_encoder, metrics, pair_encoder, search, text_encoder, transfer
 from convirt.pair_encoder import PairEncoder
 from stages import _protocols as protocols
-from stages import finetune, retrieve
+from stages import _scratch, _stage, code, finetune, retrieve
 from stages._stage import Stage
 
 SIDE = 32
@@ -202,6 +202,48 @@ def test_repeats_are_independent_and_averaged(
     assert run(*RUN).exit_code == 0
     again = pd.read_parquet(repo / "models/finetune" / KEY / "predictions.parquet")
     assert again.set_index("image")["p_pneumonia"].equals(wide[1].rename("p_pneumonia"))
+
+
+def test_a_share_of_the_labels_can_have_its_own_number_of_repeats(
+    repo: Path, write_params: Callable[..., Path]
+) -> None:
+    change(repo, "finetune.finetune.repeats_at", {10: 2, 1: 3}, write_params)
+    for fraction, count in ((10, 2), (100, 1)):
+        assert run("rsna", "imagenet", str(fraction), "finetune").exit_code == 0
+        path = repo / f"metrics/finetune/rsna-imagenet-{fraction}-finetune.json"
+        assert len(json.loads(path.read_text())["repeats"]) == count
+
+
+@pytest.mark.parametrize("protocol", ["linear", "finetune"])
+def test_outputs_that_dvc_loses_are_made_again_from_the_state(
+    repo: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If DVC dies while it records them, it deletes them when the stage runs again."""
+    monkeypatch.setattr(_stage, "_die_with_parent", lambda: None)
+    monkeypatch.setenv("DVC_STAGE", "finetune@one")
+    digest = code.describe([ROOT / "stages/finetune.py"], ROOT)
+    files.write_json(repo / "metrics/code/finetune.json", digest)
+    place = f"rsna-imagenet-10-{protocol}"
+    outputs = repo / "models/finetune" / place, repo / f"metrics/finetune/{place}.json"
+
+    def made() -> dict[str, bytes]:
+        folder, told = outputs
+        assert run("rsna", "imagenet", "10", protocol).exit_code == 0
+        return {path.name: path.read_bytes() for path in (told, *folder.iterdir())}
+
+    first = made()
+    for path in outputs:
+        files.remove(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "transfer", None)  # trains
+        assert made() == first
+    (state,) = (path.parent for path in repo.glob(f".scratch/*/{_scratch.WRITTEN}"))
+    _scratch.recorded("finetune@other", repo)
+    _scratch.recorded("finetune@one", repo.parent)  # an experiment in a copy
+    _scratch.sweep(repo)
+    assert state.exists()
+    _scratch.recorded("finetune@one", repo)
+    assert not state.exists()
 
 
 def test_the_test_set_does_not_change_with_the_fraction(repo: Path) -> None:

@@ -19,7 +19,7 @@ from convirt.checkpoint import STATE
 from faults.injection import Fault
 from faults.processes import NOTHING, Process, Server
 from faults.steps import CHANGES, KEPT, STEPS, Step
-from stages._stage import SCRATCH
+from stages._scratch import SCRATCH
 
 LOCK = "lock"  # it holds the number of a process
 SPOKEN = 2_000  # bytes, more than a stage prints
