@@ -161,7 +161,8 @@ def main(
         third.eval()
         with torch.inference_mode():
             for _ in range(validations * held_out):
-                third(x)
+                logits = third(x)
+        logits.cpu()  # waits for the device, as the others do
 
     with tempfile.TemporaryDirectory() as name:
         paths = _world.write_jpegs(stored, Path(name))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from convirt import files
-from convirt.errors import InputError
+from convirt.errors import InputError, quoted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -264,7 +264,7 @@ def _parsed(path: Path, told: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _no_state(path: Path, found: str) -> InputError:
-    hint = f"start from the beginning: rm -r {path.parent}"
+    hint = f"start from the beginning: rm -r {quoted(path.parent)}"
     return InputError(path, "a resume state", found, hint)
 
 

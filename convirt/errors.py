@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ class InputError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         """For passing it between processes: plain pickle would rebuild it from the message."""
         return _made_anew, (type(self), self.args, vars(self))
+
+
+def quoted(path: Path | str) -> str:
+    """A path for a command that can be pasted, whatever characters it holds."""
+    return shlex.quote(str(path))
 
 
 def _made_anew(kind: type[InputError], args: tuple[Any, ...], values: dict[str, Any]) -> InputError:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from convirt import checkpoint, files, image_encoder
-from convirt.errors import InputError
+from convirt.errors import InputError, quoted
 
 KEEP_EVERY = 60.0  # seconds between two marks to resume from; no effect on results
 FILE, PART, MARK = "features.npy", "features.part", "features.json"
@@ -77,7 +77,7 @@ def _open(path: Path, shape: tuple[int, int]) -> np.ndarray:
     else:
         if array.shape == shape and array.dtype == np.float32:
             return array
-    hint = f"rm -r {path.parent}, and run the same command"
+    hint = f"rm -r {quoted(path.parent)}, and run the same command"
     raise InputError(path, f"features, float32 {shape}", found, hint)
 
 

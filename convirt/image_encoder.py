@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convirt import checkpoint, convolutions, files
-from convirt.errors import InputError
+from convirt.errors import InputError, quoted
 from convirt.resident import take
 
 BLOCK = 256  # images encoded together: last bits depend on it, so it is no setting
@@ -289,7 +289,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
-        hint = f"rm -r {folder}, then dvc repro or dvc checkout"
+        hint = f"rm -r {quoted(folder)}, then dvc repro or dvc checkout"
         raise InputError(path, "a complete JSON file", str(error), hint) from error
 
 

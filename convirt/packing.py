@@ -244,9 +244,9 @@ def check_dropped(tables: Tables, max_dropped: float) -> None:
     reasons = "; ".join(f"{len(ids)} {r} (such as {ids[0]})" for r, ids in sorted(lost.items()))
     raise InputError(
         tables.source,
-        f"at most {max_dropped:.1%} of the images dropped (datasets.max_dropped), and some left",
+        f"at most {max_dropped:.1%} of the images dropped (max_dropped), and some left",
         f"{funnel.dropped_share:.1%} of {funnel.images.found - funnel.images.excluded}: {reasons}",
-        "repair or remove these images, or raise datasets.max_dropped if they are truly lost",
+        "repair or remove these images, or raise max_dropped if they are truly lost",
     )
 
 
@@ -261,7 +261,7 @@ def _check_parts(tables: Tables, records: pd.DataFrame, max_dropped: float) -> N
         name = " ".join(map(str, part))
         raise InputError(
             tables.source,
-            f"at most {max_dropped:.1%} of the images of each part dropped (datasets.max_dropped)",
+            f"at most {max_dropped:.1%} of the images of each part dropped (max_dropped)",
             f"{len(lost):,} of the {len(own):,} of {name}, such as {lost.iloc[0]}",
-            "fetch or repair these images, or raise datasets.max_dropped if they are truly lost",
+            "fetch or repair these images, or raise max_dropped if they are truly lost",
         )

@@ -143,6 +143,11 @@ class Source(_Strict):
     test: Holdout
     options: dict[str, JsonValue]
     split_file: str = ""
+    max_dropped: Share | None = None
+
+    def most_dropped(self, usual: float) -> float:
+        """The share of its images that may be dropped: its own, else the `usual` one."""
+        return usual if self.max_dropped is None else self.max_dropped
 
 
 class Datasets(_Strict):
@@ -420,7 +425,8 @@ def from_yaml(text: str | bytes, source: Path | str) -> dict[str, Any]:
     try:
         # pure: the resolver of YAML 1.2, whichever C extension is installed
         value = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, UnicodeDecodeError) as error:
+    # ValueError: no UTF-8, or no value of its kind, such as the date 2024-13-45
+    except (YAMLError, ValueError, RecursionError) as error:
         found = " ".join(str(error).split())
         raise ParamsError(source, [Problem("(file)", "YAML", found, "correct that line")]) from None
     if not isinstance(value, dict):

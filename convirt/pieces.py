@@ -27,7 +27,7 @@ import pandas as pd
 from convirt import files, journal, workers
 from convirt.datasets import squares
 from convirt.datasets.squares import Block, Packed
-from convirt.errors import InputError
+from convirt.errors import InputError, quoted
 from convirt.provenance import digest
 
 BLOCK = 64  # images per job; the bytes of a store do not depend on it
@@ -239,7 +239,7 @@ def complete(home: Path, count: int, to: Belongs) -> list[Piece]:
         pieces.append(piece)
     if lacking:
         hint = f"copy them here or make them: python -m stages.preprocess {home.name} --shard i/n"
-        hint += f"; or start again without pieces: rm -r {home}"
+        hint += f"; or start again without pieces: rm -r {quoted(home)}"
         raise InputError(home, f"all {len(pieces)} pieces", f"lacking {', '.join(lacking)}", hint)
     return pieces
 
@@ -251,7 +251,9 @@ def _is_piece(folder: Path) -> bool:
 
 def _require_same(folder: Path, about: Mapping[str, Any]) -> None:
     """Refuse a piece that belongs to something else."""
-    hint = f"make it again with this code and these parameters: rm -r {folder}, then run again"
+    hint = (
+        f"make it again with this code and these parameters: rm -r {quoted(folder)}, then run again"
+    )
     try:
         found = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         other = {**found["belongs"], "first": found["first"], "end": found["end"]}

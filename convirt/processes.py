@@ -103,13 +103,31 @@ def gather(x: Tensor) -> Tensor:
     if count() == 1:
         return x
     if x.requires_grad:
-        from torch.distributed.nn.functional import all_gather
+        gathered: Tensor = _Gather.apply(x)
+        return gathered
+    sent = x.to(torch.uint8) if x.dtype == torch.bool else x
+    return _rows_of_all(sent).to(x.dtype)
 
-        return torch.cat(all_gather(x))
-    sent = x.to(torch.uint8) if x.dtype == torch.bool else x.contiguous()
-    parts = [torch.empty_like(sent) for _ in range(count())]
-    dist.all_gather(parts, sent)
-    return torch.cat(parts).to(x.dtype)
+
+class _Gather(torch.autograd.Function):
+    """`gather` with its gradient; torch's own function for it is deprecated."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = len(x)
+        return _rows_of_all(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def _rows_of_all(x: Tensor) -> Tensor:
+    parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(count())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
 
 
 def broadcast(x: Tensor) -> Tensor:

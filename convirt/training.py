@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from convirt import augment, checkpoint, chunks, devices, processes, recorded
-from convirt.errors import InputError, StoppedError
+from convirt.errors import InputError, StoppedError, quoted
 from convirt.halves import side_by_side
 from convirt.image_encoder import normalise
 from convirt.objectives.base import Inputs, Objective
@@ -33,7 +33,8 @@ from convirt.pairs import AUGMENT, DROPOUT, VALIDATION, Batch, Pairs, generator
 from convirt.resident import take
 
 KEPT = "kept/step-{:09d}.safetensors"  # in the scratch folder: states along the way
-ASK_EVERY = 20  # steps after which several processes ask each other whether to stop
+# several processes ask each other whether to stop after so many steps, or so many seconds
+ASK_STEPS, ASK_SECONDS = 20, 3.0
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,7 @@ def pretrain(
     }
     broken = torch.full((), steps, device=where)  # the first step whose loss is not finite
     began, waited, first = time.perf_counter(), 0.0, progress.step
+    asked = _Asked(stop, progress.step)
 
     def save() -> None:
         if scratch is not None and first_process:
@@ -324,7 +326,7 @@ def pretrain(
         }
         evaluate_now = progress.step % config.eval_every == 0
         checkpoint_now = progress.step % config.checkpoint_every == 0
-        leaving = _asked(stop, progress.step)
+        leaving = asked(progress.step)
         if evaluate_now or checkpoint_now or leaving:
             for name, value in processes.mean(running).items():  # a sync point on the GPU
                 progress.sums[name] = float(value)
@@ -397,11 +399,27 @@ def _evaluated(progress: Progress) -> bool:
     return bool(progress.history) and progress.history[-1]["step"] == progress.step
 
 
-def _asked(stop: Callable[[], bool], step: int) -> bool:
-    """Whether to stop; several processes have to agree on the step."""
-    if processes.count() == 1:
-        return stop()
-    return step % ASK_EVERY == 0 and processes.any_of(stop())
+class _Asked:
+    """Whether to stop after a step; several processes have to agree on the step.
+
+    To ask makes them wait for each other, so they do not after each step.
+    """
+
+    def __init__(self, stop: Callable[[], bool], step: int) -> None:
+        self._stop, self._last, self._next = stop, step, step + 1
+        self._since = time.monotonic()
+
+    def __call__(self, step: int) -> bool:
+        if processes.count() == 1:
+            return self._stop()
+        if step < self._next:
+            return False
+        now = time.monotonic()
+        each = max((now - self._since) / (step - self._last), 1e-6)
+        self._last, self._since = step, now
+        # the processes differ in what they measure
+        self._next = step + processes.minimum(max(1, min(ASK_STEPS, int(ASK_SECONDS / each))))
+        return processes.any_of(self._stop())
 
 
 def _until(stop: Callable[[], bool], batches: Iterator[Inputs]) -> Iterator[Inputs]:
@@ -649,5 +667,5 @@ def _require_same(state: dict[str, Any] | None, scratch: Path | None) -> None:
         )
     if state is not None and state["processes"] != processes.count():
         made, now = state["processes"], processes.count()
-        hint = f"use {made} again, or start from the beginning: rm -r {scratch}"
+        hint = f"use {made} again, or start from the beginning: rm -r {quoted(scratch or '')}"
         raise InputError(scratch or "", f"{made} processes, as before", str(now), hint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from convirt.errors import InputError
+from convirt.errors import InputError, quoted
 
 # no permission, a file system mounted read-only, a file where a folder should be or the reverse
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
@@ -30,7 +30,7 @@ def explained(error: BaseException, root: Path) -> InputError | None:
         return InputError(root, "a disk on which files can be locked", f"{error}", hint)
     if isinstance(error, OSError) and error.errno in NO_ACCESS and error.filename:
         wanted = "a file or folder that this stage may read and write"
-        hint = f"ls -ld {error.filename}, correct what it shows, then run the same command"
+        hint = f"ls -ld {quoted(error.filename)}, correct what it shows, then run the same command"
         return InputError(error.filename, wanted, error.strerror or f"{error}", hint)
     return None
 

@@ -162,7 +162,7 @@ def requests(params: Params) -> Iterator[Request]:
             uses=tuple(uses(params, name)),
             made_up=maker(source.root) is not None,
             maker=maker,
-            max_dropped=params.datasets.max_dropped,
+            max_dropped=source.most_dropped(params.datasets.max_dropped),
             fault=fault,
         )
 

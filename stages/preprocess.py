@@ -50,12 +50,14 @@ def main(
         from convirt import packing, pieces
         from convirt.datasets import registry, split_lists
         from convirt.datasets.splits import Split
+        from convirt.errors import quoted
 
         source, datasets = stage.params.datasets.sources[name], stage.params.datasets
         listed = split_lists.read(source.split_file) if source.split_file else None
         split = Split(stage.params.seed, source.val, source.test, listed)
         tables = registry.read(source.reader, _root(source.root), split, dict(source.options), name)
-        packing.check_dropped(tables, datasets.max_dropped)
+        most = source.most_dropped(datasets.max_dropped)
+        packing.check_dropped(tables, most)
         made = stage.provenance()
         versions = {package: made["versions"][package] for package in DECODERS}
         made_by = {"code": made["code"], "params": made["params"], **versions}
@@ -68,14 +70,16 @@ def main(
             return
         out = stage.root / "data" / "stores" / name
         if parts := pieces.complete(home, len(tables.images), belongs):
-            funnel = packing.merge(tables, parts, out, datasets.max_dropped, stage.confirm)
-            stage.say(f"made of {len(parts)} pieces, which are no longer needed: rm -r {home}")
+            funnel = packing.merge(tables, parts, out, most, stage.confirm)
+            stage.say(
+                f"made of {len(parts)} pieces, which are no longer needed: rm -r {quoted(home)}"
+            )
             _tell(stage, name, funnel, belongs)
             return
         with stage.scratch({"images": str(belongs["images"])}) as scratch:
             piece = packing.start(tables, scratch, pieces.Share(), belongs, out)
             _decode(stage, f"pack {name}", piece, tables)
-            funnel = packing.merge(tables, [piece], out, datasets.max_dropped, stage.confirm)
+            funnel = packing.merge(tables, [piece], out, most, stage.confirm)
             _tell(stage, name, funnel, belongs)
             stage.scratch_done(keep=False)  # decoded again rather than kept twice
 

@@ -11,6 +11,8 @@ from stages._stage import PARAMS, Stage
 
 READS = ["seed", "datasets.sources.{name}"]
 
+PUBLISHED = ("rsna", "covidx", "chexpert", "mura")  # readers of sets whose ids are public
+
 WRITE: bool = typer.Option(False, "--write/--check", help="Write the list, or only compare.")
 OUT: Path = typer.Option("splits", help="Folder for the lists.")
 
@@ -53,6 +55,8 @@ def main(
             split_lists.write(path, drawn)
             stage.say(f"written: {path}, {path.with_suffix('.json')}. Use it with")
             stage.say(f"  datasets.sources.{name}.split_file: {path}@{drawn.pin}")
+            if source.reader not in PUBLISHED:
+                stage.note("it holds ids of images and patients: do not publish it unless you may")
         else:
             split_lists.compare(path, drawn)
             stage.say(f"{path} matches the draw.")

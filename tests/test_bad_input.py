@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 import raw
 
-from convirt.datasets import registry
+from convirt.datasets import archives, registry
 from convirt.datasets.splits import Split
 from convirt.errors import InputError
 
@@ -195,6 +197,34 @@ def test_a_gz_that_is_none(tmp_path: Path) -> None:
     assert "gzip" in refused("mimic-cxr", tmp_path).found.lower()
 
 
+def test_a_gz_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw.mimic(tmp_path)
+    path = tmp_path / "mimic-cxr-2.0.0-metadata.csv.gz"
+    path.write_bytes(gzip.compress(b"dicom_id\n" + bytes(200_000)))
+    monkeypatch.setattr(archives, "MAX_BYTES", 100_000)
+    assert refused("mimic-cxr", tmp_path).found == "more than 100000 bytes"
+
+
+REPORT = "Sentinel Smith has a large effusion"
+
+
+@pytest.mark.parametrize("lacking", ["header", "label", "class", "column"])
+def test_messages_hold_no_text_of_a_report(tmp_path: Path, lacking: str) -> None:
+    """They may end up in a log."""
+    head = "" if lacking == "header" else "image,patient,report\n"
+    (tmp_path / "labels.csv").write_text(f"{head}a.png,p1,{REPORT}\n")
+    options: dict[str, Any] = {
+        "class": {"column": "report", "classes": ["yes", "no"]},
+        "column": {"columns": ["edema"]},
+    }.get(lacking, {})
+    error = refused("labels", tmp_path, **options)
+    assert "Sentinel" not in str(error) and "Smith" not in str(error)
+    if lacking in ("label", "class"):
+        assert error.found.startswith(f"a text of {len(REPORT)} characters in data row 1")
+    if lacking == "column":
+        assert error.found == "columns image, patient, report"
+
+
 # ------------------------------------------------------------------------------ paths that leave
 
 OUTSIDE = ["../secret.png", "a/../../secret.png", "/etc/passwd", "..\\secret.png", "C:\\x.png"]
@@ -225,6 +255,30 @@ def test_a_link_leaves_its_folder(tmp_path: Path, link: str) -> None:
     error = refused("pairs", root)
     assert "stay inside" in error.expected
     assert error.found == f"`{name}`, by a link to {secret.resolve()}"
+
+
+def test_a_link_by_dvc_tells_how_to_be_without(tmp_path: Path) -> None:
+    cached = raw.save(tmp_path / "cache/files/md5/40/2b.png")
+    root = tmp_path / "set"
+    root.mkdir()
+    (root / "a.png").symlink_to(cached)
+    (root / "pairs.csv").write_text("image,text,patient\na.png,Some text here.,p1\n")
+    assert "dvc checkout --relink" in refused("pairs", root).hint
+
+
+@pytest.mark.parametrize("name", ["loop", "loop/a.png"])
+def test_a_loop_of_links(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "pairs.csv").write_text(f"image,text,patient\n{name},Some text here.,p1\n")
+    assert name in refused("pairs", tmp_path).found
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    """Opened, it would be waited for without end."""
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(FileNotFoundError):
+        archives.open_binary(tmp_path / "a.png")
 
 
 def test_a_root_that_is_a_link_is_fine(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -163,6 +164,15 @@ def test_corrupt_state_tells_to_delete_the_folder(how: str, tmp_path: Path) -> N
     with pytest.raises(InputError) as caught:
         checkpoint.load_state(tmp_path)
     assert f"rm -r {tmp_path}" in caught.value.hint
+
+
+def test_the_command_to_delete_it_can_be_pasted(tmp_path: Path) -> None:
+    folder = tmp_path / "My Drive"
+    folder.mkdir()
+    (folder / checkpoint.STATE).write_bytes(b"torn")
+    with pytest.raises(InputError) as caught:
+        checkpoint.load_state(folder)
+    assert shlex.split(caught.value.hint.partition(": ")[2]) == ["rm", "-r", str(folder)]
 
 
 # ------------------------------------------------------------------------------ the lock

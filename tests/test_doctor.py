@@ -158,7 +158,7 @@ def test_images_are_missing(
     found = look(name, root, max_dropped=0.06)
     assert found.level == "stop"
     text = said(found, "stop")
-    assert "missing (100.0%)" in text and "datasets.max_dropped is 6.0%" in text
+    assert "missing (100.0%)" in text and "max_dropped is 6.0%" in text
     note = next(note for note in found.notes if note.level == "stop")
     assert note.steps
 

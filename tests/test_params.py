@@ -341,6 +341,8 @@ def test_get_gives_plain_values(default_params: Data) -> None:
     assert json.loads(json.dumps(whole)) == whole
     empty: Data = {"train": {}, "augment": {}, "projection": {}, "options": {}}
     default_params["objectives"] = dict.fromkeys(default_params["objectives"], empty)
+    for source in default_params["datasets"]["sources"].values():
+        source["max_dropped"] = None  # the general one
     assert whole == default_params  # ints where floats are meant compare equal
     assert params.get("augment.crop") == default_params["augment"]["crop"]
     with pytest.raises(ParamsError, match=r"nearest known key: tasks\.rsna"):
@@ -420,6 +422,12 @@ def test_profile_with_an_unset_variable_writes_nothing(
     with pytest.raises(Exception, match=match):
         install(profile, out, {})
     assert out.read_text() == "old"
+
+
+@pytest.mark.parametrize("text", ["seed: 2024-13-45", "seed: !!int x", "seed: " + "[" * 5_000])
+def test_text_that_is_no_yaml(text: str) -> None:
+    with pytest.raises(ParamsError, match="expected: YAML"):
+        from_yaml(text, "params.yaml")
 
 
 def test_profile_that_is_no_utf8_is_refused(tmp_path: Path) -> None:

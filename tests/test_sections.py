@@ -208,6 +208,19 @@ def test_the_last_paragraph() -> None:
     assert last_paragraph(lines("INDICATION:  Cough.")) == last_paragraph("") == ""
 
 
+def test_findings_inside_a_sentence_open_no_section() -> None:
+    report = lines("FINDINGS: The heart is large. Dr. ___ agreed with these", "findings: edema.")
+    assert findings_and_impression(report).startswith("The heart is large.")
+    assert findings_and_impression(report).endswith("findings: edema.")
+    for before in ([""], ["_" * 60], []):
+        assert findings_and_impression(lines(*before, "findings: Clear.")) == "Clear."
+
+
+def test_critical_findings_are_no_findings() -> None:
+    report = lines("FINDINGS: Clear.", "IMPRESSION: Normal.", "CRITICAL FINDINGS: none")
+    assert findings_and_impression(report) == "Clear.\n\nNormal."
+
+
 def test_headed() -> None:
     report = lines("NOTE:  Old.", "FINDINGS:  x", "NOTE:  New", "text.", "HEART:  Large.")
     assert headed(report, "note") == "New\ntext."

@@ -49,6 +49,11 @@ def test_split(text: str, expected: list[str]) -> None:
     assert split(text) == expected
 
 
+def test_a_long_row_of_stops_takes_no_longer_than_other_text() -> None:
+    assert split(f"a {'.' * 200_000}b") == [f"a {'.' * 200_000}b"]  # minutes, if in its square
+    assert split("Clear... Normal?! (So.) End.") == ["Clear...", "Normal?!", "(So.)", "End."]
+
+
 def test_tokens_count_words_and_marks_as_the_paper_does() -> None:
     assert tokens("No change.") == ["No", "change", "."]
     assert tokens("___ x-ray") == ["___", "x", "-", "ray"]

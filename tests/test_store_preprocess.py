@@ -71,6 +71,17 @@ def test_the_root_may_hold_a_variable(
     assert run(root="$FILMS/raw").exit_code == 0
 
 
+def test_a_source_may_have_a_limit_of_its_own(
+    run: Callable[..., Any], tmp_path: Path, default_params: dict[str, Any]
+) -> None:
+    (tmp_path / "raw/f/3.png").unlink()
+    own = default_params["datasets"]["sources"]["bone"]
+    own["max_dropped"] = 0.05
+    assert "at most 5.0% of the images" in run(max_dropped=0.5).output
+    own["max_dropped"] = 0.2
+    assert run(max_dropped=0.0).exit_code == 0
+
+
 def test_too_much_dropped_fails_readably(run: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "raw/f/3.png").unlink()
     result = run()

@@ -79,6 +79,8 @@ def open_binary(path: Path) -> BinaryIO:
     """
     place = _split(path)
     if place is None:
+        if not (path.is_file() or path.is_dir()):  # such as a pipe, which would be waited for
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         return path.open("rb")
     archive = _index(place[0]).archive
     entry = archive.NameToInfo.get(place[1])

@@ -102,8 +102,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
         funnel.notes += _pin(data, len(rows), name, version, source)
         rows["split"] = name
         folder = root / (f"data/{name}" if archives.is_dir(root / "data" / name) else name)
-        files, notes = _locate(rows["image"], folder, source)
-        funnel.notes += notes
+        files = _locate(rows["image"], folder, source, funnel)
         rows["path"] = [str(inputs.inside(folder, image, source)) for image in files]
         rows["image"] = f"{name}/" + rows["image"]
         funnel.images.found += len(rows)
@@ -167,8 +166,8 @@ def _pin(data: bytes, lines: int, name: str, version: str, source: Path) -> list
     ]
 
 
-def _locate(listed: pd.Series, folder: Path, source: Path) -> tuple[list[str], list[str]]:
-    """The file of each listed image, if need be under another known spelling; and notes on them.
+def _locate(listed: pd.Series, folder: Path, source: Path, funnel: Funnel) -> list[str]:
+    """The file of each listed image, if need be under another known spelling, which is noted.
 
     The lists say "COVID(1).png" where archives of the images have "COVID-1.png".
     """
@@ -187,18 +186,12 @@ def _locate(listed: pd.Series, folder: Path, source: Path) -> tuple[list[str], l
         elif name not in exact:
             lost.append(name)
         files.append(name)
-    notes = []
-    if moved:
-        notes.append(
-            f"{len(moved)} files of {source.name} were found under another name, "
-            f"the first {moved[0]}."
-        )
-    if lost and there:
-        notes.append(
-            f"{len(lost)} of {len(listed)} files of {source.name} are not there, "
-            f"the first {lost[0]}."
-        )
-    return files, notes
+    for what, names in (
+        (f"files of {source.name} were found under another name", moved),
+        (f"of {len(listed)} files of {source.name} are not there", lost if there else []),
+    ):
+        funnel.note(what, len(names), names[0] if names else "")
+    return files
 
 
 def _plain(name: str) -> str:

@@ -25,6 +25,7 @@ from convirt.errors import InputError
 OWN = ("study", "patient", "split", "view")  # optional columns of a bring-your-own list
 UNREAD = "columns that are not read"
 SHOWN = 6  # of these columns
+HEAD_WORDS, HEAD_LENGTH = 4, 40  # at most, of a column's name
 _OTHER = re.compile(r"[;\t|]")  # other separators between cells
 
 
@@ -52,7 +53,7 @@ def read_csv(
         "encoding": "utf-8-sig",
     }
     try:
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        data = _unpacked(data, path) if path.suffix == ".gz" else data
         _whole_rows(data, path, len(names or ()))
         with warnings.catch_warnings():
             # A row with too many cells (an unquoted comma) would otherwise silently lose its end.
@@ -86,10 +87,38 @@ def read_csv(
             raise InputError(
                 path,
                 f"a column `{column}` (needed: {', '.join(columns)})",
-                f"columns {', '.join(table.columns)}",
+                named(table.columns),
                 _save_with_commas(data) or hint,
             )
     return table
+
+
+def _unpacked(data: bytes, path: Path) -> bytes:
+    """The content of a gzip file, unless that is absurdly large."""
+    with gzip.open(io.BytesIO(data)) as packed:
+        content = packed.read(archives.MAX_BYTES + 1)
+    if len(content) > archives.MAX_BYTES:
+        found = f"more than {archives.MAX_BYTES} bytes"
+        raise InputError(path, "a list of a usual size", found, "download it again")
+    return content
+
+
+def named(columns: Iterable[Any]) -> str:
+    """The columns of a list, for a message; first rows that look like data are only counted.
+
+    A message may end up in a log, which may hold nothing of a report.
+    """
+    names = [str(name) for name in columns]
+    if any(len(name.split()) > HEAD_WORDS or len(name) > HEAD_LENGTH for name in names):
+        return f"a first row of {len(names)} cells that are texts: is the row of names missing?"
+    return f"columns {', '.join(names)}"
+
+
+def shown(cell: str) -> str:
+    """A cell, for a message; a text of several words, which may be a report, is only measured."""
+    if len(cell) <= HEAD_LENGTH and len(cell.split()) <= 1:
+        return f"`{cell}`"
+    return f"a text of {len(cell)} characters"
 
 
 def _save_with_commas(data: bytes) -> str:
@@ -210,16 +239,21 @@ def inside(root: Path, relative: str, source: Path) -> Path:
             path = _resolve(path.parent) / pure.name
             if path.is_symlink():
                 path = path.resolve()
-        except OSError as error:  # a name too long for the disk, or a loop of links
-            found = f"`{relative[:80]}`: {error.strerror}"
+        # a name too long for the disk, or a loop of links: before Python 3.13 a RuntimeError
+        except (OSError, RuntimeError) as error:
+            found = f"`{relative[:80]}`: {getattr(error, 'strerror', None) or error}"
             raise InputError(source, "paths of files", found, "correct the path") from error
         outside, leads = not path.is_relative_to(home), f", by a link to {path}"
     if outside:
+        hint = "correct the path, or move the file into the folder"
+        if ".dvc" in path.parts or "md5" in path.parts:
+            relink = "dvc config cache.type reflink,hardlink,copy && dvc checkout --relink"
+            hint = f"let DVC make no symbolic links: {relink}"
         raise InputError(
             source,
             f"paths relative to {root} that stay inside it",
             f"`{relative}`{leads}",
-            "correct the path, or move the file into the folder",
+            hint,
         )
     return path
 
@@ -326,7 +360,7 @@ def binary(values: pd.Series, column: str, source: Path, also: Mapping[str, floa
         raise InputError(
             source,
             f"column `{column}` with one of {allowed}",
-            f"`{values.iloc[row]}` in data row {row + 1}",
+            f"{shown(values.iloc[row])} in data row {row + 1}",
             "correct the cell",
         )
     return result.astype("float32")
@@ -349,7 +383,7 @@ def one_hot(
         raise InputError(
             source,
             f"column `{column}` with one of {', '.join(classes)}",
-            f"`{values.iloc[row]}` in data row {row + 1} ({int(unknown.sum())} such rows)",
+            f"{shown(values.iloc[row])} in data row {row + 1} ({int(unknown.sum())} such rows)",
             f"did you mean `{plain[near[0]]}`?"
             if near
             else "correct the cell or declare the class",

@@ -63,7 +63,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
             raise InputError(
                 source,
                 f"the column `{name}`, which datasets.sources.<name>.options asks for",
-                f"columns {', '.join(map(str, rows))}",
+                inputs.named(rows),
                 "correct options.column or options.columns, or the name of the column",
             )
     images = inputs.listed_images(rows, source, wanted)

@@ -25,7 +25,8 @@ RULE = r"_{8,}|(?:(?:FINAL|PRELIMINARY|INTERIM|PROVISIONAL)[ \t]+)?(?:REPORT|ADD
 CAPITALS = r"[A-Z](?:[A-Z0-9 \t()/,.&'\"_#+*?@\[\]-]|:(?=\d)){0,79}?"
 # The marks of a report, each at the start of a line, tried in this order:
 # - a rule, alone on its line;
-# - the two sections that matter, in upper or lower case: "Findings:" (other lower case is text);
+# - the two sections that matter, in upper or lower case: "Findings:" (other lower case is text, and
+#   so is "findings:" inside a paragraph: a sentence was wrapped before the word);
 # - the same in capitals without a colon, "IMPRESSION" alone on its line or "IMPRESSION;";
 # - capitals, then a colon and white space.
 _MARK = re.compile(
@@ -142,10 +143,19 @@ def _parts(report: str) -> list[_Part]:
     report = unify_lines(report)
     parts, head, start = [], None, 0
     for mark in _MARK.finditer(report):
+        if (mark["main"] or "").islower() and not _opens_a_paragraph(report, mark.start()):
+            continue
         parts.append(_Part(head, report[start : mark.start()]))
         head = mark["main"] or mark["bare"] or mark["head"]
         start = mark.end()
     return [*parts, _Part(head, report[start:])]
+
+
+def _opens_a_paragraph(report: str, start: int) -> bool:
+    """Whether the line before the one at `start` is blank, or a rule, or there is none."""
+    end = start - 1
+    line = report[report.rfind("\n", 0, end) + 1 : end].strip() if start else ""
+    return not line or re.fullmatch(RULE, line) is not None
 
 
 def unify_lines(report: str) -> str:

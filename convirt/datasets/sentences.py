@@ -15,7 +15,8 @@ _INITIALS = re.compile(r"(?:[a-z]\.)+[a-z]$")
 _TITLES = {"dr", "drs", "mr", "mrs", "ms", "prof"}
 
 # A stop, its closing marks, and white space; or a stop glued to the next word ("seen.The").
-_STOP = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|(?<=[a-z]{2})\.(?=[A-Z][a-z])")
+# Only the first of several stops is tried, or a long row of them would take its length squared.
+_STOP = re.compile(r"(?<![.!?])[.!?]+[\"')\]]*(?=\s|$)|(?<=[a-z]{2})\.(?=[A-Z][a-z])")
 _PARAGRAPH = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 # A line that begins with "2.", "2.Edema", "(2)", "- " or "Heart: " is a new item, whatever ended
 # the line before.

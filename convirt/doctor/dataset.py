@@ -123,8 +123,8 @@ def _run_reader(
     dropped = tables.funnel.images.dropped.items()
     reasons = ", ".join(f"{len(ids):,} {reason}" for reason, ids in sorted(dropped))
     if tables.funnel.dropped_share > request.max_dropped:
-        text = f"left out: {reasons}; datasets.max_dropped is {request.max_dropped:.1%}"
-        found.add("stop", text, "complete the set, or raise datasets.max_dropped")
+        text = f"left out: {reasons}; max_dropped is {request.max_dropped:.1%}"
+        found.add("stop", text, "complete the set, or raise max_dropped")
     elif reasons:
         found.add("ok", f"left out: {reasons}")
     for note in [] if request.made_up else tables.funnel.note_lines():
@@ -175,6 +175,6 @@ def _look_for(
     share = len(missing) / len(looked)
     text += f", {len(missing):,} missing ({share:.1%}), such as {missing[0]}"
     if share > max_dropped:
-        found.add("stop", f"{text}; datasets.max_dropped is {max_dropped:.1%}", *steps)
+        found.add("stop", f"{text}; max_dropped is {max_dropped:.1%}", *steps)
     else:
         found.add("check", f"{text}; they will be dropped and counted", *steps)

@@ -10,7 +10,7 @@ from convirt.doctor import catalogue, presence
 from convirt.doctor.catalogue import YOURS, Facts
 from convirt.doctor.diagnosis import Diagnosis
 from convirt.doctor.request import Request
-from convirt.errors import InputError
+from convirt.errors import InputError, quoted
 
 
 def find_path(
@@ -71,7 +71,8 @@ def steps_into(facts: Facts | None, root: Path | str, what: str = "") -> tuple[s
     if what == "images" and facts.access == YOURS:
         return ("correct the paths in the list: they are relative to its folder",)
     return tuple(
-        step.format(root=root) for step in (facts.reports if what == "reports" else facts.steps)
+        step.format(root=quoted(root))
+        for step in (facts.reports if what == "reports" else facts.steps)
     )
 
 

@@ -164,7 +164,7 @@ def disk(folder: Path, counts: Sequence[int], size: int) -> Diagnosis:
         found.add("stop", text, smaller)
     elif 2 * need > free:
         text += ". DVC keeps a second copy in its cache where the disk cannot share blocks"
-        found.add("check", text, "dvc config cache.type reflink,hardlink,symlink,copy", smaller)
+        found.add("check", text, "dvc config cache.type reflink,hardlink,copy", smaller)
     else:
         found.add("ok", text)
     return found

@@ -84,12 +84,12 @@ class Objective(base.PairObjective):
     def compare(
         self, embeddings: tuple[Tensor, ...], inputs: Inputs
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch; logs t and b."""
+        """The loss of a batch; logs the t and b that it was computed with."""
         v, u = map(processes.gather, embeddings)
         with full_precision(v):
             scale = self.log_scale.exp()
             loss = sigmoid_loss(v, u, scale, self.bias)
-        return loss, {"scale": scale.detach(), "bias": self.bias.detach()}
+        return loss, {"scale": scale.detach(), "bias": self.bias.detach().clone()}
 
     def chance(self) -> float:
         """Loss of the best constant answer (see `sigmoid_chance`)."""
