@@ -213,11 +213,11 @@ def test_messages_hold_no_text_of_a_report(tmp_path: Path, lacking: str) -> None
     """They may end up in a log."""
     head = "" if lacking == "header" else "image,patient,report\n"
     (tmp_path / "labels.csv").write_text(f"{head}a.png,p1,{REPORT}\n")
-    options: dict[str, Any] = {
+    choices: dict[str, dict[str, Any]] = {
         "class": {"column": "report", "classes": ["yes", "no"]},
         "column": {"columns": ["edema"]},
-    }.get(lacking, {})
-    error = refused("labels", tmp_path, **options)
+    }
+    error = refused("labels", tmp_path, **choices.get(lacking, {}))
     assert "Sentinel" not in str(error) and "Smith" not in str(error)
     if lacking in ("label", "class"):
         assert error.found.startswith(f"a text of {len(REPORT)} characters in data row 1")
