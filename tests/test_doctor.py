@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from convirt.doctor import catalogue, dataset, listings, preflight
 from convirt.doctor.dataset import diagnose
 from convirt.doctor.diagnosis import Diagnosis
 from convirt.doctor.overlap import Overlap, overlaps
+from convirt.doctor.places import steps_into
 from convirt.doctor.presence import Files, spread
 from convirt.doctor.request import Request, Use
 from convirt.params import Task, parse, read_yaml
@@ -969,3 +971,16 @@ def test_the_page_tells_the_facts() -> None:
             assert fact in row or facts.access == catalogue.YOURS, f"{name}: {fact}"
         for one in facts.lists:
             assert not one.rows or f"{one.rows:,}" in row, f"{name}: {one.names[0]}"
+
+
+# ------------------------------------------------------------------------------ steps
+@pytest.mark.parametrize(
+    ("folder", "release"), [("2.1.0", "2.1.0"), ("2.0.0", "2.0.0"), ("my films", "2.0.0")]
+)
+def test_steps_get_the_release_that_the_folder_is_named_after(folder: str, release: str) -> None:
+    root = Path("/data/mimic-cxr-jpg") / folder
+    steps = steps_into(catalogue.FACTS["mimic-cxr"], root)
+    assert any(f"mimic-cxr-jpg/{release}/" in step.split()[-1] for step in steps)
+    assert any(f"mimic-cxr/{release}/mimic-cxr-reports.zip" in step for step in steps)
+    for step in steps[1:]:
+        assert str(root) in shlex.split(step)  # one word, blanks or not

@@ -62,7 +62,7 @@ class Facts:
         size: Size of the download.
         images: Official number of images that come into the store.
         holds: What `root` has to contain.
-        steps: How to get the set into `{root}`.
+        steps: How to get the set into `{root}`, in its `{release}`.
         reports: How to get the reports alone, where they are a separate download.
         homes: Folders that may hold the lists, relative to the root.
         lists: The lists that the reader opens.
@@ -70,6 +70,7 @@ class Facts:
         quick: Whether the reader takes only seconds for the whole set.
         paths: Option that names a file or folder -> the reader whose facts say where that comes
             from, "" for none.
+        release: The one that `steps` get, unless the root is named after another.
     """
 
     title: str
@@ -86,6 +87,7 @@ class Facts:
     folders: tuple[Folder, ...] = ()
     quick: bool = True
     paths: Mapping[str, str] = field(default_factory=dict)
+    release: str = ""
 
 
 def _mimic_list(name: str) -> tuple[str, ...]:
@@ -117,18 +119,19 @@ FACTS: Mapping[str, Facts] = {
         page="https://physionet.org/content/mimic-cxr-jpg/2.0.0/",
         size="about 570 GB",
         images=377_110,
+        release="2.0.0",
         holds="mimic-cxr-2.0.0-metadata.csv[.gz], files/p10/..., mimic-cxr-reports.zip",
         steps=(
             "get access: https://physionet.org/content/mimic-cxr-jpg/2.0.0/ (an account, CITI"
             " training, the data use agreement)",
             "wget -r -N -c -np -nH --cut-dirs=3 -P {root} --user YOU --ask-password"
-            " https://physionet.org/files/mimic-cxr-jpg/2.0.0/",
+            " https://physionet.org/files/mimic-cxr-jpg/{release}/",
             "wget -N -c -P {root} --user YOU --ask-password"
-            " https://physionet.org/files/mimic-cxr/2.0.0/mimic-cxr-reports.zip",
+            " https://physionet.org/files/mimic-cxr/{release}/mimic-cxr-reports.zip",
         ),
         reports=(
             "wget -N -c -P {root} --user YOU --ask-password"
-            " https://physionet.org/files/mimic-cxr/2.0.0/mimic-cxr-reports.zip",
+            " https://physionet.org/files/mimic-cxr/{release}/mimic-cxr-reports.zip",
             "or set options.reports of this source in params.yaml",
         ),
         lists=(

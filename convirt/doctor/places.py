@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from convirt.doctor.catalogue import YOURS, Facts
 from convirt.doctor.diagnosis import Diagnosis
 from convirt.doctor.request import Request
 from convirt.errors import InputError, quoted
+
+_RELEASE = re.compile(r"\d+(\.\d+)+")
 
 
 def find_path(
@@ -70,8 +73,10 @@ def steps_into(facts: Facts | None, root: Path | str, what: str = "") -> tuple[s
         return (f"put the set into {root}",)
     if what == "images" and facts.access == YOURS:
         return ("correct the paths in the list: they are relative to its folder",)
+    named = Path(root).name
+    release = named if _RELEASE.fullmatch(named) else facts.release
     return tuple(
-        step.format(root=quoted(root))
+        step.format(root=quoted(root), release=release)
         for step in (facts.reports if what == "reports" else facts.steps)
     )
 
