@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from tiny_models import CONFIG, PAPER, KilledError, assert_same_run, killed_at
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from convirt import augment, checkpoint, devices, training
+from convirt import augment, checkpoint, devices, processes, training
 from convirt.errors import InputError, StoppedError
 from convirt.frozen_text import FrozenText
 from convirt.image_encoder import normalise
@@ -568,6 +569,29 @@ def test_asked_to_stop_anywhere_ends_as_never_stopped(
     # the step in which the stop was asked for is saved, though not reported
     assert resumed_step(tmp_path) - seen[-1] in (0, 1)
     assert_same_run(whole, run(bert, CONFIG, tmp_path))
+
+
+@pytest.mark.parametrize(("seconds", "often"), [(0.01, 20), (0.5, 6), (2.0, 1), (60.0, 1)])
+def test_processes_ask_each_other_in_time(
+    seconds: float, often: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty steps of a large batch would outlast what a scheduler waits after SIGTERM."""
+    now, asked_at = [0.0], list[int]()
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "minimum", lambda value: value)
+    monkeypatch.setattr(processes, "any_of", lambda answer: answer)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def stop() -> bool:
+        asked_at.append(step)
+        return False
+
+    asked = training._Asked(stop, 100)
+    for step in range(101, 200):
+        now[0] += seconds
+        assert not asked(step)
+    assert asked_at[0] == 101
+    assert set(np.diff(asked_at)) == {often}
 
 
 def test_stopped_without_a_scratch_folder(bert: Path) -> None:
