@@ -37,7 +37,7 @@ def main(params: Path = PARAMS, full: bool = FULL) -> None:
     """Report what is there and what is missing: data sets, weights, GPU and disk space.
 
     Reads PARAMS, the lists of the sets in datasets.sources and the names of their files; no image
-    file is opened. Without --full, only a sample of a large set's files is looked for. Pictures of
+    is decoded. Without --full, only a sample of a large set's files is looked for. Pictures of
     packed sets (with more than 1 GB only with --full) are compared, to report test images that are
     also pretrained on. Writes nothing. Exit code 1 if a run could not start.
     """

@@ -984,3 +984,13 @@ def test_steps_get_the_release_that_the_folder_is_named_after(folder: str, relea
     assert any(f"mimic-cxr/{release}/mimic-cxr-reports.zip" in step for step in steps)
     for step in steps[1:]:
         assert str(root) in shlex.split(step)  # one word, blanks or not
+
+
+def test_steps_leave_variables_that_are_not_set_to_the_shell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("FILMS", raising=False)
+    facts = catalogue.FACTS["mimic-cxr"]
+    assert all('-P "$FILMS/2.0.0" ' in step for step in steps_into(facts, "$FILMS/2.0.0")[1:])
+    monkeypatch.setenv("FILMS", "/my films")
+    assert all("-P '/my films/2.0.0' " in step for step in steps_into(facts, "$FILMS/2.0.0")[1:])

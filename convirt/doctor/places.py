@@ -73,10 +73,11 @@ def steps_into(facts: Facts | None, root: Path | str, what: str = "") -> tuple[s
         return (f"put the set into {root}",)
     if what == "images" and facts.access == YOURS:
         return ("correct the paths in the list: they are relative to its folder",)
-    named = Path(root).name
-    release = named if _RELEASE.fullmatch(named) else facts.release
+    path, unset = reader_options.expanded(str(root))
+    place = f'"{root}"' if unset else quoted(path)  # a shell fills in variables in these quotes
+    release = path.name if _RELEASE.fullmatch(path.name) else facts.release
     return tuple(
-        step.format(root=quoted(root), release=release)
+        step.format(root=place, release=release)
         for step in (facts.reports if what == "reports" else facts.steps)
     )
 
