@@ -22,6 +22,10 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 import hypothesis
 import pytest
 
+from convirt import instructions
+
+instructions.pin()  # before NumPy: tests compute with the instructions that stages use
+
 # The same examples in every run: a check that fails once in a hundred runs must not block a change.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
