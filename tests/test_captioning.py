@@ -573,3 +573,9 @@ def test_odd_options(name: str, changes: dict[str, Any], told: str, bert: Path) 
 def test_heads_have_to_divide_the_width(bert: Path) -> None:
     with pytest.raises(InputError, match="multiple of 2 x heads"):
         objective("caption_transformer", bert, heads=3)
+
+
+@BOTH
+def test_dropout_is_that_of_the_options(name: str) -> None:
+    made = decoder(name, dropout=0.25)
+    assert {m.p for m in made.modules() if isinstance(m, nn.Dropout)} == {0.25}

@@ -67,6 +67,16 @@ def test_views(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("label", chexpert.LABELS)
+def test_what_uncertain_means_for_each_label(tmp_path: Path, label: str) -> None:
+    raw.chexpert(tmp_path)
+    own = f"{raw.chexpert_path('train', 2)},Female,68,Frontal,AP,"
+    told = ",".join("-1.0" if name == label else "" for name in chexpert.LABELS)
+    replace(tmp_path / "train.csv", f"{own}1.0,,,,,,,,,0.0,,,,1.0", own + told)
+    second = row(read("chexpert", tmp_path, **ALL), "patient00002/study1/view1_frontal.jpg")
+    assert second[label] == (label in ("Atelectasis", "Edema", "Pleural Effusion"))
+
+
 @pytest.mark.parametrize(
     ("policy", "values"), [("usual", [0, 1]), ("ones", [1, 1]), ("zeros", [0, 0])]
 )

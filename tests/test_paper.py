@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 
 from convirt.results import paper
@@ -36,6 +38,26 @@ def test_table_1_is_whole() -> None:
             row = [paper.transfer(protocol, t, init, f) for t in tasks for f in (1, 10, 100)]
             assert sum(value is not None for value in row) == 11
             assert all(0.5 < value < 0.93 for value in row if value is not None)
+
+
+# the sum of each row in points, added up from the paper
+ROWS = {
+    "linear": (695.1, 880.7, 899.1, 945.6, 941.2, 966.0),
+    "finetune": (840.5, 929.3, 950.3, 947.7, 961.8, 975.7),
+    "image_image": (37.5, 44.2, 80.8, 95.8, 105.1, 123.6, 162.0),
+    "text_image": (37.5, 43.7, 166.3),
+    "table 3": (172.9, 181.3, 188.5, 219.5),
+    "table 4": (191.1, 152.2, 145.6, 186.1, 179.9, 187.2),
+}
+
+
+def test_no_digit_is_wrong() -> None:
+    held: dict[str, Mapping[str, Sequence[float]]] = {**paper._TABLE_1, **paper._TABLE_2}
+    held |= {"table 3": paper._TABLE_3, "table 4": paper._TABLE_4}
+    sums = {
+        name: tuple(round(sum(row), 1) for row in table.values()) for name, table in held.items()
+    }
+    assert sums == ROWS
 
 
 def test_convirt_is_best_in_the_cells_in_which_the_paper_says_so() -> None:

@@ -10,9 +10,11 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_models
 import torch
@@ -209,3 +211,14 @@ def test_the_rate_is_set_in_place() -> None:
     recorded.set_rate(held, 0.3)
     assert held.param_groups[0]["lr"] is there
     assert np.isclose(float(there), 0.3)
+
+
+def test_the_corpus_has_the_boxes_and_splits_of_the_store() -> None:
+    records = pd.DataFrame({"study": ["a", "b"], "split": ["train", "val"], "top": [1, 5]})
+    records = records.assign(left=[2, 6], height=[3, 7], width=[4, 8])
+    said = pd.DataFrame({"study": ["a", "b"], "sentence": ["x", "y"]})
+    images = np.zeros((2, 9, 9), np.uint8)
+    store: Any = SimpleNamespace(records=records, sentences=said, images=images)
+    data = pretrain._corpus(store)
+    assert data.boxes.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert data.train.images.members.tolist() == [0] and data.val.images.members.tolist() == [1]

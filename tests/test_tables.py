@@ -26,8 +26,10 @@ from typer.testing import CliRunner, Result
 from convirt import compare, embedding_map, saliency
 from convirt.compare import Interval
 from convirt.errors import InputError
+from convirt.metrics import paired_difference
 from convirt.params import read_yaml
 from convirt.results import html, paper, table_layout, verdict
+from convirt.results.markdown import points
 from convirt.results.tables import (
     AGREES,
     CONTRADICTS,
@@ -121,6 +123,39 @@ def test_every_wanted_cell_is_there_once(world: Path) -> None:
     assert len(rows(world, "table2")) == 12 * 3 + 4 * 3
     assert len(rows(world, "table4")) == 6 * 3
     assert len(rows(world, "zeroshot")) == 4
+
+
+def assert_differences_are_of_the_cells(world: Path) -> None:
+    """Each is what the row is compared with, minus the row."""
+    held = {(c["table"], c["system"], *c["column"].values()): c for c in cells(world)}
+    told = [c for c in held.values() if c["order"]]
+    assert told
+    for c in told:
+        other = held[c["table"], c["order"]["against"], *c["column"].values()]
+        assert c["order"]["value"] == pytest.approx(other["value"] - c["value"])
+
+
+def test_differences_are_the_reference_minus_the_system(world: Path) -> None:
+    assert_differences_are_of_the_cells(world)
+
+
+def test_the_claim_compares_a_tenth_of_the_labels_with_all(
+    small: Callable[..., tuple[Path, Result]],
+) -> None:
+    folder, result = small()
+    assert result.exit_code == 0, result.output
+    assert_differences_are_of_the_cells(folder)
+    ours, theirs = (
+        pd.read_parquet(folder / f"models/finetune/rsna-{key}-finetune/predictions.parquet")
+        for key in ("convirt-10", "imagenet-100")
+    )
+    d = paired_difference(ours, theirs, "auroc", 20, 0)
+    claim = f"RSNA: {points(d.value)}\u00a0[{points(d.low)},\u00a0{points(d.high)}]"
+    assert claim in (folder / "metrics/tables/index.html").read_text()
+
+
+def test_scores_that_rise_as_the_loss_falls_are_correlated(world: Path) -> None:
+    assert all(float(row["pearson"]) > 0.5 for row in rows(world, "figure5"))
 
 
 def the(world: Path, table: str, **wanted: str) -> dict[str, str]:
@@ -552,6 +587,22 @@ def test_a_table_says_which_cells_are_single_runs() -> None:
     mixed = told(5, 1, 1)
     assert mixed.startswith("A cell with 10% and 100% of the labels is a single run")
     assert "Any other cell is the mean of 5 runs" in mixed
+
+
+def test_table_3_takes_its_cells_from_where_it_says() -> None:
+    held = [cell("imagenet", 0.1), cell("imagenet", 0.2, column=("linear", "chexpert", 1))]
+    held.append(cell("imagenet", 0.3, column=("image_image", 10)))
+    found = {one.column[0]: (one.value, one.paper) for one in image_only_cells(held)}
+    assert found == {
+        "rsna_linear_1": (0.1, 0.828),
+        "chexpert_linear_1": (0.2, 0.757),
+        "image_image_p_at_10": (0.3, 0.144),
+    }
+
+
+@pytest.mark.parametrize(("protocol", "first"), [("linear", 0.907), ("finetune", 0.888)])
+def test_a_grid_has_the_papers_numbers_of_its_protocol(protocol: str, first: float) -> None:
+    assert dict(table_layout.transfer([], protocol).rows)["ConVIRT"][0].paper == first
 
 
 # ------------------------------------------------------------------------------ pictures

@@ -155,6 +155,19 @@ def test_first_step_is_adam_on_the_loss_of_the_drawn_batch(bert: Path) -> None:
             assert torch.allclose(one, two, atol=2e-4), name
 
 
+def test_adam_is_the_usual_one_with_an_l2_term() -> None:
+    p = nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimiser = optimiser_of([p], replace(CONFIG, lr=0.1, weight_decay=0.5))
+    w, m, v = p.detach().clone(), torch.zeros(2), torch.zeros(2)
+    for t, gradient in enumerate(([1.0, 2.0], [-1.0, 0.5], [0.3, -0.2]), 1):
+        p.grad = torch.tensor(gradient)
+        optimiser.step()
+        g = p.grad + 0.5 * w
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g.square()
+        w = w - 0.1 * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+        torch.testing.assert_close(p.detach(), w)
+
+
 def test_sgd_has_momentum_and_weight_decay() -> None:
     p = nn.Parameter(torch.tensor([1.0, -2.0]))
     config = replace(CONFIG, optimiser="sgd", lr=0.1, weight_decay=0.5)
@@ -260,6 +273,23 @@ def test_rates_of_the_loop_are_the_schedules(bert: Path, monkeypatch: pytest.Mon
     assert rates(cosine) == [learning_rate(cosine, step - 1, 24, 0) for step in ends]
 
 
+def test_steps_are_taken_at_the_rate_of_the_schedule(
+    bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps of warm-up, and half the rate after two flat validations."""
+    losses, used = iter([9.0, 3.0, 4.0, 2.0, 2.5]), list[float]()
+    monkeypatch.setattr(base.Objective, "validate", lambda *_: {"val_loss": next(losses)})
+    step = torch.optim.Adam.step
+
+    def look(self: torch.optim.Adam, *args: Any, **kwargs: Any) -> Any:
+        used.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", look)
+    run(bert, replace(CONFIG, lr=0.1))
+    assert used == pytest.approx([0.05] + [0.1] * 7 + [0.05] * 8)
+
+
 def test_doubts() -> None:
     config = replace(CONFIG, batch_size=4, eval_every=10, evaluations=3, max_passes=6, warmup=9)
     assert not list(doubts(config, 20))
@@ -304,6 +334,21 @@ def test_the_rate_goes_by_the_loss_whatever_chooses() -> None:
 
 
 # ------------------------------------------------------------------------------ validation
+def test_the_state_of_the_best_validation_is_left(
+    bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([9.0, 3.0, 1.0, 2.0, 4.0])
+    monkeypatch.setattr(base.Objective, "validate", lambda *_: {"val_loss": next(losses)})
+    data, seen = tiny_models.corpus(), dict[float, dict[str, Tensor]]()
+    model = fresh(bert, data)
+
+    def note(told: dict[str, float]) -> None:
+        seen[told["step"]] = state(model)
+
+    pretrain(model, data, PAPER, CONFIG, None, note)
+    assert same(state(model), seen[8]) and not same(seen[8], seen[16])
+
+
 def test_best_weights_are_kept_and_measured_alike(bert: Path) -> None:
     model, result = run(bert)
     losses = [row["val_loss"] or 0.0 for row in result.history]
@@ -339,6 +384,27 @@ def test_validation_loss_is_the_mean_over_whole_films(bert: Path) -> None:
         changed = replace(config, cache_frozen=keep)
         found = validate(fresh(bert, data, config=changed), data, changed)
         assert found == pytest.approx(float(np.mean(losses)), abs=1e-5)
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_every_film_is_read_inside_its_own_box(bert: Path, part: str) -> None:
+    """White films, some upright and some lying, on black."""
+    data = tiny_models.corpus()
+    upright = np.arange(len(data.images))[:, None] % 2 == 0
+    boxes = np.where(upright, [0, 5, 16, 6], [5, 0, 6, 16])
+    images = np.zeros_like(data.images)
+    for image, (top, left, height, width) in zip(images, boxes, strict=True):
+        image[top : top + height, left : left + width] = 255
+    data = replace(data, images=images, boxes=boxes)
+    still = replace(PAPER, degrees=0.0, translate=0.0, scale=(1.0, 1.0))
+    still = replace(still, brightness=0.0, contrast=0.0, blur_kernel=1)
+    model = fresh(bert, data)
+    feed = Feed(data, still, CONFIG, model, torch.device("cpu"))
+    steps = (inputs for _, inputs, _ in feed.steps(0, 3))
+    white = normalise(torch.ones(1, 1, 1, 1), model.image_config)
+    for inputs in feed.validation() if part == "val" else steps:
+        inner = inputs.views[0][:, :, 3:-3, 3:-3]
+        assert torch.allclose(inner, white.expand_as(inner), atol=1e-3)
 
 
 def test_several_views_are_drawn_apart_and_stay_the_same_in_validation(
@@ -437,6 +503,22 @@ def test_higher_criterion_wins_where_large_is_good(
     result = pretrain(model, data, PAPER, CONFIG, None, quiet)
     assert result.best_step == 8
     assert result.best()["cider"] == 0.4
+
+
+def test_the_loss_sets_the_rate_where_something_else_chooses(
+    bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    falling, worse = iter([5.0, 4.0, 3.0, 2.0, 1.0]), iter([0.5, 0.4, 0.3, 0.2, 0.1])
+    data = tiny_models.corpus()
+    model = fresh(bert, data)
+    monkeypatch.setattr(type(model), "criterion", "cider")
+    monkeypatch.setattr(type(model), "larger_is_better", True)
+    monkeypatch.setattr(
+        base.Objective, "validate", lambda *_: {"val_loss": next(falling), "cider": next(worse)}
+    )
+    result = pretrain(model, data, PAPER, CONFIG, None, quiet)
+    assert result.best_step == 0
+    assert [row["lr"] for row in result.history[1:]] == [CONFIG.lr] * 4
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])

@@ -569,3 +569,67 @@ def test_two_classifiers_of_one_seed_start_alike() -> None:
     assert same(state(first.head), state(classifier().head))
     assert not same(state(first.head), state(classifier(replace(RECIPE, seed=1)).head))
     assert not torch.equal(state(copy.deepcopy(first))["head.1.weight"], torch.zeros(1, 6))
+
+
+# ------------------------------------------------------------------------------ what the loop does
+def test_after_the_head_phase_every_weight_moves() -> None:
+    recipe, seen = replace(RECIPE, max_epochs=1), list[dict[str, Tensor]]()
+    model = classifier(recipe)
+    before = state(model)
+    transfer.transfer(
+        model, split(40, 0), split(20, 1), recipe, lambda _: seen.append(state(model))
+    )
+    still = {n for n, _ in model.named_parameters() if torch.equal(seen[0][n], before[n])}
+    assert still <= {"encoder.conv.bias"}  # BatchNorm cancels it
+
+
+def test_the_phase_of_all_weights_has_an_adam_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, real = list[tuple[int, int]](), transfer.step
+
+    def note(model: nn.Module, source: Any, index: Any, optimizer: Any, *rest: Any) -> Tensor:
+        sizes = sum(len(group["params"]) for group in optimizer.param_groups)
+        seen.append((sizes, len(optimizer.state)))
+        return real(model, source, index, optimizer, *rest)
+
+    monkeypatch.setattr(transfer, "step", note)
+    model = classifier()
+    transfer.transfer(model, split(40, 0), split(20, 1), replace(RECIPE, max_epochs=1))
+    every = len(list(model.parameters()))
+    assert seen[:2] == [(2, 0), (2, 2)] and seen[RECIPE.head_steps] == (every, 0)
+
+
+def test_steps_are_taken_at_the_rate_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(RECIPE, protocol="linear", lr=1e-30, stop=3, patience=1, batch_size=20)
+    recipe = replace(recipe, max_epochs=9)
+    model, (train, val) = ready(recipe, split(20, 0), split(20, 1))
+    used, real = list[float](), transfer.step
+
+    def note(model: nn.Module, source: Any, index: Any, optimizer: Any, *rest: Any) -> Tensor:
+        used.append(optimizer.param_groups[0]["lr"] / recipe.lr)
+        return real(model, source, index, optimizer, *rest)
+
+    monkeypatch.setattr(transfer, "step", note)
+    transfer.transfer(model, train, val, recipe)
+    assert used == [1.0, 1.0, 0.5, 0.25]
+
+
+def test_the_head_drops_features_in_training_alone() -> None:
+    drop, x = transfer.linear_head(1000, 1, RECIPE)[0], torch.ones(1, 1000)
+    assert float((drop.train()(x) == 0).float().mean()) == pytest.approx(RECIPE.dropout, abs=0.05)
+    assert torch.equal(drop.eval()(x), x)
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_steps_may_be_in_bfloat16_and_scores_never_are(bfloat16: bool) -> None:
+    recipe, seen = replace(RECIPE, bfloat16=bfloat16, max_epochs=1), set[tuple[bool, torch.dtype]]()
+    model = classifier(recipe)
+
+    def note(module: nn.Module, _: Any, out: Tensor) -> None:
+        seen.add((torch.is_grad_enabled(), out.dtype))
+
+    model.encoder.get_submodule("conv").register_forward_hook(note)
+    transfer.transfer(model, split(40, 0), split(20, 1), recipe)
+    transfer.predict(model, split(20, 2))
+    step = torch.bfloat16 if bfloat16 else torch.float32
+    assert (True, step) in seen and {dtype for grad, dtype in seen if grad} == {step}
+    assert {dtype for grad, dtype in seen if not grad} >= {torch.float32}

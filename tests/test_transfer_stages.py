@@ -10,14 +10,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import timm
+import tiny_models
 import torch
 from conftest import ROOT, set_key
 from typer.testing import CliRunner, Result
 
-from convirt import files, image_encoder, metrics, pair_encoder, search, text_encoder, transfer
+from convirt import (
+    checkpoint,
+    files,
+    image_encoder,
+    metrics,
+    pair_encoder,
+    search,
+    text_encoder,
+    transfer,
+)
 from convirt.pair_encoder import PairEncoder
+from convirt.params import load, pretraining
 from stages import _protocols as protocols
-from stages import _scratch, _stage, code, finetune, retrieve
+from stages import _scratch, _stage, code, encoder, finetune, pretrain, retrieve
 from stages._stage import Stage
 
 SIDE = 32
@@ -202,6 +214,60 @@ def test_repeats_are_independent_and_averaged(
     assert run(*RUN).exit_code == 0
     again = pd.read_parquet(repo / "models/finetune" / KEY / "predictions.parquet")
     assert again.set_index("image")["p_pneumonia"].equals(wide[1].rename("p_pneumonia"))
+
+
+@pytest.mark.parametrize("protocol", ["finetune", "linear"])
+def test_a_run_starts_from_the_encoder_and_is_chosen_on_validation(
+    repo: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, _ = image_encoder.load_image_encoder(repo / "models/encoders/imagenet")
+    seen, real = list[tuple[int, int]](), transfer.transfer
+
+    def watch(model: Any, train: Any, val: Any, *rest: Any) -> Any:
+        seen.append((len(train.y), len(val.y)))
+        if protocol == "finetune":
+            own = model.encoder.state_dict()
+            assert all(torch.equal(own[k], v) for k, v in start.state_dict().items())
+        return real(model, train, val, *rest)
+
+    monkeypatch.setattr(transfer, "transfer", watch)
+    assert run("rsna", "imagenet", "50", protocol).exit_code == 0
+    assert seen == [(10, 12)]
+
+
+def test_a_probe_at_its_minimum_is_chosen_on_validation(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, write_params: Callable[..., Path]
+) -> None:
+    change(repo, "finetune.linear.solver", "lbfgs", write_params)
+    seen, real = list[tuple[int, int]](), transfer.probe
+
+    def watch(model: Any, train: Any, val: Any, *rest: Any) -> Any:
+        seen.append((len(train.y), len(val.y)))
+        return real(model, train, val, *rest)
+
+    monkeypatch.setattr(transfer, "probe", watch)
+    assert run("rsna", "imagenet", "50", "linear").exit_code == 0
+    assert seen == [(10, 12)]
+
+
+def test_where_encoders_start(repo: Path, write_params: Callable[..., Path]) -> None:
+    """From the named weights, the row Random from none."""
+    source = timm.create_model("test_efficientnet", pretrained=False).state_dict()
+    checkpoint.save_safetensors(repo / "w.safetensors", source)
+    weights = f"file:{repo / 'w.safetensors'}"
+    for key, value in (("architecture", "test_efficientnet"), ("size", SIDE), ("weights", weights)):
+        change(repo, f"model.image.{key}", value, write_params)
+    stem = {}
+    for name in ("imagenet", "random"):
+        assert run(name, stage=encoder).exit_code == 0
+        made, _ = image_encoder.load_image_encoder(repo / "models/encoders" / name)
+        stem[name] = made.state_dict()["conv_stem.weight"]
+    wanted = source["conv_stem.weight"]
+    assert torch.equal(stem["imagenet"], wanted) and not torch.equal(stem["random"], wanted)
+    p = load(repo / "params.yaml")
+    own, data = pretraining(p, "convirt"), tiny_models.corpus()
+    parts = pretrain._parts(p, own, tiny_models.CONFIG, data, "chest")
+    assert torch.equal(parts.image.state_dict()["conv_stem.weight"], wanted)
 
 
 def test_a_share_of_the_labels_can_have_its_own_number_of_repeats(
