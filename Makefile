@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# a file's tests stay in one process: they share what is slow to make
+SPREAD := -n logical --maxprocesses 4 --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -33,15 +35,15 @@ tables-check: setup  ## make one number of metrics/tables once more: CELL=rsna-c
 table: setup  ## print the results that are there
 	@python -m stages.report --show
 
-test: setup  ## run the tests
-	python -m pytest
+test: setup  ## run the tests, on up to 4 cores
+	python -m pytest $(SPREAD)
 
 check: setup  ## what CI runs: format, lint, types, spelling, tests with coverage
 	ruff format --check .
 	ruff check .
 	mypy
 	codespell
-	python -m pytest --cov --cov-report=term-missing:skip-covered
+	python -m pytest $(SPREAD) --cov --cov-report=term-missing:skip-covered
 
 format: setup  ## format the code and mend what the linter can
 	ruff format .

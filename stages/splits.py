@@ -52,11 +52,11 @@ def main(
         for note in tables.funnel.note_lines():
             stage.note(note)
         if write:
+            if source.reader not in PUBLISHED:
+                stage.note("the list holds ids of images and patients: publish it only if you may")
             split_lists.write(path, drawn)
             stage.say(f"written: {path}, {path.with_suffix('.json')}. Use it with")
             stage.say(f"  datasets.sources.{name}.split_file: {path}@{drawn.pin}")
-            if source.reader not in PUBLISHED:
-                stage.note("it holds ids of images and patients: do not publish it unless you may")
         else:
             split_lists.compare(path, drawn)
             stage.say(f"{path} matches the draw.")

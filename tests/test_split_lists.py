@@ -311,6 +311,7 @@ def test_the_tool_writes_and_checks(run: Callable[..., Any], tmp_path: Path) -> 
     done = run("--write")
     assert done.exit_code == 0, done.output
     assert "val: 2 images of 2 patients" in done.output
+    assert "publish it only if you may" in done.output  # the ids of somebody's own patients
     assert run("--check").exit_code == 0
     before = (tmp_path / "splits/bone.csv").read_bytes()
     differs = run("--check", val=3)
