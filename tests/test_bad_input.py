@@ -208,6 +208,11 @@ def test_a_gz_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.Monke
 REPORT = "Sentinel Smith has a large effusion"
 
 
+def test_messages_hold_no_name_from_a_list_without_a_header(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("films/a.PNG,Sentinel Smith,1\nfilms/b.PNG,Some One,0\n")
+    assert refused("labels", tmp_path).found.startswith("a first row of 3 cells")
+
+
 @pytest.mark.parametrize("lacking", ["header", "label", "class", "column"])
 def test_messages_hold_no_text_of_a_report(tmp_path: Path, lacking: str) -> None:
     """They may end up in a log."""

@@ -27,6 +27,7 @@ UNREAD = "columns that are not read"
 SHOWN = 6  # of these columns
 HEAD_WORDS, HEAD_LENGTH = 4, 40  # at most, of a column's name
 _OTHER = re.compile(r"[;\t|]")  # other separators between cells
+_FILE = re.compile(r"\.(png|jpe?g|dcm|dicom|tiff?)$", re.IGNORECASE)
 
 
 def read_csv(
@@ -109,8 +110,11 @@ def named(columns: Iterable[Any]) -> str:
     A message may end up in a log, which may hold nothing of a report.
     """
     names = [str(name) for name in columns]
-    if any(len(name.split()) > HEAD_WORDS or len(name) > HEAD_LENGTH for name in names):
-        return f"a first row of {len(names)} cells that are texts: is the row of names missing?"
+    if any(
+        len(name.split()) > HEAD_WORDS or len(name) > HEAD_LENGTH or _FILE.search(name)
+        for name in names
+    ):
+        return f"a first row of {len(names)} cells that name nothing: is the row of names missing?"
     return f"columns {', '.join(names)}"
 
 
