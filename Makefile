@@ -26,7 +26,7 @@ repro: setup  ## run the whole experiment and print its results; JOBS=4, GPUS=0,
 	python -m stages.runs --jobs $(or $(JOBS),0) --gpus "$(GPUS)"
 	@python -m stages.report --show
 
-tables: setup  ## every system, table and figure of the paper on the demo data: two hours at most on 2 cores
+tables: setup  ## every system, table and figure of the paper on the demo data: two hours on 2 cores, four on slow ones
 	python -m stages.grid run --jobs $(or $(JOBS),2)
 
 tables-check: setup  ## make one number of metrics/tables once more: CELL=rsna-convirt-1-linear
