@@ -13,6 +13,7 @@ import typer
 
 from convirt import files, provenance
 from convirt.errors import InputError
+from stages._scratch import SCRATCH
 
 PROFILE: Path = typer.Argument(help="The profile, such as profiles/paper.yaml.")
 OUT: Path = typer.Option("params.yaml", help="The parameter file to replace.")
@@ -52,7 +53,7 @@ def install(profile: Path, out: Path, environment: Mapping[str, str]) -> Path | 
     if out.is_file() and (former := out.read_text(encoding="utf-8")) != text:
         # by content, so that no later call replaces it; `make clean` leaves it
         name = f"{out.stem}-{provenance.digest(former)[:8]}{out.suffix}"
-        kept = out.parent / ".scratch" / name
+        kept = out.parent / SCRATCH / name
         files.write_text(kept, former)
     files.write_text(out, text)
     return kept

@@ -31,6 +31,7 @@ from stages._board import Board
 from stages._crew import Crew, alone
 from stages._faults import explained
 from stages._plan import Schedule
+from stages._scratch import SCRATCH
 from stages._stage import NOTE
 from stages._stopping import IMPATIENT
 
@@ -41,7 +42,7 @@ GPUS: str = typer.Option(
     help="Such as 0,1: one stage on each; name one twice to share it. Default: all, if device is "
     "cuda.",
 )
-FOLDER = Path(".scratch/runs")  # logs and the lock
+FOLDER = Path(SCRATCH, "runs")  # logs and the lock
 
 
 def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> None:

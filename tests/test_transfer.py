@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -583,32 +584,46 @@ def test_after_the_head_phase_every_weight_moves() -> None:
     assert still <= {"encoder.conv.bias"}  # BatchNorm cancels it
 
 
-def test_the_phase_of_all_weights_has_an_adam_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, real = list[tuple[int, int]](), transfer.step
+@pytest.fixture
+def before_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], None]], None]:
+    """Let a function see the optimiser before each step."""
 
-    def note(model: nn.Module, source: Any, index: Any, optimizer: Any, *rest: Any) -> Tensor:
+    def install(look: Callable[[Any], None]) -> None:
+        real = transfer.step
+
+        def step(model: nn.Module, source: Any, index: Any, optimizer: Any, *rest: Any) -> Tensor:
+            look(optimizer)
+            return real(model, source, index, optimizer, *rest)
+
+        monkeypatch.setattr(transfer, "step", step)
+
+    return install
+
+
+def test_the_phase_of_all_weights_has_an_adam_of_its_own(
+    before_steps: Callable[[Callable[[Any], None]], None],
+) -> None:
+    seen = list[tuple[int, int]]()
+
+    def note(optimizer: Any) -> None:
         sizes = sum(len(group["params"]) for group in optimizer.param_groups)
         seen.append((sizes, len(optimizer.state)))
-        return real(model, source, index, optimizer, *rest)
 
-    monkeypatch.setattr(transfer, "step", note)
+    before_steps(note)
     model = classifier()
     transfer.transfer(model, split(40, 0), split(20, 1), replace(RECIPE, max_epochs=1))
     every = len(list(model.parameters()))
     assert seen[:2] == [(2, 0), (2, 2)] and seen[RECIPE.head_steps] == (every, 0)
 
 
-def test_steps_are_taken_at_the_rate_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_taken_at_the_rate_of_the_plan(
+    before_steps: Callable[[Callable[[Any], None]], None],
+) -> None:
     recipe = replace(RECIPE, protocol="linear", lr=1e-30, stop=3, patience=1, batch_size=20)
     recipe = replace(recipe, max_epochs=9)
     model, (train, val) = ready(recipe, split(20, 0), split(20, 1))
-    used, real = list[float](), transfer.step
-
-    def note(model: nn.Module, source: Any, index: Any, optimizer: Any, *rest: Any) -> Tensor:
-        used.append(optimizer.param_groups[0]["lr"] / recipe.lr)
-        return real(model, source, index, optimizer, *rest)
-
-    monkeypatch.setattr(transfer, "step", note)
+    used = list[float]()
+    before_steps(lambda optimizer: used.append(optimizer.param_groups[0]["lr"] / recipe.lr))
     transfer.transfer(model, train, val, recipe)
     assert used == [1.0, 1.0, 0.5, 0.25]
 

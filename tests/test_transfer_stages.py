@@ -216,12 +216,25 @@ def test_repeats_are_independent_and_averaged(
     assert again.set_index("image")["p_pneumonia"].equals(wide[1].rename("p_pneumonia"))
 
 
-@pytest.mark.parametrize("protocol", ["finetune", "linear"])
+@pytest.mark.parametrize(
+    ("protocol", "solver", "loop"),
+    [
+        ("finetune", "adam", "transfer"),
+        ("linear", "adam", "transfer"),
+        ("linear", "lbfgs", "probe"),
+    ],
+)
 def test_a_run_starts_from_the_encoder_and_is_chosen_on_validation(
-    repo: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
+    repo: Path,
+    protocol: str,
+    solver: str,
+    loop: str,
+    monkeypatch: pytest.MonkeyPatch,
+    write_params: Callable[..., Path],
 ) -> None:
+    change(repo, "finetune.linear.solver", solver, write_params)
     start, _ = image_encoder.load_image_encoder(repo / "models/encoders/imagenet")
-    seen, real = list[tuple[int, int]](), transfer.transfer
+    seen, real = list[tuple[int, int]](), getattr(transfer, loop)
 
     def watch(model: Any, train: Any, val: Any, *rest: Any) -> Any:
         seen.append((len(train.y), len(val.y)))
@@ -230,23 +243,8 @@ def test_a_run_starts_from_the_encoder_and_is_chosen_on_validation(
             assert all(torch.equal(own[k], v) for k, v in start.state_dict().items())
         return real(model, train, val, *rest)
 
-    monkeypatch.setattr(transfer, "transfer", watch)
+    monkeypatch.setattr(transfer, loop, watch)
     assert run("rsna", "imagenet", "50", protocol).exit_code == 0
-    assert seen == [(10, 12)]
-
-
-def test_a_probe_at_its_minimum_is_chosen_on_validation(
-    repo: Path, monkeypatch: pytest.MonkeyPatch, write_params: Callable[..., Path]
-) -> None:
-    change(repo, "finetune.linear.solver", "lbfgs", write_params)
-    seen, real = list[tuple[int, int]](), transfer.probe
-
-    def watch(model: Any, train: Any, val: Any, *rest: Any) -> Any:
-        seen.append((len(train.y), len(val.y)))
-        return real(model, train, val, *rest)
-
-    monkeypatch.setattr(transfer, "probe", watch)
-    assert run("rsna", "imagenet", "50", "linear").exit_code == 0
     assert seen == [(10, 12)]
 
 
