@@ -42,12 +42,18 @@ def hardware(name: str) -> str:
 
     if name == "cuda":
         return torch.cuda.get_device_name()
-    model = platform.processor() or platform.machine()
-    if (told := Path("/proc/cpuinfo")).is_file():
-        lines = told.read_text(encoding="utf-8", errors="replace").splitlines()
-        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-        model = next(names, model)
+    model = about_cpu("model name") or platform.processor() or platform.machine()
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def about_cpu(what: str) -> str:
+    """What Linux tells about the CPU, such as its "model name" or "flags"; "" elsewhere."""
+    told = Path("/proc/cpuinfo")
+    if not told.is_file():
+        return ""
+    lines = told.read_text(encoding="utf-8", errors="replace").splitlines()
+    found = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in found if name.strip() == what), "")
 
 
 CORES = "CONVIRT_CORES"  # environment variable: how many cores a stage may use beside others

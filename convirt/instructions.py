@@ -11,7 +11,8 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+
+from convirt import devices
 
 SWITCH = "CONVIRT_CPU"  # environment variable; "native" lets libraries use all that the CPU has
 NEEDED = {"avx2", "fma"}
@@ -44,14 +45,5 @@ def pin() -> None:
     Has no effect once NumPy or PyTorch is there: they have already chosen some of their kernels.
     """
     if not {"numpy", "torch"} & sys.modules.keys():
-        os.environ.update(pins(platform.machine(), _flags(), os.environ))
-
-
-def _flags() -> set[str]:
-    """What the CPU can do; nothing where Linux does not tell."""
-    told = Path("/proc/cpuinfo")
-    lines = (
-        told.read_text(encoding="utf-8", errors="replace").splitlines() if told.is_file() else []
-    )
-    found = (line.partition(":")[2].split() for line in lines if line.startswith("flags"))
-    return set(next(found, ()))
+        flags = set(devices.about_cpu("flags").split())
+        os.environ.update(pins(platform.machine(), flags, os.environ))

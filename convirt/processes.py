@@ -119,7 +119,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
+        total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
@@ -134,7 +134,7 @@ def broadcast(x: Tensor) -> Tensor:
     """The first process's tensor; shape and type have to be the same everywhere."""
     if count() == 1:
         return x
-    sent = x.contiguous().clone()
+    sent = x.clone(memory_format=torch.contiguous_format)
     dist.broadcast(sent, 0)
     return sent
 

@@ -38,7 +38,9 @@ def recorded(stage: str, root: Path) -> None:
 
 
 def sweep(base: Path) -> None:
-    """Delete the states that were marked more than `ENOUGH` seconds ago."""
+    """Delete states that were marked more than `ENOUGH` seconds ago, or half-deleted by a kill."""
+    for stale in base.glob(f"{SCRATCH}/.*.tmp"):  # as `delete` names them
+        files.sweep(stale.with_name(stale.name[1:].rsplit(".", 2)[0]))
     for path in _marks(base):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > ENOUGH:
