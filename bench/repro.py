@@ -4,9 +4,9 @@
     python -m bench.repro --serial   # and again by `dvc repro`, one stage after the other
 
 Every Python process of the run is timed: how long it lived and how long its imports took. A stage
-is a process of its own, and its time outside imports is its work. The rest of the jobs' time is DVC
-(hashing outputs, the cache, dvc.lock), starting processes, and jobs that have nothing left to do at
-the end of a run. Seconds are summed over jobs, so with two jobs they add up to twice the wall-clock
+is a process of its own, or a fork of one that has imported its libraries (`stages._forks`); its
+time outside imports is its work. The rest of the jobs' time is DVC (hashing outputs, the cache,
+dvc.lock), starting processes, and jobs that have nothing left to do at the end of a run. Seconds are summed over jobs, so with two jobs they add up to twice the wall-clock
 time. Drawing the demo's sets is included; the packages are those that are installed.
 """
 
@@ -49,12 +49,17 @@ def watched(*arguments, **more):
         if depth == 0:
             spent += time.perf_counter() - start
 
+def forked():
+    global began, depth, spent
+    began, depth, spent = time.time(), 0, 0.0
+
 def note():
     told = {"argv": sys.orig_argv, "seconds": time.time() - began, "imports": spent}
     with open(os.path.join(os.environ["BENCH_NOTES"], f"{os.getpid()}.json"), "w") as file:
         json.dump(told, file)
 
 builtins.__import__ = watched
+os.register_at_fork(after_in_child=forked)
 atexit.register(note)
 """
 
@@ -105,18 +110,23 @@ def parts(notes: list[dict[str, object]], clock: float, jobs: int) -> list[tuple
     """
     work: dict[str, list[float]] = defaultdict(list)
     imports: list[float] = []
+    beside: list[float] = []  # of the processes that fork, while the first stages run
     for note in notes:
         words = [str(word) for word in note["argv"]]  # type: ignore[attr-defined]
         module = next((word for word in words if word.startswith("stages.")), "")
         if module in ("", "stages.runs", "stages._repro"):
             continue
         seconds, importing = float(str(note["seconds"])), float(str(note["imports"]))
+        if module == "stages._forks":
+            beside.append(importing)
+            continue
         imports.append(importing)
         work[module.removeprefix("stages.")].append(seconds - importing)
     found = [(f"{name}: work", len(times), sum(times)) for name, times in work.items()]
     found.append(("imports of all stages", len(imports), sum(imports)))
     rest = jobs * clock - sum(seconds for _, _, seconds in found)
     found.append(("DVC, starting processes, and waiting for the last stages", len(imports), rest))
+    found.append(("imports for forks, beside the first stages", len(beside), sum(beside)))
     return sorted(found, key=lambda part: -part[2])
 
 

@@ -47,6 +47,7 @@ class Worker:
     slot: str  # for CUDA_VISIBLE_DEVICES
     cores: int  # that its stages may use
     lock: int
+    forks: bool = False  # whether its stages are forks (`_forks`)
     stage: str | None = None
     since: float = 0.0
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -57,7 +58,7 @@ class Worker:
             # dvc.yaml says `python`: this one, even if its environment is not activated
             path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "stages._repro", str(self.lock)],
+                [sys.executable, "-m", "stages._repro", str(self.lock), *["forks"] * self.forks],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={key: value for key, value in os.environ.items() if key not in COLOURED}
@@ -100,10 +101,10 @@ class Worker:
 class Crew:
     """One worker per job."""
 
-    def __init__(self, slots: Sequence[str], lock: int) -> None:
+    def __init__(self, slots: Sequence[str], lock: int, forks: bool = False) -> None:
         """Plan one worker for each of `slots`, values of CUDA_VISIBLE_DEVICES."""
         cores = max(1, devices.cores() // len(slots))
-        self.workers = [Worker(slot, cores, lock) for slot in slots]
+        self.workers = [Worker(slot, cores, lock, forks) for slot in slots]
 
     def idle(self) -> list[Worker]:
         """The workers that could take an order."""

@@ -3,6 +3,7 @@
 As a program this is a worker of `stages.runs`, one per job. It reads one JSON object per line from
 stdin (`stage`, `log`), does what `dvc --wait-for-lock repro --single-item <stage>` does, and
 answers with one on stdout. The worker loads DVC once; one `dvc` per stage would load it each time.
+Its stages are forks of a process that has loaded their libraries, if it is told so (`_forks`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, TextIO
 
 from convirt import files
 from convirt.errors import InputError
-from stages import _scratch
+from stages import _forks, _scratch
 from stages._plan import outdated
 
 GRACE = 60.0  # seconds between SIGTERM and SIGKILL for a stage that may be saving its state
@@ -153,8 +154,11 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # a stage inherits descriptors 0, 1 and 2 alone: neither the pipes nor the runner's lock
     _point(os.devnull, 0, os.O_RDONLY)
-    if len(sys.argv) > 1:
-        os.set_inheritable(int(sys.argv[1]), False)
+    lock, *wanted = sys.argv[1:]
+    os.set_inheritable(int(lock), False)
+    forks = _forks.Forks() if wanted else None
+    if forks:
+        _forks.instead_of_shells(forks)
     todo: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     stopping = threading.Event()
     threading.Thread(target=_listen, args=(orders, todo, stopping), daemon=True).start()
@@ -164,6 +168,8 @@ def serve() -> None:
             print(json.dumps(answer), file=answers, flush=True)
         except BrokenPipeError:
             break
+    if forks:
+        forks.close()
     # DVC waits only for a stage's shell; a shell that ends on SIGTERM leaves a stage that is still
     # saving. The other thread is ending that stage, which would take a second SIGTERM as impatience
     while _below():

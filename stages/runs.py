@@ -23,15 +23,14 @@ from typing import Any, NamedTuple
 
 import typer
 
-from convirt import devices, files
+from convirt import devices
 from convirt.errors import InputError
 from convirt.params import parse, read_yaml
-from stages import _repro
+from stages import _forks, _repro, _scratch
 from stages._board import Board
 from stages._crew import Crew, alone
 from stages._faults import explained
 from stages._plan import Schedule
-from stages._scratch import SCRATCH
 from stages._stage import NOTE
 from stages._stopping import IMPATIENT
 
@@ -42,7 +41,7 @@ GPUS: str = typer.Option(
     help="Such as 0,1: one stage on each; name one twice to share it. Default: all, if device is "
     "cuda.",
 )
-FOLDER = Path(SCRATCH, "runs")  # logs and the lock
+FOLDER = Path(_scratch.SCRATCH, "runs")  # logs and the lock
 
 
 def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> None:
@@ -79,14 +78,15 @@ def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> No
 def work(targets: list[str], chosen: list[str], lock: int, board: Board) -> bool:
     """Run all that is outdated; return whether all is up to date now."""
     board.say("asking DVC what is outdated ...")
-    sweep(FOLDER.parent)
+    _scratch.sweep(Path())
     _repro.forget_killed()
     pipeline = _repro.examine(targets)
     if not pipeline.stale:
         board.say(f"Nothing to do: all {pipeline.total} stages are up to date.", "green")
         return True
     schedule = Schedule(pipeline.stale, pipeline.upstream)
-    crew = Crew(chosen, lock)
+    # each worker imports the libraries of its stages once, which pays from a few stages on
+    crew = Crew(chosen, lock, forks=_forks.POSSIBLE and len(pipeline.stale) > 2 * len(chosen))
     with board.over(schedule, crew):
         try:
             run(schedule, crew, {name for name, sure in pipeline.stale.items() if sure}, board)
@@ -102,12 +102,6 @@ def work(targets: list[str], chosen: list[str], lock: int, board: Board) -> bool
             style="yellow",
         )
     return not again
-
-
-def sweep(scratch: Path) -> None:
-    """Delete the resume states that killed stages were deleting."""
-    for stale in scratch.glob(".*.tmp"):
-        files.sweep(stale.with_name(stale.name[1:].rsplit(".", 2)[0]))
 
 
 def run(schedule: Schedule, crew: Crew, sure: set[str], board: Board) -> None:
