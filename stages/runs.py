@@ -41,10 +41,17 @@ GPUS: str = typer.Option(
     help="Such as 0,1: one stage on each; name one twice to share it. Default: all, if device is "
     "cuda.",
 )
+FORKS: bool = typer.Option(
+    True,
+    "--forks/--no-forks",
+    help="On Linux: import PyTorch once per job, or in each stage. Results are the same.",
+)
 FOLDER = Path(_scratch.SCRATCH, "runs")  # logs and the lock
 
 
-def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> None:
+def main(
+    targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS, forks: bool = FORKS
+) -> None:
     """Bring TARGETS up to date, several stages at a time.
 
     If train.launcher is torchrun, pretraining uses all GPUs, and stages run one at a time.
@@ -61,7 +68,7 @@ def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> No
         chosen = [gpus] if wanted.shared else slots(jobs, gpus)
         check_threads(chosen, wanted.threads, board)
         with alone(FOLDER, board.say) as lock:
-            good = work(targets or [], chosen, lock, board)
+            good = work(targets or [], chosen, lock, board, forks)
     except (InputError, OSError) as error:
         told = explained(error, Path.cwd())
         if told is None:
@@ -75,7 +82,7 @@ def main(targets: list[str] = TARGETS, jobs: int = JOBS, gpus: str = GPUS) -> No
         raise typer.Exit(1)
 
 
-def work(targets: list[str], chosen: list[str], lock: int, board: Board) -> bool:
+def work(targets: list[str], chosen: list[str], lock: int, board: Board, forks: bool) -> bool:
     """Run all that is outdated; return whether all is up to date now."""
     board.say("asking DVC what is outdated ...")
     _scratch.sweep(Path())
@@ -85,8 +92,9 @@ def work(targets: list[str], chosen: list[str], lock: int, board: Board) -> bool
         board.say(f"Nothing to do: all {pipeline.total} stages are up to date.", "green")
         return True
     schedule = Schedule(pipeline.stale, pipeline.upstream)
-    # each worker imports the libraries of its stages once, which pays from a few stages on
-    crew = Crew(chosen, lock, forks=_forks.POSSIBLE and len(pipeline.stale) > 2 * len(chosen))
+    # the first stages of a worker cannot be forks, since the imports take as long as these stages
+    forks = forks and _forks.POSSIBLE and len(pipeline.stale) > 2 * len(chosen)
+    crew = Crew(chosen, lock, forks)
     with board.over(schedule, crew):
         try:
             run(schedule, crew, {name for name, sure in pipeline.stale.items() if sure}, board)
