@@ -73,6 +73,22 @@ TINY_PIPELINE: dict[str, Any] = {
 }  # goes with `demo.sets` of 8 rsna films to validate and 16 to test
 
 
+# files that take longest, longest first: one that a process begins last keeps the others waiting
+SLOW = ["test_dag.py", "test_kills.py", "test_compiled.py", "test_processes.py", "test_runs.py"]
+SLOW += ["test_pretended_gpu.py", "test_tables.py", "test_pretrain_kill.py", "test_disk.py"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let several processes take files in the order below, not by their numbers of tests."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slow files first."""
+    rank = {name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(SLOW)))
+
+
 @contextmanager
 def memory_below(most: int) -> Iterator[None]:
     """Assert that what runs inside never holds `most` bytes or more."""

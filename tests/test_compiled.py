@@ -52,14 +52,20 @@ def test_other_ways_into_an_encoder_are_compiled(
     assert len(compiled) == len(called) == entries
 
 
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where compiled kernels are kept; at first none."""
+    return tmp_path_factory.mktemp("kernels")
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_compiled_encoders_learn_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+    kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
     """One graph is compiled for each shape in each mode: films have two modes and one shape;
     sentences have two lengths, validation one of them; the text encoder's frozen half has no modes.
     """
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(kernels))
     lengths = set()
     computed = FrozenText.__call__
 
@@ -69,7 +75,7 @@ def test_compiled_encoders_learn_the_same(
         return hidden, packing
 
     monkeypatch.setattr(FrozenText, "__call__", noted)
-    bert = tiny_models.write_bert(tmp_path / "bert", dropout=0.0)
+    bert = tiny_models.write_bert(tmp_path / "bert", layers=2, dropout=0.0)  # one in each half
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     usual = replace(CONFIG, cache_frozen=kept)

@@ -1,4 +1,8 @@
-"""The whole pipeline in miniature: the committed dvc.yaml and code, run by DVC in two clones."""
+"""The whole pipeline in miniature: the committed dvc.yaml and code, run by DVC in two clones.
+
+In one of them, one stage of each kind is run by `dvc repro`, in a process of its own. On Linux most
+others are forks of a process that has imported the libraries (`stages._forks`).
+"""
 
 from __future__ import annotations
 
@@ -39,6 +43,8 @@ CHANGES: dict[str, Any] = {
     "matrix.fraction": FRACTIONS,
 }
 RUNS = [f"{t}-{i}-{f}-finetune" for t in TASKS for i in INITS for f in FRACTIONS]
+FIRST = ["pretrain@convirt-bone", "finetune@mura-imagenet-10-finetune"]  # and what they need
+KINDS = {"code", "demo", "preprocess", "encoder", "pretrain", "finetune", "retrieve", "report"}
 UP_TO_DATE = "Data and pipelines are up to date."
 
 
@@ -106,7 +112,7 @@ def write_project(path: Path, params: Any) -> None:
 
 @pytest.fixture(scope="module")
 def clones(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repository, Repository]:
-    """Two clones of one commit, with all stages run: in one, one at a time; in the other, two."""
+    """Two clones of one commit in which all stages have run."""
     home = tmp_path_factory.mktemp("dag")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "GIT_"))} | {
         # as make does: the cmd in dvc.yaml is a plain `python`
@@ -126,12 +132,16 @@ def clones(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repository, Reposi
     origin.commit()
     one, two = origin.clone("one"), origin.clone("another place")
     with ThreadPoolExecutor(2) as pool:
-        serial = pool.submit(one.run, "dvc", "repro")
         parallel = pool.submit(two.run, "python", "-m", "stages.runs", "--jobs", "2")
+        first = one.stages(one.run("dvc", "repro", *FIRST))
+        rest = one.run("python", "-m", "stages.runs", "--jobs", "1", "finetune", "pretrain")
+        last = one.stages(one.run("dvc", "repro"))
     # code; sets drawn, packed; encoders without and with pretraining; runs; the end
     stages = 1 + 5 + 5 + 1 + 2 + 8 + 2 + 1
-    assert len(one.stages(serial.result())) == stages, serial.result()
     assert f"{stages} ran, 0 from the cache, 0 up to date, 0 failed" in parallel.result()
+    assert not first & last
+    assert {name.partition("@")[0] for name in first | last} == KINDS
+    assert f"{stages - len(first | last)} ran, 0 from the cache," in rest
     return one, two
 
 

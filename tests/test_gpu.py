@@ -75,9 +75,9 @@ def test_encoders_have_deterministic_kernels(
     device: str, architecture: str, precision: str
 ) -> None:
     """Unlike the paper's, the demo's encoder has depthwise convolutions; cuDNN has few for them."""
-    encoder, _ = create_image_encoder(architecture, "random", 64, 0)
+    encoder, _ = create_image_encoder(architecture, "random", 32, 0)
     encoder = encoder.to(device).train()
-    x = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
     found = []
     for _ in range(2):
         encoder.zero_grad(set_to_none=True)

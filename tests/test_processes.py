@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 import tiny_models
 import torch
 import torch.multiprocessing
+from conftest import ROOT
 from test_pretrain_kill import outputs, started, template, write_params  # noqa: F401
 
 from convirt import checkpoint, processes
@@ -42,13 +44,22 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def imported_once() -> Iterator[None]:
+    """Processes are forks of one that has imported torch and nothing else has happened in."""
+    torch.multiprocessing.set_forkserver_preload([process_runs.__name__])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT / "tests"), str(ROOT))))
+        yield
+
+
 @pytest.fixture(scope="module", params=COUNTS)
 def folder(request: pytest.FixtureRequest, bert: Path, tmp_path_factory: Any) -> Path:
     """The folder with what several processes ended with."""
     out: Path = tmp_path_factory.mktemp(f"of-{request.param}")
     arguments = (request.param, free_port(), bert, out)
-    torch.multiprocessing.spawn(  # type: ignore[attr-defined]
-        process_runs.work, arguments, nprocs=request.param
+    torch.multiprocessing.start_processes(  # type: ignore[attr-defined]
+        process_runs.work, arguments, nprocs=request.param, start_method="forkserver"
     )
     return out
 
@@ -129,32 +140,44 @@ def torchrun(count: int) -> tuple[str, ...]:
     return ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
 
 
-def test_stage_under_torchrun(template: Path, tmp_path: Path) -> None:  # noqa: F811
-    projects = []
-    for name in ("one", "two"):
-        project = tmp_path / name
-        shutil.copytree(template, project)
-        with started(project, torchrun(2)) as process:
-            assert process.end() == 0, process.said
-            assert process.said.count("waiting for data") == 1  # only the first process prints
-        projects.append(project)
-    written = [outputs(project) for project in projects]
-    assert written[0] == written[1]
-    assert {"models/encoders/convirt/chest/image_encoder.safetensors"} <= written[0].keys()
-    metrics = json.loads((projects[0] / "metrics/pretrain/convirt-chest.json").read_text())
-    assert metrics["processes"] == 2
-    assert list((projects[0] / ".scratch").glob("pretrain-*")) == []
-
-
-def test_sigterm_under_torchrun(
+@pytest.fixture(scope="module")
+def shared(
     template: Path,  # noqa: F811
     committed_params: dict[str, Any],
-    tmp_path: Path,
-) -> None:
-    """All stop at the same step, which the first saves; as many processes resume there."""
-    project = tmp_path / "stopped"
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A project to run by two processes, for longer than it takes to send a signal."""
+    project: Path = tmp_path_factory.mktemp("torchrun") / "project"
     shutil.copytree(template, project)
-    write_params(project, committed_params, **{"train.evaluations": 2000})
+    write_params(project, committed_params, **{"train.evaluations": 20})
+    return project
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shared: Path) -> Path:
+    """The project after a run by two processes."""
+    project = shared.with_name("undisturbed")
+    shutil.copytree(shared, project)
+    with started(project, torchrun(2)) as process:
+        assert process.end() == 0, process.said
+        assert process.said.count("waiting for data") == 1  # only the first process prints
+    return project
+
+
+def test_stage_under_torchrun(undisturbed: Path) -> None:
+    written = outputs(undisturbed)
+    assert {"models/encoders/convirt/chest/image_encoder.safetensors"} <= written.keys()
+    metrics = json.loads((undisturbed / "metrics/pretrain/convirt-chest.json").read_text())
+    assert metrics["processes"] == 2
+    assert list((undisturbed / ".scratch").glob("pretrain-*")) == []
+
+
+def test_sigterm_under_torchrun(shared: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """All stop at the same step, which the first saves; as many processes resume there, and end
+    with the bytes of those that nothing disturbed.
+    """
+    project = tmp_path / "stopped"
+    shutil.copytree(shared, project)
     with started(project, torchrun(2)) as process:
         process.wait_for_checkpoints()
         process.popen.terminate()
@@ -168,12 +191,19 @@ def test_sigterm_under_torchrun(
     with started(project, torchrun(2)) as process:
         process.wait_for_checkpoints(2)  # the state that is there, and a new one
         assert resumed_step(scratch) > saved
+        assert process.end() == 0, process.said
+    assert outputs(project) == outputs(undisturbed)
 
 
-def test_refusal_under_torchrun(template: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_refusal_under_torchrun(
+    template: Path,  # noqa: F811
+    committed_params: dict[str, Any],
+    tmp_path: Path,
+) -> None:
     project = tmp_path / "odd"
     shutil.copytree(template, project)
-    with started(project, torchrun(3)) as process:
+    write_params(project, committed_params, **{"train.batch_size": 5})
+    with started(project, torchrun(2)) as process:
         assert process.end() != 0
-        assert "a multiple of 3, the number of processes" in process.said
+        assert "a multiple of 2, the number of processes" in process.said
     assert not (project / "models").exists()

@@ -23,7 +23,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,19 +32,22 @@ from faults.injection import Fault, install
 PACKAGES = ["imagecodecs", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "pandas"]
 PACKAGES += ["pyarrow.dataset", "pyarrow.parquet", "pydicom", "ruamel.yaml", "scipy.stats"]
 PACKAGES += ["sklearn.manifold", "timm", "torch", "transformers.models.auto.tokenization_auto"]
-# Several blocks where a tiny set would be one; a state at each chance, not once a minute.
+# Several blocks where a tiny set would be one; a state at each chance, not once a minute; and code
+# and parameters looked at in each step, not once a second.
 SMALLER: dict[str, Any] = {
     "convirt.image_encoder:BLOCK": 8,
     "convirt.feature_cache:KEEP_EVERY": 0.0,
     "convirt.pieces:BLOCK": 4,
     "convirt.results.plots:DPI": 40,
     "convirt.transfer:KEEP_EVERY": 0.0,
+    "stages._stage:EACH": 0.0,
 }
 
 
 def main() -> None:
     """Serve until the other end closes; in a fork, run the stage that was asked for."""
     load()
+    make_small()
     print(json.dumps({"ready": os.getpid()}), flush=True)
     children: set[int] = set()
     for line in sys.stdin:
@@ -52,6 +55,7 @@ def main() -> None:
         if "poll" in request:
             answer: dict[str, Any] = {"code": poll(request["poll"], children)}
         else:
+            parse(Path(request["project"]))
             pid = fork()
             if pid == 0:
                 become(request)
@@ -63,7 +67,8 @@ def main() -> None:
 
 
 def load() -> None:
-    """Import what stages import, and make blocks small."""
+    """Import what stages import."""
+    import torch._dynamo
     import transformers
 
     for name in PACKAGES:
@@ -75,14 +80,22 @@ def load() -> None:
         get_checkpoint_conversion_mapping("bert")
     for path in sorted([*Path("convirt").rglob("*.py"), *Path("stages").rglob("*.py")]):
         importlib.import_module(".".join(path.with_suffix("").parts).removesuffix(".__init__"))
+    atexit.unregister(torch._dynamo.utils.dump_compile_times)  # a table that nobody reads
+    remember_code()
+    gc.collect()
+    gc.freeze()  # the collector leaves all of it alone, so that forks share its memory
+
+
+def make_small() -> None:
+    """Make blocks small, and spare pictures their layout, half of the time they take."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    ConstrainedLayoutEngine.execute = lambda *_: None  # type: ignore[method-assign]
     for name, value in SMALLER.items():
         module, _, attribute = name.partition(":")
         loaded = importlib.import_module(module)
         assert hasattr(loaded, attribute), f"{name} is gone: change SMALLER"
         setattr(loaded, attribute, value)
-    remember_code()
-    gc.collect()
-    gc.freeze()  # the collector leaves all of it alone, so that forks share its memory
 
 
 def remember_code() -> None:
@@ -91,11 +104,20 @@ def remember_code() -> None:
 
     essence.essence = lru_cache(maxsize=None)(essence.essence)
     provenance.import_closure = lru_cache(maxsize=None)(provenance.import_closure)
-    params.from_yaml = lru_cache(maxsize=None)(params.from_yaml)
+    parsed = lru_cache(maxsize=None)(partial(params.from_yaml, source="params.yaml"))
+    params.from_yaml = lambda text, source: parsed(text)
     root = Path.cwd()
     for path in [*root.glob("stages/[a-z]*.py"), *root.glob("convirt/objectives/[a-z]*.py")]:
         for imported in provenance.import_closure(path, root):
             essence.digest_of(imported)
+
+
+def parse(project: Path) -> None:
+    """Parse the parameters of a project, which takes longer than most stages; forks remember it."""
+    from convirt import params
+
+    with suppress(params.ParamsError):
+        params.read_yaml(project / "params.yaml")
 
 
 def fork() -> int:

@@ -29,6 +29,7 @@ class Server:
     """A process that forks stages; `code` is the copy of the code that they run.
 
     Attributes:
+        code: That copy.
         environment: The environment variables with which they run.
     """
 
@@ -36,6 +37,7 @@ class Server:
         hidden = ("DVC_ROOT", "DVC_STAGE")
         environment = {key: value for key, value in os.environ.items() if key not in hidden}
         path = os.pathsep.join((str(code), str(ROOT / "tests")))
+        self.code = code
         self.environment = environment | ALONE | {"PYTHONPATH": path}
         self._logs = 0
         self._process = subprocess.Popen(

@@ -30,6 +30,7 @@ CHANGES: dict[str, Any] = {
     "matrix.init": ["imagenet", "convirt"],
     "matrix.fraction": [100],
     "matrix.protocol": ["finetune", "linear"],
+    "finetune.batch_size": 8,
     "finetune.finetune.max_epochs": 2,
     "finetune.finetune.repeats": 2,
     "finetune.linear.max_epochs": 2,

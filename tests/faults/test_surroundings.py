@@ -1,8 +1,7 @@
 """The surroundings of a stage change: inputs vanish, another one starts, the clock goes back.
 
-Tested elsewhere: pretraining started twice at once, code and parameters edited under it
-(test_pretrain_kill); image files of a set that are missing or damaged (test_bad_input,
-test_readers); processes that need the same features at once (test_feature_cache).
+Tested elsewhere: image files of a set that are missing or damaged (test_bad_input, test_readers);
+processes that need the same features at once (test_feature_cache).
 """
 
 from __future__ import annotations
@@ -13,15 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from convirt.checkpoint import STATE
 from faults import moments
 from faults.injection import Fault
 from faults.steps import TESTED, Step
-from faults.world import World, assert_same, leftovers, tree, written
+from faults.world import World, assert_same, change_params, leftovers, tree, written
 
 PRETRAIN = next(step for step in TESTED if step.command[0] == "pretrain")
 IMAGES = "data/stores/chest/images.npy"
-LOCKED = [s for s in TESTED if s.command[0] in ("preprocess", "vary", "finetune", "trajectory")]
-FREE = [s for s in TESTED if s not in LOCKED and s.command[0] != "pretrain"]
+HOLDING = ("preprocess", "pretrain", "vary", "finetune", "trajectory")
+LOCKED = [step for step in TESTED if step.command[0] in HOLDING]
+FREE = [step for step in TESTED if step not in LOCKED]
 INPUTS = [(step, name) for step in TESTED for name in step.reads]
 
 
@@ -73,6 +74,33 @@ def first_state(world: World) -> str:
     """The change that put the first resume state of pretraining in its place."""
     changes = world.truth[PRETRAIN.name].changes
     return next(told for told in changes if re.match(r"os\.rename .*/state\.safetensors$", told))
+
+
+@pytest.mark.parametrize("edited", ["convirt/augment.py", "params.yaml"])
+def test_edit_during_the_run_is_refused(world: World, folder: Path, edited: str) -> None:
+    """Of an imported module, and of a parameter that is read; once undone, the run resumes."""
+    project = world.project(PRETRAIN, folder)
+    path = (project if edited == "params.yaml" else world.server.code) / edited
+    before = path.read_bytes()
+    at = world.truth[PRETRAIN.name].changes.index(first_state(world)) + 1
+    with world.server.started(project, PRETRAIN.command, Fault("SIGSTOP", at)) as process:
+        assert process.stand()
+        try:
+            if edited == "params.yaml":
+                change_params(project, **{"train.lr": 0.1})
+            else:
+                path.write_bytes(before + b"edited = 1\n")
+            process.send(signal.SIGCONT)
+            assert process.end() == 1, process.said
+        finally:
+            path.write_bytes(before)
+    named = {"params.yaml": "params.yaml: train"}.get(edited, edited)
+    assert f"changed since the start: {named}." in process.said  # as soon as seen
+    assert "edited meanwhile, so the outputs are refused" in process.said
+    assert "Traceback" not in process.said
+    assert written(project, PRETRAIN) == {}
+    assert list(project.glob(f".scratch/*/{STATE}"))
+    world.finish(project, PRETRAIN)
 
 
 # ------------------------------------------------------------------------------ two at once
