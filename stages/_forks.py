@@ -112,6 +112,11 @@ class Forks:
         self.process.wait()
 
 
+def can_run(command: str) -> bool:
+    """Whether a fork could run a command of dvc.yaml."""
+    return POSSIBLE and COMMAND.fullmatch(command) is not None
+
+
 def instead_of_shells(forks: Forks) -> None:
     """Let DVC, in this process, run commands by `forks` where it can."""
     from dvc.stage import run

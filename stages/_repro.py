@@ -42,11 +42,13 @@ class Pipeline:
         stale: True for a stage that changed, False for one below it; each after its upstream.
         upstream: For each stage, the stages whose outputs it reads.
         total: How many stages the targets need.
+        forks: How many of the stale ones a worker could run as forks.
     """
 
     stale: dict[str, bool]
     upstream: dict[str, tuple[str, ...]]
     total: int
+    forks: int
 
 
 def examine(targets: Sequence[str], ran: Collection[str] = ()) -> Pipeline:
@@ -76,7 +78,9 @@ def examine(targets: Sequence[str], ran: Collection[str] = ()) -> Pipeline:
             always = stage.always_changed or stage.is_callback
             return not (always and name in ran) and bool(stage.changed())
 
-        return Pipeline(outdated(list(named), upstream, changed), upstream, len(named))
+        stale = outdated(list(named), upstream, changed)
+        forks = sum(_forks.can_run(str(named[name].cmd)) for name in stale)
+        return Pipeline(stale, upstream, len(named), forks)
 
 
 def changed(names: Collection[str]) -> set[str]:

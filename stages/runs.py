@@ -26,7 +26,7 @@ import typer
 from convirt import devices
 from convirt.errors import InputError
 from convirt.params import parse, read_yaml
-from stages import _forks, _repro, _scratch
+from stages import _repro, _scratch
 from stages._board import Board
 from stages._crew import Crew, alone
 from stages._faults import explained
@@ -93,8 +93,7 @@ def work(targets: list[str], chosen: list[str], lock: int, board: Board, forks: 
         return True
     schedule = Schedule(pipeline.stale, pipeline.upstream)
     # the first stages of a worker cannot be forks, since the imports take as long as these stages
-    forks = forks and _forks.POSSIBLE and len(pipeline.stale) > 2 * len(chosen)
-    crew = Crew(chosen, lock, forks)
+    crew = Crew(chosen, lock, forks and pipeline.forks > 2 * len(chosen))
     with board.over(schedule, crew):
         try:
             run(schedule, crew, {name for name, sure in pipeline.stale.items() if sure}, board)

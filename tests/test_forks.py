@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -139,7 +140,7 @@ def test_a_stage_runs_the_code_of_the_moment(
         assert f"'stages.tell'] {value} " in capfd.readouterr().out
 
 
-@pytest.mark.parametrize(
+OTHERS = pytest.mark.parametrize(
     "command",
     [
         "python stages/ends.py three",
@@ -152,8 +153,19 @@ def test_a_stage_runs_the_code_of_the_moment(
         "python -m stages._forks 3",
     ],
 )
+
+
+def test_all_stages_can_be_forks() -> None:
+    commands = re.findall(r"cmd: (python .+)", (ROOT / "dvc.yaml").read_text())
+    assert len(commands) > 10
+    for command in commands:
+        assert _forks.can_run(re.sub(r"\$\{[^}]+\}", "rsna-convirt-1-linear", command)), command
+
+
+@OTHERS
 def test_all_else_is_left_to_a_shell(forks: _forks.Forks, command: str) -> None:
     assert run(forks, command) is None
+    assert not _forks.can_run(command)
 
 
 def test_not_before_the_libraries_are_there(project: Path) -> None:

@@ -298,7 +298,7 @@ def test_stages(
         return fractions(found | {"trajectory": {str(k): v for k, v in points.items()}}, "")
 
     tiny.change(along, "finetune.linear.solver", solver, write_params)
-    tiny.change(along, "finetune.linear.l2", [10.0, 100.0], write_params)  # soon solved
+    tiny.change(along, "finetune.linear.l2", [1.0, 10.0], write_params)  # soon solved
     with pretended(monkeypatch):
         found = made_on("cuda")
     wanted = made_on("cpu")
