@@ -6,8 +6,9 @@
 Every Python process of the run is timed: how long it lived and how long its imports took. A stage
 is a process of its own, or a fork of one that has imported its libraries (`stages._forks`); its
 time outside imports is its work. The rest of the jobs' time is DVC (hashing outputs, the cache,
-dvc.lock), starting processes, and jobs that have nothing left to do at the end of a run. Seconds are summed over jobs, so with two jobs they add up to twice the wall-clock
-time. Drawing the demo's sets is included; the packages are those that are installed.
+dvc.lock), starting processes, and jobs that have nothing left to do at the end of a run. Seconds
+are summed over jobs, so with two jobs they add up to twice the wall-clock time. Drawing the demo's
+sets is included; the packages are those that are installed.
 """
 
 from __future__ import annotations
