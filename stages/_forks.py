@@ -27,6 +27,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -158,7 +159,9 @@ def serve(channel: socket.socket, libraries: Sequence[str]) -> None:
                 return
             # a signal for the stage waits until the stage can be ended by it
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            pid = os.fork()
+            with warnings.catch_warnings():  # of threads; those of OpenBLAS and Arrow are prepared
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
             if pid == 0:
                 channel.close()
                 module, arguments, folder, environment = json.loads(request)
