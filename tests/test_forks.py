@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import ROOT
 
 from stages import _forks
+from stages._repro import _works
 
 pytestmark = pytest.mark.skipif(not _forks.POSSIBLE, reason="forks on Linux only")
 
@@ -213,15 +215,15 @@ def in_background(forks: _forks.Forks, project: Path) -> tuple[threading.Thread,
     return thread, codes
 
 
-def children(pid: int) -> list[int]:
-    told = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(number) for number in told.split()]
+def children(pid: int) -> list[psutil.Process]:
+    found: list[psutil.Process] = psutil.Process(pid).children()
+    return found
 
 
 def test_sigterm_ends_the_stage_alone(forks: _forks.Forks, project: Path) -> None:
     thread, codes = in_background(forks, project)
-    for pid in (forks.process.pid, *children(forks.process.pid)):  # as a worker that ends does
-        os.kill(pid, signal.SIGTERM)
+    for process in (forks.process, *children(forks.process.pid)):  # as a worker that ends does
+        process.terminate()
     thread.join()
     assert codes == [-signal.SIGTERM]
     assert run(forks, "python -m stages.ends three") == 3
@@ -233,7 +235,7 @@ def test_killed_under_a_stage(forks: _forks.Forks, project: Path) -> None:
     forks.process.kill()
     thread.join()
     assert codes == [-signal.SIGKILL]
-    until(lambda: state(stage) == "Z")  # nobody would wait for it
+    until(lambda: not _works(stage))
     assert run(forks, "python -m stages.ends three") is None
 
 
@@ -249,17 +251,9 @@ forks.run("python -m stages.waits", os.getcwd(), dict(os.environ))
     with subprocess.Popen([sys.executable, "-c", worker]) as process:
         until((project / "started").exists)
         (server,) = children(process.pid)
-        (stage,) = children(server)
+        (stage,) = children(server.pid)
         process.kill()
-    until(lambda: state(server) == "Z" and state(stage) == "Z")
-
-
-def state(pid: int) -> str:
-    """A letter, such as Z for a process that has ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "Z"
+    until(lambda: not _works(server) and not _works(stage))
 
 
 def test_dvc_runs_commands_in_forks(

@@ -20,18 +20,16 @@ import json
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from faults.injection import Fault, install
+from stages._forks import LIBRARIES, end_of
 
-PACKAGES = ["imagecodecs", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "pandas"]
-PACKAGES += ["pyarrow.dataset", "pyarrow.parquet", "pydicom", "ruamel.yaml", "scipy.stats"]
-PACKAGES += ["sklearn.manifold", "timm", "torch", "transformers.models.auto.tokenization_auto"]
+PACKAGES = [*LIBRARIES, "imagecodecs", "matplotlib.backends.backend_agg", "matplotlib.pyplot"]
+PACKAGES += ["pyarrow.dataset", "ruamel.yaml", "sklearn.manifold"]
 # Several blocks where a tiny set would be one; a state at each chance, not once a minute; and code
 # and parameters looked at in each step, not once a second.
 SMALLER: dict[str, Any] = {
@@ -143,25 +141,6 @@ def become(request: dict[str, Any]) -> NoReturn:
     sys.argv = [str(module.__file__), *request["arguments"]]
     install(Fault(**request["fault"]), project)
     os._exit(end_of(module.app))
-
-
-def end_of(app: Callable[[], None]) -> int:
-    """Run a program to its end; returns its exit code, after what Python does at exit.
-
-    Only tidying up memory is left out, which takes longer than the stage.
-    """
-    code: object = 0
-    try:
-        app()
-    except SystemExit as error:
-        code = error.code
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        code = 1
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    sys.stderr.flush()
-    return code if isinstance(code, int) else int(code is not None)
 
 
 def poll(pid: int, children: set[int]) -> int | str | None:
