@@ -38,7 +38,9 @@ class Halves:
         """Prepare a thread for an `objective` with halves."""
         self.objective = objective
         self.apart: bool | None = None
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="half")
+        # a thread takes over torch's number of threads when it asks for it; convolutions do not ask
+        asked = torch.get_num_threads
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="half", initializer=asked)
 
     def backward(
         self, inputs: Inputs, meanwhile: Callable[[], None] = lambda: None

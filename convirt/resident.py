@@ -1,8 +1,9 @@
 """Where the images of a run are stored: in the GPU's memory if they fit, else on the host.
 
 A store is uint8: MIMIC-CXR's 377,110 films of 256 x 256 pixels are 25 GB, a third of an 80 GB GPU.
-From GPU memory a batch is one gather without any copy. From a memory map it is copied through
-pinned memory while the previous step computes. Both give the same bytes.
+From GPU memory a batch is one gather without any copy. From a memory map it is read into pinned
+memory while the previous step computes; its copy to the GPU follows on the same stream, and so
+precedes the step that reads it. Both give the same bytes.
 """
 
 from __future__ import annotations
