@@ -85,6 +85,7 @@ ModuleName = Annotated[str, StringConstraints(pattern=MODULE_NAME)]
 Launcher = Annotated[str, StringConstraints(pattern=LAUNCHER)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
+Repeats = Annotated[int, Field(ge=1, le=1000)]  # seeds are 1000 apart: stages/_protocols.py
 Natural = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # torch takes no larger one
 Positive = Annotated[float, Field(gt=0)]
@@ -276,8 +277,8 @@ class FullProtocol(_Strict):
     head_steps: Natural
     head_lr: Positive
     max_epochs: Count
-    repeats: Count
-    repeats_at: dict[Percent, Count]
+    repeats: Repeats
+    repeats_at: dict[Percent, Repeats]
 
     def repeats_with(self, fraction: int) -> int:
         """The number of independent runs with `fraction` percent of the labels."""
@@ -290,7 +291,7 @@ class LinearProtocol(_Strict):
     solver: Literal["adam", "lbfgs"]
     l2: Penalties
     max_epochs: Count
-    repeats: Count
+    repeats: Repeats
 
     def repeats_with(self, fraction: int) -> int:
         """As `FullProtocol.repeats_with`; here it is the same for all shares."""

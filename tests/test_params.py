@@ -77,6 +77,7 @@ def test_every_spelling_of_a_number_is_a_float(text: str, tmp_path: Path) -> Non
         ("train.lr", None, "a valid number"),
         ("train.tau", 0.0, "greater than 0"),
         ("train.lam", 0.0, "greater than 0"),
+        ("finetune.linear.repeats", 1001, "less than or equal to 1000"),
         ("train.lam", 1.01, "less than or equal to 1"),
         ("train.batch_size", 32.0, "a valid integer"),
         ("train.batch_size", 1, "greater than or equal to 2"),
