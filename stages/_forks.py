@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -31,6 +30,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+from stages._parent import end_with_parent
 
 POSSIBLE = sys.platform == "linux"
 # what takes long to import; a stage imports whatever else it needs
@@ -144,7 +145,7 @@ def installed() -> tuple[int, ...]:
 # ------------------------------------------------------------------------------ the process itself
 def serve(channel: socket.socket, libraries: Sequence[str]) -> None:
     """Import, then run one stage per request until the worker closes its end."""
-    _end_with_parent(signal.SIGKILL)  # and then the stage, which saves its state
+    end_with_parent(signal.SIGKILL)  # and then the stage, which saves its state
     # a worker that ends sends this to all below it: it is for the stage
     signal.signal(signal.SIGTERM, lambda *_: None)
     for name in libraries:
@@ -184,7 +185,7 @@ def _become(
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    _end_with_parent(signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.chdir(folder)
@@ -197,12 +198,6 @@ def _become(
         if name.partition(".")[0] in OWN:
             del sys.modules[name]
     os._exit(end_of(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True)))
-
-
-def _end_with_parent(by: signal.Signals) -> None:
-    """Let this process get a signal when the one that started it is gone."""
-    pr_set_pdeathsig = 1  # from <sys/prctl.h>
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, by)
 
 
 def end_of(program: Callable[[], object]) -> int:

@@ -20,12 +20,10 @@ A stage is a thin typer program in this form, which `tests/test_dvc.py` compares
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import json
 import math
 import os
-import select
 import signal
 import sys
 import threading
@@ -43,7 +41,7 @@ from rich.text import Text
 from convirt import files, provenance
 from convirt.errors import InputError
 from convirt.params import Params, load
-from stages import _faults, _scratch
+from stages import _faults, _parent, _scratch
 from stages._progress import Progress
 from stages._scope import scoped
 
@@ -105,7 +103,8 @@ class Stage:
 
     # -------------------------------------------------------------------------- in and out
     def __enter__(self) -> Stage:
-        _die_with_parent()
+        if "DVC_STAGE" in os.environ:
+            _parent.end_with_dvc()
         _say_where_it_crashed()
         self._handler = self._exit_on_sigterm()
         try:
@@ -305,40 +304,3 @@ def _say_where_it_crashed() -> None:
     """If the kernel ends the run, as when a mapped file is truncated, print the line it was at."""
     if sys.__stderr__ is not None and not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__, all_threads=False)
-
-
-def _die_with_parent() -> None:
-    """Under DVC on Linux, end when DVC ends; else a killed `dvc repro` leaves a trainer behind."""
-    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
-        return
-    import ctypes
-
-    pr_set_pdeathsig = 1  # from <sys/prctl.h>
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    # that covers the parent alone, which may be a shell or torchrun and outlive DVC
-    with contextlib.suppress(OSError, ValueError):
-        watched = os.pidfd_open(_dvc())
-        threading.Thread(target=_end_after, args=(watched, os.getpid()), daemon=True).start()
-
-
-def _end_after(watched: int, own: int) -> None:
-    """Wait for the end of a process, then ask this one to end."""
-    ended = select.poll()
-    ended.register(watched, select.POLLIN)
-    ended.poll()
-    os.kill(own, signal.SIGTERM)
-
-
-def _dvc() -> int:
-    """The DVC process that runs this stage: the nearest ancestor without DVC_STAGE.
-
-    Raises:
-        OSError: An ancestor is another user's, or has just ended.
-        ValueError: The parent of an ancestor cannot be read.
-    """
-    number = os.getppid()
-    while b"DVC_STAGE=" in Path(f"/proc/{number}/environ").read_bytes():
-        status = Path(f"/proc/{number}/status").read_text(encoding="utf-8")
-        number = int(status.partition("\nPPid:")[2].split()[0])
-    return number

@@ -23,7 +23,7 @@ from conftest import ROOT
 from convirt import checkpoint, provenance
 from convirt.errors import InputError
 from convirt.params import parse
-from stages import _scratch, _stage
+from stages import _parent, _scratch, _stage
 from stages._progress import Progress
 from stages._scope import UndeclaredError, scoped
 from stages._stage import Stage, StageError
@@ -316,7 +316,7 @@ def test_scratch_of_recorded_outputs_goes_after_an_hour(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where `dvc repro` does not say that it has recorded them."""
-    monkeypatch.setattr(_stage, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(_parent, "end_with_dvc", lambda: None)
     monkeypatch.setattr(Stage, "_require_digested", lambda stage: None)
     monkeypatch.setenv("DVC_STAGE", "toy")
     folders = []
@@ -425,7 +425,7 @@ def test_sigterm_unwinds_the_stack(make: Make) -> None:
 def test_stage_dies_with_its_parent(shell: bool) -> None:
     """Through a shell as well, which is the parent then and outlives DVC."""
     child = (
-        "import os, time; from stages._stage import _die_with_parent as d; d();"
+        "import os, time; from stages._parent import end_with_dvc as d; d();"
         " print(os.getpid(), flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", child]

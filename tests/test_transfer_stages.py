@@ -28,8 +28,8 @@ from convirt import (
 )
 from convirt.pair_encoder import PairEncoder
 from convirt.params import load, pretraining
+from stages import _parent, _scratch, code, encoder, finetune, pretrain, retrieve
 from stages import _protocols as protocols
-from stages import _scratch, _stage, code, encoder, finetune, pretrain, retrieve
 from stages._stage import Stage
 
 SIDE = 32
@@ -283,7 +283,7 @@ def test_outputs_that_dvc_loses_are_made_again_from_the_state(
     repo: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If DVC dies while it records them, it deletes them when the stage runs again."""
-    monkeypatch.setattr(_stage, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(_parent, "end_with_dvc", lambda: None)
     monkeypatch.setenv("DVC_STAGE", "finetune@one")
     digest = code.describe([ROOT / "stages/finetune.py"], ROOT)
     files.write_json(repo / "metrics/code/finetune.json", digest)
