@@ -165,7 +165,9 @@ def serve() -> None:
         _forks.instead_of_shells(forks)
     todo: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     stopping = threading.Event()
-    threading.Thread(target=_listen, args=(orders, todo, stopping), daemon=True).start()
+    # told to end it would only wait, and a stage that it starts meanwhile would hear of nothing
+    spared = forks.process.pid if forks else None
+    threading.Thread(target=_listen, args=(orders, todo, stopping, spared), daemon=True).start()
     while (order := todo.get()) is not None and not stopping.is_set():
         answer = _reproduce(order["stage"], Path(order["log"]))
         try:
@@ -234,7 +236,10 @@ def _point(path: Path | str, number: int, flags: int) -> None:
 
 
 def _listen(
-    orders: TextIO, todo: queue.SimpleQueue[dict[str, Any] | None], stopping: threading.Event
+    orders: TextIO,
+    todo: queue.SimpleQueue[dict[str, Any] | None],
+    stopping: threading.Event,
+    spared: int | None,
 ) -> None:
     """Pass orders on; once there are no more, end child processes until this process ends."""
     for line in orders:
@@ -243,16 +248,20 @@ def _listen(
     todo.put(None)
     deadline = time.monotonic() + LINGER
     while time.monotonic() < deadline:  # the main thread may be about to start one
-        _end_below()
+        _end_below(spared)
         time.sleep(0.05)
     os._exit(1)
 
 
-def _end_below() -> None:
-    """Send SIGTERM once to each process below this one, and SIGKILL to those that stay."""
+def _end_below(spared: int | None = None) -> None:
+    """Send SIGTERM once to each process below this one, and SIGKILL to those that stay.
+
+    Args:
+        spared: The process that forks stages, which ends when this one does.
+    """
     import psutil
 
-    below = _below()
+    below = [process for process in _below() if process.pid != spared]
     for process in below:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()

@@ -70,7 +70,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with small programs beside the module under test."""
     (tmp_path / "stages").mkdir()
     (tmp_path / "stages/__init__.py").touch()
-    shutil.copy(ROOT / "stages/_forks.py", tmp_path / "stages")
+    for name in ("_forks.py", "_parent.py"):
+        shutil.copy(ROOT / "stages" / name, tmp_path / "stages")
     (tmp_path / "stages/helper.py").write_text("VALUE = 1\n")
     for name, text in {"tell": TELL, "ends": ENDS, "waits": WAITS}.items():
         (tmp_path / f"stages/{name}.py").write_text(text)
@@ -227,6 +228,27 @@ def test_sigterm_ends_the_stage_alone(forks: _forks.Forks, project: Path) -> Non
     thread.join()
     assert codes == [-signal.SIGTERM]
     assert run(forks, "python -m stages.ends three") == 3
+
+
+def test_a_stage_that_starts_while_its_worker_ends(project: Path) -> None:
+    """What forks it is there all along; if that were waited for, the stage would go on."""
+    worker = """
+import io, os, queue, sys, threading, time
+sys.path[0] = sys.argv[1]
+from stages import _forks, _repro
+forks = _forks.Forks(libraries=("json",))
+while not forks.usable():
+    pass
+arguments = io.StringIO(""), queue.SimpleQueue(), threading.Event(), forks.process.pid
+threading.Thread(target=_repro._listen, args=arguments, daemon=True).start()
+assert arguments[2].wait(20)
+time.sleep(0.3)
+print(forks.run("python -m stages.waits", os.getcwd(), dict(os.environ)), forks.usable())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", worker, str(ROOT)], capture_output=True, text=True, timeout=50
+    )
+    assert done.stdout.split() == [str(-signal.SIGTERM), "True"], done.stderr
 
 
 def test_killed_under_a_stage(forks: _forks.Forks, project: Path) -> None:
