@@ -126,11 +126,15 @@ def _paired(
 
 
 def _difference(stage: Stage, ours: Found, theirs: Found) -> Interval:
-    """The metric of one run minus that of another, on the same test patients."""
+    """The metric of one run minus that of another, on the same test patients.
+
+    With too few patients to resample nothing is known: the interval then is all possible values.
+    """
     import pandas as pd
 
     from convirt.compare import Interval
     from convirt.metrics import paired_difference
+    from convirt.results.summary import ENOUGH
 
     p = stage.params
     keys = [key_of(ours), key_of(theirs)]
@@ -149,7 +153,8 @@ def _difference(stage: Stage, ours: Found, theirs: Found) -> Interval:
             str(error),
             f"dvc repro -f {ours['made_by']} {theirs['made_by']}",
         ) from error
-    return Interval(found.value, found.low, found.high)
+    low, high = (found.low, found.high) if found.fewest >= ENOUGH else (-1.0, 1.0)
+    return Interval(found.value, low, high)
 
 
 # ------------------------------------------------------------------------------ retrieval

@@ -183,6 +183,21 @@ def test_the_claim_compares_a_tenth_of_the_labels_with_all(done: Path) -> None:
     assert claim in (done / "metrics/tables/index.html").read_text()
 
 
+def test_too_few_patients_decide_nothing(
+    tmp_path: Path, two_systems: tuple[Path, dict[str, Any]]
+) -> None:
+    """As in the report, which prints no interval there."""
+    data = two_systems[1]
+    table_world.build(tmp_path, data, patients=20, per_class=6)
+    result = run(tmp_path, data)
+    assert result.exit_code == 0, result.output
+    orders = [c["order"] for c in cells(tmp_path) if c["table"] == "table1" and c["order"]]
+    assert [(order["low"], order["high"]) for order in orders] == [(-1, 1)] * 2
+    assert {order["mark"] for order in orders} == {"open"}
+    assert any(order["value"] > 0.01 for order in orders)
+    assert "[−100.0,\u00a0+100.0]" in (tmp_path / "metrics/tables/index.html").read_text()
+
+
 def test_scores_that_rise_as_the_loss_falls_are_correlated(world: Path) -> None:
     assert all(float(row["pearson"]) > 0.5 for row in rows(world, "figure5"))
 
