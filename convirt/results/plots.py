@@ -91,7 +91,8 @@ def loss(curves: Mapping[str, pd.DataFrame], data: str) -> Figure:
     columns = min(len(curves), 2)
     rows = -(-len(curves) // columns)
     # losses of different objectives have different scales
-    figure, panels = grid(rows, columns, 4.6, 3.5, sharey=rows == 1)
+    alike = len({key.partition("-")[0] for key in curves}) == 1
+    figure, panels = grid(rows, columns, 4.6, 3.5, sharey=alike)
     flat = [axes for row in panels for axes in row]
     for axes in flat[len(curves) :]:
         axes.set_visible(False)
