@@ -121,7 +121,8 @@ def transfer(
     Raises:
         ValueError: The model does not fit the recipe's protocol.
         InputError: The loss or the weights are no longer finite; such a state is not saved.
-        StoppedError: `train` or `val` raised it instead of returning a batch; progress is saved.
+        StoppedError: `train` or `val` raised it instead of returning a batch; the steps after
+            the head-only phase are saved.
     """
     if isinstance(model, Classifier) != (recipe.protocol == "finetune"):
         raise ValueError(f"{type(model).__name__} is no model of the protocol {recipe.protocol}")

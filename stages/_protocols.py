@@ -176,7 +176,11 @@ def _features(given: Given, rows: np.ndarray) -> np.ndarray:
 
     stage, encoder, compute = given.stage, given.encoder, given.stage.params.compute
     root = Path(__file__).resolve().parents[1]
-    modules = provenance.import_closure(Path(feature_cache.__file__), root)
+    # its imports, and what makes torch deterministic
+    modules = (
+        *provenance.import_closure(Path(feature_cache.__file__), root),
+        Path(provenance.__file__),
+    )
     key = {
         **given.inputs,
         "code": {path.relative_to(root).as_posix(): digest_of(path) for path in modules},

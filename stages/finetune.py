@@ -160,7 +160,7 @@ def _repeats(
                     for i in range(count)
                 ]
     except StoppedError as error:
-        stage.say("stopped; all steps are saved, run the same command to go on")
+        stage.say("stopped; run the same command to go on from the last state")
         raise typer.Exit(RESUMABLE) from error
 
 
