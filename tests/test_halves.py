@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +14,7 @@ import process_runs
 import pytest
 import tiny_models
 import torch
+from conftest import ROOT
 from process_runs import with_batches
 from tiny_models import CONFIG, assert_same_run, gradients
 from torch import Tensor, nn
@@ -52,6 +56,35 @@ def assert_same_steps(one: Objective, batches: list[Inputs], found: Halves) -> N
         assert mine.keys() == wanted.keys() and len(mine) > 6
         for key, value in wanted.items():
             assert torch.equal(mine[key], value), key
+
+
+WIDTHS = r"""
+import ctypes, re, torch
+from convirt.halves import Halves
+from convirt.provenance import make_deterministic
+
+with open("/proc/self/maps") as maps:
+    loaded = {line.split()[-1] for line in maps if re.search(r"/libg?omp[-.\w]*\.so", line)}
+
+def widths():
+    return [ctypes.CDLL(name).omp_get_max_threads() for name in sorted(loaded)]
+
+make_deterministic(1, 0)
+print(widths(), Halves(None)._pool.submit(widths).result())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_both_halves_have_the_threads_asked_for() -> None:
+    """And not as many as the machine has cores, which the environment of these tests forbids."""
+    done = subprocess.run(
+        [sys.executable, "-c", WIDTHS],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "[1] [1]", done.stderr
 
 
 @pytest.mark.parametrize("name", SEPARABLE)
