@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, set_key
+from faults.steps import CHANGES, KEPT, STEPS
 
 from convirt.params import parse
 
@@ -78,3 +79,37 @@ def test_a_circle_is_refused_by_dvc_as_well(
     write_params(full, tmp_path)
     with pytest.raises(CyclicGraphError, match="supervised@one"):
         index(tmp_path)
+
+
+# ------------------------------------------------------------------------------ what stages read
+def test_dvc_depends_on_all_that_a_stage_reads(
+    default_params: dict[str, Any], tmp_path: Path, write_params: Callable[..., Path]
+) -> None:
+    """The fault tests run each step with nothing but its `reads`, so these are complete."""
+    from dvc.repo import Repo
+
+    for key, value in CHANGES.items():
+        set_key(default_params, key, value)
+    for key, kept in KEPT.items():
+        values = default_params
+        for part in key.split("."):
+            values = values[part]
+        for name in set(values) - set(kept):
+            del values[name]
+    write_params(default_params, tmp_path)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    known = {}
+    with Repo.init(str(tmp_path), no_scm=True) as repo:
+        for stage in repo.index.stages:
+            command = str(stage.cmd).partition("-m stages.")[2]
+            known[command] = [{str(x.def_path) for x in part} for part in (stage.deps, stage.outs)]
+    for step in STEPS:
+        deps, outs = known[" ".join(step.command)]
+        reads = [name for name in step.reads if name != "bert"]  # weights that a parameter names
+        assert [name for name in reads if not covered(name, deps)] == [], step.command
+        assert [name for name in step.writes if not covered(name, outs)] == [], step.command
+
+
+def covered(path: str, by: set[str]) -> bool:
+    """Whether a path is one of `by`, or in a folder among them."""
+    return any(path == other or path.startswith(f"{other}/") for other in by)
