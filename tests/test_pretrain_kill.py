@@ -25,8 +25,12 @@ import psutil
 import pytest
 import tiny_models
 from conftest import ROOT, TINY, TINY_MODELS, set_key
+from typer.testing import CliRunner
 
-from convirt import files
+from convirt import files, training
+from convirt.errors import StoppedError
+from stages import pretrain, vary
+from stages._stopping import RESUMABLE
 
 SIDE = 24
 STATE = "state.safetensors"
@@ -230,3 +234,30 @@ def told_to_end(project: Path) -> None:
 def assert_same(found: dict[str, bytes], wanted: dict[str, bytes]) -> None:
     assert found.keys() == wanted.keys()
     assert [name for name in found if found[name] != wanted[name]] == []
+
+
+# ------------------------------------------------------------------------------ parameters
+def test_a_run_trains_with_values_of_its_own(
+    tmp_path: Path, committed_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of an objective, and on top of them those of a variant."""
+    own = {"train": {"tau": 0.3}, "augment": {"flip": 0.25}, "projection": {"dim": 7}}
+    variants = {"mine": {"train": {"tau": 1.0}}}
+    write_params(
+        tmp_path, committed_params, **{"objectives.convirt": own, "ablation.variants": variants}
+    )
+    tiny_models.write_bert(tmp_path / "bert")
+    write_store(tmp_path / "data/stores/chest", 32)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    seen = []
+
+    def note(objective: Any, data: Any, spec: Any, config: Any, *rest: Any) -> None:
+        seen.append((config.tau, spec.flip, objective.model.projection["dim"]))
+        raise StoppedError
+
+    monkeypatch.setattr(training, "pretrain", note)
+    for stage, names in ((pretrain, ["convirt", "chest"]), (vary, ["mine", "convirt", "chest"])):
+        result = CliRunner().invoke(stage.app, names)
+        assert result.exit_code == RESUMABLE, result.output
+    assert seen == [(0.3, 0.25, 7), (1.0, 0.25, 7)]
