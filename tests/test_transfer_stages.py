@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from convirt import (
     checkpoint,
     files,
+    gallery,
     image_encoder,
     metrics,
     pair_encoder,
@@ -424,6 +425,27 @@ def test_retrieve_writes_numbers_rankings_and_a_gallery(pair: Path) -> None:
 
     assert run("convirt", stage=retrieve).exit_code == 0
     assert files_made == {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_the_gallery_shows_what_was_found(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(gallery, "draw", lambda rows, out: drawn.extend(rows))
+    result = run("convirt", stage=retrieve)
+    assert result.exit_code == 0, result.output
+    table = pd.read_parquet(pair / "data/retrieval/convirt/rankings.parquet")
+    images = np.load(pair / "data/stores/chexpert-8x200/images.npy")
+    shown = [
+        (direction, row)
+        for both in drawn
+        for direction, row in zip(("image_image", "text_image"), both, strict=True)
+        if row is not None
+    ]
+    assert len(shown) == 3 + 2
+    for direction, row in shown:
+        own = table[(table["direction"] == direction) & (table["query_label"] == row.label)]
+        found = images[[int(Path(name).stem) for name in own["candidate"]]]
+        assert np.array_equal(np.stack(row.found), found)
+        assert list(row.right) == own["right"].tolist()
 
 
 def test_retrieve_by_an_index_tells_its_recall(
