@@ -13,7 +13,7 @@ import tiny_models
 import torch
 from torch import Tensor, nn
 
-from convirt import checkpoint, processes
+from convirt import checkpoint, devices, processes
 from convirt.objectives.base import Inputs, Objective
 from convirt.training import Feed, pretrain
 
@@ -92,6 +92,14 @@ def work(number: int, count: int, port: int, bert: Path, out: Path) -> None:
         "LOCAL_RANK": str(number),
         "WORLD_SIZE": str(count),
     }
+    seeds: set[int] = set()
+    seed = devices.seed
+
+    def note(name: str, value: int) -> None:
+        seeds.add(value)
+        seed(name, value)
+
+    devices.seed = note
     with processes.joined("cpu"):
         for name, chunk in [*((name, 0) for name in OPTIONS), ("convirt", 1)]:
             last, told = run(name, bert, chunk=chunk)
@@ -106,3 +114,4 @@ def work(number: int, count: int, port: int, bert: Path, out: Path) -> None:
         if number == 0:
             checkpoint.save_safetensors(out / "resumed.safetensors", last)
             (out / "resumed.json").write_text(json.dumps(told))
+    (out / f"seeds-{number}.json").write_text(json.dumps(sorted(seeds)))

@@ -96,6 +96,12 @@ def test_killed_and_resumed_ends_with_the_same_bits(folder: Path) -> None:
     assert json.loads(whole[1].read_text()) == json.loads(again[1].read_text())
 
 
+def test_each_process_draws_its_own_dropout(folder: Path) -> None:
+    drawn = [set(json.loads(path.read_text())) for path in sorted(folder.glob("seeds-*.json"))]
+    assert len(drawn) in COUNTS and all(drawn)
+    assert len(set().union(*drawn)) == sum(map(len, drawn))
+
+
 def test_every_objective_is_tried() -> None:
     from convirt import objectives
 
