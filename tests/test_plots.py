@@ -142,3 +142,45 @@ def test_contact_sheet_fills_rows() -> None:
 def test_the_usual_initialisations_keep_their_colours() -> None:
     assert plots.colours(["mine", "convirt"])["convirt"] == plots.colours(["convirt"])["convirt"]
     assert len(set(plots.colours(["a", "b", "c", "d", "e"]).values())) == 8
+
+
+def test_losses_are_drawn_from_their_own_columns() -> None:
+    curve = curves()["convirt-chest"]
+    drawn = {line.get_label(): line for line in FIGURES["loss"]().axes[0].lines}
+    for label, column in (("training", "train_loss"), ("validation", "val_loss")):
+        np.testing.assert_array_equal(drawn[label].get_xdata(), curve["step"])
+        np.testing.assert_array_equal(drawn[label].get_ydata(), curve[column])
+
+
+def test_efficiency_is_drawn_as_it_was_measured() -> None:
+    rows = [{**row, "value": row["value"] + row["fraction"] / 1000} for row in efficiency_rows()]
+    figure = plots.efficiency(rows, {"rsna": "given data", "mura": "made-up data"})
+    here, there = figure.axes[0], figure.axes[2]
+    intervals: Any = here.collections
+    starts = {"ImageNet": 0.7, "ConVIRT": 0.8, "mine": 0.75}
+    assert [line.get_label() for line in here.lines] == list(starts)
+    for line, bars, value in zip(here.lines, intervals, starts.values(), strict=True):
+        x = np.asarray(line.get_xdata())
+        assert x == pytest.approx([10, 100], rel=0.15)
+        assert np.asarray(line.get_ydata()) == pytest.approx([value + 0.01, value + 0.1])
+        for i, (low, high) in enumerate(bars.get_segments()):
+            assert (*low, *high) == pytest.approx((x[i], value - 0.02, x[i], value + 0.03))
+    assert [line.get_label() for line in there.lines] == ["ImageNet, paper", "ConVIRT, paper"]
+    for line in there.lines:
+        assert np.asarray(line.get_ydata()) == pytest.approx([0.91, 1.0])
+
+
+def test_bars_are_as_high_as_the_precision_and_stand_over_their_k() -> None:
+    at, rows = {5: 0.3, 10: 0.2, 50: 0.1}, retrieval_rows()
+    for row in rows:
+        row["value"] = at[row["k"]] + 0.4 * (row["source"] == "paper")
+        row["value"] += 0.05 * (row["direction"] == "text_image")
+    figure = plots.retrieval(rows, "made-up data")
+    for axes, more in zip(figure.axes, (0.0, 0.05), strict=True):
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["P@5", "P@10", "P@50"]
+        for bars, base in zip(axes.containers, (0.0, 0.4), strict=True):
+            assert [bar.get_height() for bar in bars] == pytest.approx(
+                [base + more + value for value in at.values()]
+            )
+            middles = [bar.get_x() + bar.get_width() / 2 for bar in bars]
+            assert [round(middle) for middle in middles] == [0, 1, 2]

@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from rich.table import Table
 from typer.testing import CliRunner, Result
 
 from convirt import files
 from convirt.params import read_yaml
-from convirt.results import paper
+from convirt.results import console, paper
 from convirt.results.report_text import Results, render
 from convirt.results.summary import matrix_keys
 from stages import readme
@@ -539,3 +540,47 @@ def test_show_without_a_summary_names_the_command(
     result = CliRunner().invoke(app, ["--show"])
     assert result.exit_code == 1
     assert "dvc repro report" in result.output
+
+
+def rows_of(table: Table) -> list[tuple[str, ...]]:
+    """The heads of a table for the terminal, then its rows."""
+    heads = tuple(str(column.header) for column in table.columns)
+    return [heads, *zip(*(tuple(map(str, column.cells)) for column in table.columns), strict=True)]
+
+
+def test_the_terminal_shows_each_number_under_its_head() -> None:
+    low = {"value": 0.7, "low": 0.61, "high": 0.789}
+    runs = {"10": low, "100": low | {"value": 0.75}}
+    equal = {"rsna": {"difference": 0.05, "low": -0.01, "high": 0.09}, "mean": {"difference": 0.05}}
+    claim = {"rsna": {"difference": 0.02, "low": 0.01, "high": 0.03}, "mean": {"difference": 0.02}}
+    found = {"p_at_5": 0.41, "p_at_10": 0.39, "p_at_50": 0.3, "chance": 0.125}
+    loss = {"pairs": 1001, "val_loss": 3.25, "chance": 4.0, "below_chance": 0.1875}
+    told = {
+        "data": {"made_up": 1.0, "papers_search": 1.0},
+        "finetune": {"rsna": {"convirt": runs, "imagenet": runs}},
+        "claim": {**claim, "equal_fraction": equal},
+        "retrieval": {"convirt": {"image_image": found}},
+        "pretrain": {"convirt": {"bone": loss}},
+    }
+    transfer, claims, retrieval, pretrain = map(rows_of, console.tables(told))
+    heads = ("10% of labels", "paper, 10%", "100% of labels", "paper, 100%")
+    here = ("70.0 [61.0, 78.9]", "75.0 [61.0, 78.9]")
+    assert transfer == [
+        ("task", "start", *heads),
+        ("rsna", "ImageNet", here[0], "87.3", here[1], "90.8"),
+        ("rsna", "ConVIRT", here[0], "91.5", here[1], "92.7"),
+    ]
+    sure = ("above 0", "paper")
+    assert claims == [
+        ("task", "minus ImageNet 100%", *sure, "minus ImageNet 10%", *sure),
+        ("rsna", "+2.0 [+1.0, +3.0]", "yes", "+0.7", "+5.0 [−1.0, +9.0]", "no", "+4.2"),
+        ("mean", "+2.0", "", "", "+5.0", "", ""),
+    ]
+    assert retrieval == [
+        ("direction", "encoder", "P@5", "paper", "P@10", "paper", "P@50", "paper", "chance"),
+        ("image → image", "ConVIRT", "41.0", "45.0", "39.0", "42.9", "30.0", "35.7", "12.5"),
+    ]
+    assert pretrain == [
+        ("objective", "corpus", "pairs", "validation loss", "chance", "below chance"),
+        ("ConVIRT", "bone", "1,001", "3.250", "4.000", "18.8%"),
+    ]

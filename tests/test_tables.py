@@ -21,6 +21,7 @@ import torch
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.text import Text
 from torch import nn
 from typer.testing import CliRunner, Result
 
@@ -29,7 +30,7 @@ from convirt.compare import Interval
 from convirt.errors import InputError
 from convirt.metrics import paired_difference
 from convirt.params import read_yaml
-from convirt.results import html, paper, table_layout, verdict
+from convirt.results import html, paper, table_layout, table_plots, verdict
 from convirt.results.markdown import points
 from convirt.results.tables import (
     AGREES,
@@ -41,6 +42,7 @@ from convirt.results.tables import (
     dashed,
     image_only_cells,
     retrieval_cell,
+    setting_cell,
     transfer_cells,
 )
 from stages.tables import app
@@ -708,3 +710,77 @@ def test_the_page_in_a_browser(world: Path, tmp_path: Path, size: str, dark: boo
         assert window.complaints == []
         window.screenshot(tmp_path / "page.png")
         assert (tmp_path / "page.png").stat().st_size > 50_000
+
+
+def marked() -> table_layout.Grid:
+    """Table 1(a), of which one column was measured; every mark occurs."""
+    leads = {"imagenet": (0.05, 0.2), "binary": (-0.2, -0.05), "caption_lstm": (-0.1, 0.1)}
+    values = {"imagenet": 0.7, "binary": 0.9, "caption_lstm": 0.75}
+    cells = [cell("convirt", 0.8), *(cell(s, values[s], leads[s]) for s in leads)]
+    return table_layout.transfer(cells, "linear")
+
+
+def test_the_page_shows_each_number_in_its_place() -> None:
+    page = html.render(html.Page("made-up data", "", [], [marked()], [], html.marks(), []))
+    rows = re.findall(r'<th scope="row">([^<]*)</th>(<td.*?</td>)', page)
+    shown = {name: " ".join(re.sub(r"<[^>]*>", " ", first).split()) for name, first in rows}
+    assert shown == {
+        "Random Init.": "– paper 55.0",
+        "ImageNet Init.": "70.0 ● [69.0, 71.0] Δ +12.5 [+5.0, +20.0] paper 82.8",
+        "Caption-Transformer": "– paper 84.8",
+        "Caption-LSTM": "75.0 [74.0, 76.0] Δ 0.0 [−10.0, +10.0] paper 89.8",
+        "Contrastive-Binary-Loss": "90.0 , highest here ▼ [89.0, 91.0] "
+        "Δ −12.5 [−20.0, −5.0] paper 88.9",
+        "ConVIRT": "80.0 [79.0, 81.0] paper 90.7",
+    }
+    told = dict(re.findall(r'aria-label="(\w+) the paper’s order: ([^"]*)"', page))
+    assert told == {
+        "confirms": "convirt minus this system is +12.5 [+5.0, +20.0] here, +1.0 in the paper",
+        "contradicts": "convirt minus this system is −12.5 [−20.0, −5.0] here, +1.0 in the paper",
+    }
+
+
+def test_the_picture_of_a_table_marks_the_rows_that_the_page_marks() -> None:
+    written: dict[str, list[Text]] = {}
+    for text in table_plots.table(marked()).findobj(Text):
+        written.setdefault(text.get_text(), []).append(text)
+    (highest,), (lower,) = written["90.0"], written["70.0"]
+    assert (highest.get_fontweight(), lower.get_fontweight()) == ("bold", "normal")
+    for glyph, value in (("▼", highest), ("●", lower)):
+        (mark,) = written[glyph]
+        assert mark.get_position()[1] == value.get_position()[1]
+    for number in ("[89.0, 91.0]", "[69.0, 71.0]", "[74.0, 76.0]", "88.9", "82.8"):
+        assert number in written
+
+
+def test_a_mark_is_about_the_papers_difference_in_every_table() -> None:
+    """The paper has ConVIRT ahead of ImageNet, and the default ahead of the variant."""
+    lead, own = Interval(0.1, 0.05, 0.15), Interval(0.5, 0.4, 0.6)
+    made = retrieval_cell("imagenet", ("image_image", 10), own, lead, one(init="imagenet"))
+    (moved,) = image_only_cells([made])
+    varied = setting_cell(made, "tau-0-01", "image_image_p_at_10", lead)
+    for found, printed, ahead in (
+        (made, 0.144, 0.285),
+        (moved, 0.144, 0.285),
+        (varied, 0.405, 0.024),
+    ):
+        assert found.order is not None
+        assert (found.paper, found.order.paper) == (printed, ahead), found.table
+        assert found.order.mark == AGREES, found.table
+    behind = Interval(-0.1, -0.15, -0.05)
+    made = retrieval_cell("binary", ("text_image", 5), own, behind, one(init="binary"))
+    assert made.order is not None and made.order.mark == CONTRADICTS
+    assert (made.paper, made.order.paper) == (0.155, 0.445)
+
+
+def test_an_image_is_no_neighbour_of_itself() -> None:
+    """Against loops, on classes that mix."""
+    rng = np.random.default_rng(0)
+    h, labels = rng.normal(size=(30, 4)), np.array(list("abc") * 10)
+    shares = []
+    for i in range(30):
+        length = np.linalg.norm(h[i])
+        cosine = {j: h[i] @ h[j] / length / np.linalg.norm(h[j]) for j in range(30) if j != i}
+        nearest = sorted(cosine, key=cosine.__getitem__, reverse=True)[:10]
+        shares.append(np.mean(labels[nearest] == labels[i]))
+    assert embedding_map.purity(h, labels) == pytest.approx(np.mean(shares))
