@@ -431,3 +431,23 @@ def test_draws_move_between_devices() -> None:
     draws = augment.draw(np.random.default_rng(0), BOXES[:3], S, PAPER)
     moved = draws.to(torch.device("meta"))
     assert {getattr(moved, name).device.type for name in Draws.__annotations__} == {"meta"}
+
+
+def test_each_number_of_a_sample_is_drawn_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One draw that served two of them would leave the range of each as it is."""
+    calls = recorded(monkeypatch)
+    draws = values_of(augment.draw(np.random.default_rng(0), BOXES, S, PAPER))
+    d = calls[0]
+    numbers = {
+        "flip": d["flip"],
+        "rotation": d["angle"],
+        "shift right": d["tx"] / d["crop_w"],
+        "shift down": d["ty"] / d["crop_h"],
+        "zoom": d["zoom"],
+        "brightness": draws["brightness"],
+        "contrast": draws["contrast"],
+        "contrast first": draws["contrast_first"].astype(float),
+        "sigma": draws["sigma"],
+    }
+    for one, other in combinations(numbers, 2):
+        assert abs(np.corrcoef(numbers[one], numbers[other])[0, 1]) < 0.07, (one, other)

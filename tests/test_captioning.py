@@ -579,3 +579,14 @@ def test_heads_have_to_divide_the_width(bert: Path) -> None:
 def test_dropout_is_that_of_the_options(name: str) -> None:
     made = decoder(name, dropout=0.25)
     assert {m.p for m in made.modules() if isinstance(m, nn.Dropout)} == {0.25}
+
+
+def test_transformer_knows_the_order_of_what_it_has_read() -> None:
+    """With a single layer, attention alone would see the earlier tokens as a set."""
+    made, (regions, *_) = decoder("caption_transformer", layers=1), some()
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    last = [
+        made(regions[:1], torch.tensor([[V, *told]]), mask)[0][0, -1].detach()
+        for told in ([2, 3, 4], [3, 2, 4])
+    ]
+    assert float((last[0] - last[1]).abs().max()) > 1e-3

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from convirt.datasets import covidx, mimic_cxr, rsna
 from convirt.results import paper
 
 
@@ -96,3 +97,15 @@ def test_tables_2_to_4() -> None:
     assert paper.image_only("moco_v2", "mura") is None
     assert paper.setting("tau-0-01", "text_image_p_at_10") == 0.21
     assert paper.setting("tau-2", "text_image_p_at_10") is None
+
+
+def test_numbers_of_the_paper_outside_its_tables() -> None:
+    assert paper.CORRELATIONS == {"linear": 0.91, "image_image": 0.93, "text_image": 0.88}
+    assert rsna.PAPER == {"train": 25184, "val": 1500, "test": 3000}
+    assert covidx.PAPER == {"train": 13598, "val": 300, "test": 300}
+    assert mimic_cxr.PAPER == {
+        "studies": 217000,
+        "images_per_study": 1.7,
+        "sentences_per_study": 6.0,
+        "val": 5000,
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -130,3 +131,13 @@ def test_names_of_other_layouts() -> None:
 def test_refusals(given: str | list[str], split: Split, words: str) -> None:
     with pytest.raises(InputError, match=words):
         assign(table([2, 1], given), split, SOURCE)
+
+
+def test_the_draw_is_that_of_the_rule_which_the_lists_state() -> None:
+    """`split_lists.RULE`: only then can a committed list be drawn again."""
+    rows = table([1] * 12)
+    names = sorted(set(rows["patient"]))  # p0, p1, p10, p11, p2 ...
+    order = [names[i] for i in np.random.default_rng([7, 12]).permutation(12)]
+    split = assign(rows, Split(7, val=3, test=2), SOURCE)
+    assert set(rows["patient"][split == "test"]) == set(order[:2])
+    assert set(rows["patient"][split == "val"]) == set(order[2:5])
