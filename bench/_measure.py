@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from convirt import checkpoint, devices, files, provenance
+from convirt import checkpoint, devices, essence, files, provenance
 from convirt.results import plots
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
 Run = Callable[[], Any]
 
 
@@ -39,6 +40,8 @@ class Row:
         plain: The rate of the plain way, which the bench describes; None where not measured.
         compute_only: The rate of the part that no data path can avoid; None likewise.
         peak_memory_gib: While our way runs: of the GPU, or on a CPU that of the process so far.
+        seconds: Those of each run that the rates are medians of, by way; a bench says of how many
+            items.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Row:
     plain: float | None
     compute_only: float | None
     peak_memory_gib: float
+    seconds: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 def interleaved(
@@ -129,7 +133,7 @@ def row(
     taken: Mapping[str, Sequence[float]],
     memory: float,
 ) -> Row:
-    """A row from the seconds of the ways "ours", "compute" and perhaps "plain", by medians.
+    """A row from the seconds of "ours" and perhaps "compute" and "plain", by medians.
 
     Args:
         what: Name, batch and unit of the row.
@@ -138,7 +142,8 @@ def row(
         memory: Peak of our way, GiB.
     """
     rate = {way: items[way] / statistics.median(times) for way, times in taken.items()}
-    return Row(*what, rate["ours"], rate.get("plain"), rate["compute"], memory)
+    told = {way: [float(f"{s:.4g}") for s in times] for way, times in taken.items()}
+    return Row(*what, rate["ours"], rate.get("plain"), rate.get("compute"), memory, told)
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
@@ -179,8 +184,8 @@ def tell(
         rows: The figures.
         facts: Anything else worth knowing, such as the models; goes into the JSON as it is.
         beside: Whether to keep rows of that file that have another batch or name and were measured
-            with the same versions and settings on the same day. Without it a file has the rows of
-            one call.
+            with the same code, versions and settings on the same day. Without it a file has the
+            rows of one call.
 
     Returns:
         The JSON's path.
@@ -207,12 +212,22 @@ def tell(
         "device": name,
         "versions": provenance.versions(),
         "date": datetime.date.today().isoformat(),
+        "code": code_of(bench),
         "load": round(os.getloadavg()[0], 2),
         **facts,
         "rows": [asdict(row) for row in rows],
     }
     files.write_json(path, _beside(told, path) if beside else told)
     return path
+
+
+def code_of(bench: str) -> str:
+    """Digest of the code that a bench runs, from its name or the name of its results."""
+    entry = ROOT / "bench" / f"{bench.partition('-')[0]}.py"
+    entries = [entry, *entry.parent.glob("_*.py")]
+    modules = {path for entry in entries for path in provenance.import_closure(entry, ROOT)}
+    digests = {str(path.relative_to(ROOT)): essence.digest_of(path) for path in sorted(modules)}
+    return provenance.digest(digests)[:12]
 
 
 def _beside(told: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -4,10 +4,12 @@
     python -m bench.finetune --device cuda --models paper --images 8192
 
 - **ours** is `convirt.transfer.transfer` as the stage runs it, deterministic, from a store in
-  memory (with a GPU, in the GPU's memory). It leaves out the head-only steps, which use features
-  that are computed once. It validates before and after the epoch.
+  memory (with a GPU, in the GPU's memory), on all cores of a CPU. It leaves out the head-only
+  steps, which use features that are computed once. It validates before and after the epoch, in
+  float32.
 - **plain** is the usual script: JPEG files, a `DataLoader` with workers, `Resize` and `ToTensor`
-  image by image, eager autocast, default `torch.optim.Adam`, and as many validations.
+  image by image, eager autocast, default `torch.optim.Adam`, and as many validations (TF32 on a
+  GPU, as torch has it).
 - **compute only** repeats our step on one batch that is on the device, and as many validations.
 
 Only training images count as an epoch's images; each way trains one epoch in turn.
@@ -37,7 +39,9 @@ from convirt.recipe import Recipe, batches
 
 MODELS: str = typer.Option("demo", help="demo or paper.")
 DEVICE: str = typer.Option("cpu", help="cpu or cuda.")
-IMAGES: int = typer.Option(768, min=64, help="Training images per epoch.")
+IMAGES: int = typer.Option(
+    0, help="Training images per epoch; 0: 768, on a GPU eight batches per worker."
+)
 ROUNDS: int = typer.Option(3, min=1, help="Rounds.")
 WORKERS: int = typer.Option(0, help="Workers of the plain way's DataLoader; 0: one per core.")
 BATCH = 64
@@ -126,6 +130,7 @@ def main(
     """Print and save images per second of the three ways."""
     devices.require(device)
     own, workers = _world.MODELS[models], workers or devices.cores()
+    images = images or (768 if device == "cpu" else 8 * BATCH * workers)
     total = images + BATCH * workers  # a validation batch per worker, or some would idle
     stored = _world.films(total, own.stored)
     held = resident.placed(stored, "auto", device)
