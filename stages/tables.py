@@ -33,10 +33,11 @@ READS = [
 ]
 MADE_UP = (
     "The films and their reports were drawn by a program; none is a patient’s. These numbers show "
-    "that methods, protocols and code work, and how the systems compare on this data. The data was "
-    "designed so that reports help to read films, and was adjusted after full runs had been seen. "
-    "ConVIRT’s lead here is therefore no evidence about patients (docs/phantom.md). The paper’s "
-    "numbers beside ours were measured on other, real data."
+    "that the code runs methods and protocols from end to end, and how the systems compare on this "
+    "data. The data was designed so that reports help to read films, and was adjusted after full "
+    "runs had been seen. ConVIRT’s lead here is therefore no evidence for the method, and says "
+    "nothing about patients (docs/phantom.md). The paper’s numbers beside ours were measured on "
+    "other, real data."
 )
 MIXED = (
     "Made up, drawn by a program: {}. The other sets are given data. The paper’s numbers beside "

@@ -317,7 +317,10 @@ def test_the_page_tells_made_up_data_from_the_papers(done: tuple[Path, str]) -> 
     assert (
         "- **rsna** (made-up data): ConVIRT with 10% of the labels minus ImageNet with 100%" in text
     )
-    assert re.search(r"interval above 0: \*\*(yes|no)\*\*\. Paper, on its data: \+0\.7\.", text)
+    assert re.search(
+        r"points: \*\*(better|undecided|worse)\*\*, .* Paper, on its data: \+0\.7", text
+    )
+    assert "no evidence for the method" in head
     assert "P@5 here, made-up data" in text
     assert "P@5 paper, CheXpert 8x200" in text
     assert "| 80 | 1,600 | 41.0 | 39.0 | 30.0 | 45.0 | 42.9 | 35.7 | 12.5 |" in text
@@ -342,15 +345,24 @@ def test_each_protocol_stands_beside_the_papers_of_it(report: Report, tmp_path: 
     assert f"{start} 91.7 |" in probed
 
 
-@pytest.mark.parametrize(("low", "sure"), [(0.001, "yes"), (-0.001, "no")])
-def test_a_difference_is_sure_where_its_interval_is_above_0(low: float, sure: str) -> None:
+@pytest.mark.parametrize(
+    ("low", "high", "sure", "told"),
+    [
+        (0.001, 0.04, "yes", "**better**, by its interval"),
+        (-0.013, 0.04, "no", "**undecided**, at most 1.3 points worse"),
+        (-0.04, -0.001, "no", "**worse**, by its interval"),
+    ],
+)
+def test_a_difference_is_what_its_interval_says(
+    low: float, high: float, sure: str, told: str
+) -> None:
     run: dict[str, Any] = {"task": "rsna", "protocol": "finetune", "metric": "auroc"}
     run |= {"unit": "image"}
     run |= {"corpus": "chest", "n_train": [40], "n_test": 60, "value": 0.7, "low": 0.6, "high": 0.8}
     run |= {"patients_test": 59, "repeats": [0.7]} | COUNTS
     starts = [("convirt", 10), ("imagenet", 10), ("imagenet", 100)]
     runs = [run | {"init": init, "fraction": fraction} for init, fraction in starts]
-    cells = {"rsna": {"difference": 0.02, "low": low, "high": 0.04}, "mean": {"difference": 0.02}}
+    cells = {"rsna": {"difference": 0.02, "low": low, "high": high}, "mean": {"difference": 0.02}}
     results = Results(
         summary={"claim": cells | {"equal_fraction": cells}},
         runs=runs,
@@ -362,7 +374,7 @@ def test_a_difference_is_sure_where_its_interval_is_above_0(low: float, sure: st
         made_up=frozenset({"rsna"}),
     )
     claim, equal = render(results).split("## Equal fraction")
-    assert f"interval above 0: **{sure}**. Paper, on its data: +0.7." in claim
+    assert f"] points: {told}. Paper, on its data: +0.7." in claim
     assert f" | {sure} | +4.2 |" in equal
 
 
@@ -394,7 +406,7 @@ def test_few_patients_have_no_interval(report: Report, tmp_path: Path) -> None:
     result = report()
     assert result.exit_code == 0, result.output
     assert set(summary(tmp_path)["claim"]["rsna"]) == {"difference"}
-    assert page(tmp_path).count("points; no interval: fewer than 10 test patients of a class.") == 4
+    assert page(tmp_path).count("points: no interval, fewer than 10 test patients of a class.") == 4
 
 
 def test_what_a_reader_of_the_cells_has_to_know(report: Report, tmp_path: Path) -> None:

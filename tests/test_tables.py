@@ -507,6 +507,28 @@ def test_first_in_finding_images(lead: tuple[float, float], answer: str, text: s
     pair = [cell("convirt", 0.5, column=column), cell("binary", 0.4, lead, column=column)]
     found = verdict.images(pair)
     assert found.answer == answer and text in found.text
+    assert "Not compared" not in found.text
+
+
+def test_systems_outside_a_comparison_are_told_if_they_are_ahead() -> None:
+    column = ("image_image", 10)
+    pair = [cell("convirt", 0.5, column=column), cell("binary", 0.4, (0.05, 0.2), column=column)]
+    leads = {"convirt_supervised": (-0.3, -0.1), "report_labels": (-0.3, -0.1), "siglip": (0, 0.1)}
+    others = [cell(name, 0.6, lead, column=column) for name, lead in leads.items()]
+    found = verdict.images([*pair, *others])
+    assert found.answer == verdict.YES and len(found.points) == 5
+    names = " and ".join(table_layout.label(name) for name in list(leads)[:2])
+    assert found.text.endswith(
+        f" Not compared here, and ahead of it: {names.replace(' and', ',')}."
+    )
+    linear = [cell("convirt", 0.8), cell("imagenet", 0.7, (0.05, 0.2))]
+    linear += [cell("convirt", 0.8, **MURA), cell("imagenet", 0.7, (0.05, 0.2), **MURA)]
+    linear += [
+        cell("report_labels", 0.9, (-0.2, -0.05)),
+        cell("report_labels", 0.8, (-0.1, 0.1), **MURA),
+    ]
+    told = verdict.first(linear, "linear").text
+    assert f"ahead of it: {table_layout.label('report_labels')} (1 of 2)." in told
 
 
 def test_covidx_with_1_percent_is_not_among_the_11() -> None:
@@ -526,6 +548,7 @@ def test_covidx_with_1_percent_is_not_among_the_11() -> None:
 def test_label_efficiency(low: float, high: float, answer: str) -> None:
     found = verdict.efficiency({"rsna": Interval((low + high) / 2, low, high)}, "finetune")
     assert found.answer == answer
+    assert ("may be up to 10.0 points worse" in found.text) == (answer == verdict.LEVEL)
     assert "paper\u00a0+0.7" in found.points[0]
     assert verdict.efficiency({}, "finetune").answer == verdict.UNKNOWN
 

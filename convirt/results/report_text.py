@@ -87,8 +87,10 @@ def _head(results: Results) -> list[str]:
     if not given:
         what = (
             "**All data behind the columns called “here” is made up**: radiographs and reports "
-            "drawn by `stages/demo.py`. These numbers show that the method and the code work; they "
-            "say nothing about patients, and their level cannot be compared with the paper's."
+            "drawn by `stages/demo.py`. These numbers show that the code runs the method and its "
+            "protocols from end to end; they say nothing about patients, and their level cannot be "
+            "compared with the paper's. The data was designed so that reports help, and changed "
+            "after full runs had been seen: that ConVIRT leads here is no evidence for the method."
         )
     else:
         what = f"In the columns called “here”, the sets {', '.join(given)} are **given data**."
@@ -262,21 +264,27 @@ def _sentences(results: Results, pairs: Sequence[Comparison]) -> list[str]:
             lines.append(
                 f"- **{pair.task}** ({data_name([pair.task], results.made_up)}): ConVIRT with "
                 f"{FEW}% of the labels minus ImageNet with {pair.fraction}% is "
-                f"{points_interval(cell)} points; {_sure(cell)}."
+                f"{points_interval(cell)} points: {_sure(cell)}."
                 + ("" if published is None else f" Paper, on its data: {points(published)}.")
             )
         mean = _get(results.summary, (*mine[0].path[:-1], "mean"))["difference"]
         if len(mine) > 1:
-            lines.append(f"- Mean over {len(mine)} tasks: {points(mean)} points.")
+            lines.append(
+                f"- Mean over {len(mine)} tasks: {points(mean)} points, without an interval."
+            )
         blocks += [f"{_protocol(protocol)}:", "\n".join(lines)]
     return blocks
 
 
 def _sure(cell: Cells) -> str:
-    """Whether the interval is above 0, or that there are too few patients for one."""
-    if answer := above_zero(cell):
-        return f"interval above 0: **{answer}**"
-    return f"no interval: fewer than {ENOUGH} test patients of a class"
+    """What the interval says about the claim, or that there are too few patients for one."""
+    if "low" not in cell:
+        return f"no interval, fewer than {ENOUGH} test patients of a class"
+    if cell["low"] > 0:
+        return "**better**, by its interval"
+    if cell["high"] < 0:
+        return "**worse**, by its interval"
+    return f"**undecided**, at most {points(-cell['low']).removeprefix('+')} points worse"
 
 
 def _equal_fraction(results: Results) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ def efficiency(
             alone.
     """
     how = "fine-tuned" if protocol == "finetune" else "linear"
-    question = f"With a tenth of the labels, is ConVIRT as good as ImageNet? ({how})"
+    question = f"With a tenth of the labels, is ConVIRT better than ImageNet with all? ({how})"
     if not differences:
         return Claim(question, UNKNOWN, f"No task has both {how} runs.")
     ahead = [task for task, d in differences.items() if d.low > 0]
@@ -66,6 +67,12 @@ def efficiency(
         f"With 10% of the labels ConVIRT is ahead of ImageNet with 100% on {len(ahead)} of {count} "
         f"tasks and behind on {len(behind)}; on {level} the interval of the difference contains 0."
     )
+    if level:
+        lowest = min(d.low for task, d in differences.items() if task not in (*ahead, *behind))
+        text += (
+            " The paper claims “better or comparable”: where that interval contains 0, ConVIRT may "
+            f"be up to {points(-lowest).removeprefix('+')} points worse."
+        )
     lines = []
     for task, d in differences.items():
         printed = paper.difference(protocol, task, ALL, *(scores or {}).get(task, ()))
@@ -92,6 +99,7 @@ def first(cells: Iterable[Cell], protocol: str) -> Claim:
     question = f"Is ConVIRT the best of the paper's systems? ({what})"
     wanted = {(protocol, task, fraction) for task, fraction in paper.TABLE_1_COLUMNS}
     by_column: dict[Column, list[Cell]] = {}
+    cells = list(cells)
     for cell in cells:
         if cell.table == "table1" and cell.column in wanted and cell.system in paper.INITS:
             by_column.setdefault(cell.column, []).append(cell)
@@ -111,8 +119,12 @@ def first(cells: Iterable[Cell], protocol: str) -> Claim:
         f"(in the paper, its number is the highest in {_first_in_paper(protocol)} of "
         f"{len(paper.TABLE_1_COLUMNS)})."
     )
+    text += _ahead(c for c in cells if c.table == "table1" and c.column in wanted)
     orders = [cell.order for column in by_column.values() for cell in column if cell.order]
-    short = f"it is first in {best} of {len(places)} linear cells, behind in {behind}, else open"
+    short = (
+        f"among {len(systems)} of the paper's systems it is first in {best} of {len(places)} "
+        f"linear cells, behind in {behind}, else open"
+    )
     return Claim(question, answer, text, (_marks(orders),), short if what == "linear" else "")
 
 
@@ -160,7 +172,8 @@ def images(cells: Iterable[Cell], k: int = 10) -> Claim:
         f"Of the {k} images nearest to an image, {percent(own.value)}% are of its class{beside}: "
         f"{word} among {len(others) + 1} of the paper's systems."
     )
-    lines = [_line(cell) for cell in found.values() if cell.system in paper.INITS]
+    text += _ahead(found.values())
+    lines = [_line(cell) for cell in found.values()]
     answer = {FIRST: YES, TIED: LEVEL}.get(place, NO)
     return Claim(question, answer, text, tuple(lines))
 
@@ -174,13 +187,26 @@ def _place(column: Sequence[Cell]) -> str:
     return BEHIND if -1 in sides else FIRST if 0 not in sides else TIED
 
 
+def _ahead(cells: Iterable[Cell]) -> str:
+    """A sentence on systems outside the comparison that are ahead of ConVIRT, by interval."""
+    others = [cell for cell in cells if cell.system not in paper.INITS and cell.order]
+    of = Counter(cell.system for cell in others)
+    ahead = Counter(cell.system for cell in others if cell.order and cell.order.side < 0)
+    told = [
+        label(system) + (f" ({count} of {of[system]})" if of[system] > 1 else "")
+        for system, count in ahead.items()
+    ]
+    return f" Not compared here, and ahead of it: {', '.join(told)}." if told else ""
+
+
 def _marks(orders: Iterable[Order]) -> str:
     """How many of the paper's orders our intervals confirm and contradict."""
     marks = [order.mark for order in orders if order.mark]
     counts = {mark: marks.count(mark) for mark in (AGREES, OPEN, CONTRADICTS)}
     return (
         f"Of the paper's {len(marks)} comparisons with ConVIRT, our intervals confirm "
-        f"{counts[AGREES]}, leave {counts[OPEN]} open and contradict {counts[CONTRADICTS]}."
+        f"{counts[AGREES]}, leave {counts[OPEN]} open and contradict {counts[CONTRADICTS]}. Orders "
+        "of other systems among each other are not tested."
     )
 
 
