@@ -6,6 +6,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -226,6 +227,126 @@ def test_a_mapping_with_two_people_on_one_film(tmp_path: Path) -> None:
     rows = [{"subset_img_id": "a", "img_id": f"0000000{i}_000.png"} for i in (1, 1, 2)]
     raw.write(tmp_path / MAPPING, json.dumps(rows))
     assert "00000002_000.png" in refused("rsna", tmp_path).found
+
+
+# ------------------------------------------------------------------------------ RSNA's annotations
+OPACITY, NORMAL, NEITHER, READER = "L1", "L2", "L3", "L4"
+
+
+def released(root: Path, labels: list[tuple[str, str]]) -> dict[str, Any]:
+    """RSNA's two files for films a to d on Kaggle's list and e to g of the test part.
+
+    Args:
+        root: Of the set.
+        labels: Film and label of each annotation.
+
+    Returns:
+        The reader's option.
+    """
+    names = "abcdefg"
+    lines = ["patientId,Target", *(f"{name},{int(name in 'ab')}" for name in names[:4])]
+    raw.write(root / "stage_2_train_labels.csv", "\n".join(lines))
+    for name in names[:4]:
+        raw.write(root / f"stage_2_train_images/{name}.dcm", "")
+    for name in names[4:]:
+        raw.write(root / f"stage_2_test_images/{name}.dcm", "")
+    rows = [  # a and e are of one person, as are b and f
+        {"subset_img_id": name, "SOPInstanceUID": f"1.{i}", "img_id": f"{i % 4:08d}_000.png"}
+        for i, name in enumerate(names)
+    ]
+    raw.write(root / MAPPING, json.dumps(rows))
+    calculated = {OPACITY: "Lung Opacity ", NORMAL: "Normal"}
+    calculated[NEITHER] = "No Lung Opacity / Not Normal"
+    groups = {"Calculated": calculated, "Team 1": {READER: "Lung Opacity (High Prob)"}}
+    export = {
+        "labelGroups": [
+            {"name": group, "labels": [{"id": id_, "name": name} for id_, name in held.items()]}
+            for group, held in groups.items()
+        ],
+        "datasets": [
+            {
+                "annotations": [
+                    {"labelId": label, "SOPInstanceUID": f"1.{names.index(film)}", "data": None}
+                    for film, label in labels
+                ]
+                + [{"labelId": READER, "StudyInstanceUID": "of a study, not of a film"}]
+            }
+        ],
+    }
+    return {"annotations": str(raw.write(root / rsna.ANNOTATIONS, json.dumps(export)))}
+
+
+LABELLED = [("a", OPACITY), ("b", OPACITY), ("b", OPACITY), ("c", NORMAL), ("d", NEITHER)]
+TESTED = [("e", OPACITY), ("f", NORMAL), ("g", NEITHER), ("g", READER)]
+
+
+def test_the_test_part_with_the_labels_of_rsna(tmp_path: Path) -> None:
+    options = released(tmp_path, [*LABELLED, *TESTED])
+    tables = read("rsna", tmp_path, Split(0, 1), **options)
+    found = tables.images.set_index("image")
+    assert found["pneumonia"].to_dict() == dict(zip("abcdefg", (1, 1, 0, 0, 1, 0, 0), strict=True))
+    assert list(found.index[found["split"] == "test"]) == ["e", "f", "g"]
+    assert (found["split"] == "val").sum() == 1
+    assert all(Path(path).is_file() for path in found["path"])
+    (note,) = tables.funnel.notes
+    assert note.startswith("The 3 test films are those of stage 2's test part")
+    train = set(found.index[found["split"] == "train"])
+    shared = sum(other in train for other in ("a", "b", "c"))  # of e, f and g
+    assert f"; {shared / 3:.0%} have a train film of the same person." in note
+    assert "otherwise" not in note
+
+
+def test_labels_of_rsna_that_differ_from_kaggles_are_told(tmp_path: Path) -> None:
+    """Kaggle's list decides on the films that it has."""
+    options = released(tmp_path, [("a", NORMAL), *LABELLED[1:4], *TESTED])
+    tables = read("rsna", tmp_path, **options)
+    assert tables.images["pneumonia"][0] == 1
+    (note,) = tables.funnel.notes
+    assert "2 of the 4 films of Kaggle's list are labelled otherwise" in note  # a; d has no label
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([*LABELLED, *TESTED, ("e", NORMAL)], "two for 1.4"),
+        (LABELLED, "all of them in Kaggle's list"),
+        ([], "none of its 7 among 0"),
+    ],
+)
+def test_annotations_that_label_no_test_film(
+    tmp_path: Path, labels: list[tuple[str, str]], words: str
+) -> None:
+    options = released(tmp_path, labels)
+    assert words in refused("rsna", tmp_path, **options).found
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", "TypeError"),
+        ('{"labelGroups": [], "datasets": []}', "ValueError"),
+        ('{"labelGroups": [{"name": "Calculated", "labels": []}]}', "KeyError: 'datasets'"),
+        (
+            '{"labelGroups": [{"name": "Calculated", "labels": [{"id": "1", "name": "Mass"}]}]}',
+            "KeyError: 'Mass'",
+        ),
+    ],
+)
+def test_annotations_that_are_none(tmp_path: Path, text: str, words: str) -> None:
+    options = released(tmp_path, [*LABELLED, *TESTED])
+    raw.write(tmp_path / rsna.ANNOTATIONS, text)
+    assert words in refused("rsna", tmp_path, **options).found
+
+
+def test_annotations_need_the_mapping_and_the_later_stage(tmp_path: Path) -> None:
+    options = released(tmp_path, [*LABELLED, *TESTED])
+    (tmp_path / MAPPING).rename(tmp_path / "mapping.json")
+    assert "no mapping" in refused("rsna", tmp_path, **options).found
+    options["patients"] = str(tmp_path / "mapping.json")
+    assert len(read("rsna", tmp_path, **options).images) == 7
+    labels = tmp_path / "stage_2_train_labels.csv"
+    labels.rename(tmp_path / "stage_1_train_labels.csv")
+    assert "stage_1" in refused("rsna", tmp_path, **options).found
 
 
 JSON = st.recursive(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import archives, inputs
+from convirt.datasets import archives, inputs, rsna_release
 from convirt.datasets.assemble import assemble
 from convirt.datasets.options import parse
 from convirt.datasets.options import path as option_path
@@ -24,6 +23,7 @@ FOLDER = "rsna-pneumonia-detection-challenge"
 STAGES = ("stage_2", "stage_1")  # the later release first
 SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")  # the first that exists is used
 MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
+ANNOTATIONS = "pneumonia-challenge-annotations-adjudicated-kaggle_2018.json"
 # Share of test films with a train film of the same person when the 26,684 labelled films are split
 # film by film into 22,184, 1,500 and 3,000; people by the pixel matches with ChestX-ray14 that
 # mlmed/torchxrayvision publishes. docs/datasets/rsna.md
@@ -41,27 +41,32 @@ class Options:
         patients: Who is on which film: RSNA's mapping to ChestX-ray14 (JSON), or a CSV with the
             columns patientId and patient. The challenge has one "patientId" per IMAGE; the 26,684
             labelled films are of some 11,400 people. Empty looks for RSNA's file in the root.
+        annotations: RSNA's annotations (JSON), which label the films of stage 2's test part too;
+            these then are the test set, as in the paper. They need RSNA's mapping.
     """
 
     images: str = ""
     patients: str = ""
+    annotations: str = ""
 
 
 def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     """Read the labelled part of stage 2, or of stage 1 if stage 2 is not there.
 
     A film with a box (Target 1) is positive for pneumonia; all others are negative, normal or not.
+    With the option `annotations` the films of stage 2's test part are read as well.
 
     Args:
         root: Holds stage_2_train_labels.csv and stage_2_train_images/<patientId>.dcm (or .png,
             .jpg): the folder or zip file rsna-pneumonia-detection-challenge, or what holds it.
         split: Validation and test images, drawn by whole people where these are known; the labelled
-            part has no official split.
+            part has no official split. With `annotations` films are drawn one by one, as in the
+            paper, since most people of the test part have other films in the labelled one.
         options: See Options.
 
     Raises:
-        InputError: The list is missing, one image has two targets, or a film has no patient in
-            the mapping.
+        InputError: The list is missing, one image has two targets, a film has no patient in the
+            mapping, or there are annotations without a mapping or for stage 1.
     """
     chosen = parse(Options, options, "rsna")
     root, source = _labels(root)
@@ -78,7 +83,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
             "restore the official list",
         )
     ids, stage = rows["patientId"], source.name.split("_train")[0]
-    paths, notes = _films(ids, _folder(root, stage, chosen.images), source)
+    paths, notes = _films(ids, _folder(root, f"{stage}_train_images", chosen.images), source)
     images = pd.DataFrame(
         {
             "image": ids,
@@ -91,10 +96,18 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     if stage == "stage_1":
         notes.append("Stage 1 of the challenge was read; the paper's counts are those of stage 2.")
     mapping = _mapping(root, chosen.patients)
-    if mapping is not None:
+    known: dict[str, int] = {}
+    if chosen.annotations:
+        known = _known(root, source, mapping, chosen)
+        images, told = _with_test_part(images, known, root, chosen)
+        notes += told
+    elif mapping is not None:
         images["patient"] = _people(ids, mapping)
     tables = assemble(images, split, source, labels=LABELS)
-    notes += _doubts(tables.images, split, mapping, source)
+    if known and mapping is not None:
+        notes.append(_rebuilt(tables.images, known, mapping))
+    else:
+        notes += _doubts(tables.images, split, mapping, source)
     tables.funnel.paper, tables.funnel.notes = dict(PAPER), notes
     return tables
 
@@ -111,11 +124,10 @@ def _labels(root: Path) -> tuple[Path, Path]:
     return root, root / "stage_2_train_labels.csv"  # `read_csv` reports what is there instead
 
 
-def _folder(root: Path, stage: str, option: str) -> Path:
+def _folder(root: Path, name: str, option: str) -> Path:
     """Where the films are stored: Kaggle also offers an archive of them alone."""
     if option:
         return option_path(option, "the folder of the films")
-    name = f"{stage}_train_images"
     zipped = root / f"{name}.zip"
     places = [root / name, zipped / name, zipped]
     return next((place for place in places if archives.is_dir(place)), places[0])
@@ -139,6 +151,33 @@ def _films(ids: pd.Series, folder: Path, source: Path) -> tuple[list[str], list[
         for suffix, count in found[~found.isin(["", ".dcm"])].value_counts().items()
     ]
     return [str(inputs.inside(folder, name, source)) for name in files], notes
+
+
+def _known(root: Path, source: Path, mapping: Path | None, chosen: Options) -> dict[str, int]:
+    """Labels by RSNA's annotations, of the films of stage 2's test part too."""
+    annotations = option_path(chosen.annotations, ANNOTATIONS)
+    if not source.name.startswith(STAGES[0]) or mapping is None or mapping.suffix != ".json":
+        expected = f"stage_2_train_labels.csv and {MAPPING}"
+        found = f"{source.name} and {mapping.name if mapping else 'no mapping'}"
+        raise InputError(root, expected, found, "add them, or remove the option annotations")
+    return rsna_release.labels(annotations, mapping)
+
+
+def _with_test_part(
+    images: pd.DataFrame, known: dict[str, int], root: Path, chosen: Options
+) -> tuple[pd.DataFrame, list[str]]:
+    """The labelled films and those of stage 2's test part, and notes on the latter."""
+    ids = pd.Series(sorted(known.keys() - set(images["image"])), dtype=object)
+    annotations = Path(chosen.annotations)
+    if ids.empty:
+        found = f"labels of {len(known)} films, all of them in Kaggle's list"
+        hint = f"use {ANNOTATIONS} of rsna.org, or remove the option annotations"
+        raise InputError(annotations, "labels of the test films of stage 2", found, hint)
+    folder = _folder(root, f"{STAGES[0]}_test_images", chosen.images)
+    paths, notes = _films(ids, folder, annotations)
+    test = pd.DataFrame({"image": ids, "path": paths, "study": ids, "patient": ids})
+    test = test.assign(pneumonia=ids.map(known), split="test")
+    return pd.concat([images.assign(split=""), test], ignore_index=True), notes
 
 
 def _mapping(root: Path, option: str) -> Path | None:
@@ -172,16 +211,16 @@ def _nih_patients(source: Path) -> dict[str, str]:
 
     An image of ChestX-ray14 has a name such as "00000013_005.png": patient 13, sixth film.
     """
-    try:
-        rows = json.loads(archives.read_bytes(source).decode("utf-8-sig"))
-        pairs = [(row["subset_img_id"], row["img_id"]) for row in rows]
-        matches = [(str(film), re.match(r"(\d+)_", image)) for film, image in pairs]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        found = " ".join(f"{type(error).__name__}: {error}".split())
-        expected = "RSNA's list of objects with subset_img_id and img_id"
-        raise InputError(source, expected, found, "download it again from rsna.org") from error
+    matches = rsna_release.load(
+        source,
+        "RSNA's list of objects with subset_img_id and img_id",
+        lambda rows: [
+            (str(row["subset_img_id"]), row["img_id"], re.match(r"(\d+)_", row["img_id"]))
+            for row in rows
+        ],
+    )
     people: dict[str, str] = {}
-    for (_, image), (film, match) in zip(pairs, matches, strict=True):
+    for film, image, match in matches:
         if match is None or people.setdefault(film, match[1]) != match[1]:
             raise InputError(
                 source,
@@ -213,6 +252,21 @@ def _doubts(images: pd.DataFrame, split: Split, mapping: Path | None, source: Pa
         "train film of the same person (pixel matches of mlmed/torchxrayvision). Put RSNA's "
         f"{MAPPING} into the root, or set split_file: splits/rsna.csv."
     ]
+
+
+def _rebuilt(images: pd.DataFrame, known: dict[str, int], mapping: Path) -> str:
+    """A note on a test part whose labels come from RSNA's annotations."""
+    told = f"The {(images['split'] == 'test').sum()} test films are those of stage 2's test part, "
+    told += "labelled by RSNA's annotations"
+    people = _people(images["image"], mapping)
+    told += f"; {_leak(people, images['split']):.0%} have a train film of the same person."
+    ours = images[images["split"] != "test"]
+    other = ours["image"].map(known).ne(ours["pneumonia"]).sum()
+    if other:
+        told += (
+            f" In these, {other} of the {len(ours)} films of Kaggle's list are labelled otherwise."
+        )
+    return told
 
 
 def _leak(people: pd.Series, split: pd.Series) -> float:
