@@ -1,4 +1,7 @@
-"""Contradictions between what is asked for besides pretraining and the keys of other blocks."""
+"""Checks of parameters against each other: finetuned, zeroshot, ablation and tables.
+
+Those of pretraining and of the tasks are in `params.py`.
+"""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ def build(
 ) -> Funnel:
     """Decode every image and write the store, in one go and without a resume state.
 
+    For benches and tests; `stages/preprocess.py` does the same by `start`, `decode` and `merge`.
     The bytes are the same for any number of workers. At most a few jobs' images are in memory.
     Nothing appears at `out` before everything is written.
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import typer
 
 from convirt import files
-from convirt.errors import InputError
 from convirt.essence import digest_of
 from convirt.objectives import available
 from convirt.provenance import digest, import_closure
-from stages._faults import explained
+from stages._told import told
 
 OUT = Path("metrics/code")
 ENTRIES = (
@@ -32,16 +31,9 @@ def main() -> None:
     and docstrings do not count, so editing them reruns no other stage.
     """
     root = Path.cwd()
-    try:
-        with files.fresh_directory(root / OUT) as folder:
-            for name, entries in targets(root).items():
-                files.write_json(folder / f"{name}.json", describe(entries, root))
-    except (InputError, OSError) as error:
-        told = explained(error, root)
-        if told is None:
-            raise
-        typer.echo(str(told), err=True)
-        raise typer.Exit(1) from error
+    with told(), files.fresh_directory(root / OUT) as folder:
+        for name, entries in targets(root).items():
+            files.write_json(folder / f"{name}.json", describe(entries, root))
 
 
 def targets(root: Path) -> dict[str, list[Path]]:

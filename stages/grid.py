@@ -16,8 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from convirt import files
 from convirt.errors import InputError
 from stages import profile as profiles
 from stages._results import read_json
+from stages._told import told
 
 PROFILE = Path("profiles/tables.yaml")
 TABLES = Path("metrics/tables")
@@ -47,7 +46,7 @@ def run(jobs: int = JOBS) -> None:
     Reads the tracked files of this checkout. Writes .tables/ and metrics/tables/. Safe to kill and
     run again: stages that ended are kept, and an edit reruns only the stages that it affects.
     """
-    with _told():
+    with told():
         copy = beside(Path.cwd(), Path(".tables"))
         _reproduce(copy, [], jobs)
         with files.fresh_directory(TABLES) as folder:
@@ -63,7 +62,7 @@ def check(cell: str = CELL, jobs: int = JOBS) -> None:
     pretrains there (minutes), and later checks reuse both; the named result is computed each time.
     Exit code 1 if a value differs. Another type of machine may give other last bits.
     """
-    with _told():
+    with told():
         cells = cells_of(Path.cwd(), cell)
         copy = beside(Path.cwd(), Path(".tables-check"))
         source = cells[0]["source"]
@@ -77,22 +76,13 @@ def check(cell: str = CELL, jobs: int = JOBS) -> None:
         for what, value in values(result, known).items():
             equal = math.isclose(value, known[what], rel_tol=0, abs_tol=DIGITS)
             same &= equal
-            told = "the same" if equal else f"NOT {known[what]!r}, which was committed"
-            typer.echo(f"{known['table']}, {column}: {what} {value!r}, {told}")
+            found = "the same" if equal else f"NOT {known[what]!r}, which was committed"
+            typer.echo(f"{known['table']}, {column}: {what} {value!r}, {found}")
     for digest in ("code", "params"):
         if result["provenance"][digest] != cells[0][digest]:
             typer.echo(f"the committed result comes from different {digest}: run `make tables`")
     if not same:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
 
 
 # ------------------------------------------------------------------------------ the copy

@@ -14,6 +14,7 @@ import typer
 from convirt import files, provenance
 from convirt.errors import InputError
 from stages._scratch import SCRATCH
+from stages._told import told
 
 PROFILE: Path = typer.Argument(help="The profile, such as profiles/paper.yaml.")
 OUT: Path = typer.Option("params.yaml", help="The parameter file to replace.")
@@ -25,13 +26,10 @@ def main(profile: Path = PROFILE, out: Path = OUT) -> None:
     Reads the profile. Writes params.yaml, but only if every variable is set and the result is a
     complete, valid parameter file. Comments are kept; `$$` stands for a dollar sign.
     """
-    try:
+    with told():
         if not profile.is_file():
             raise InputError(profile, "a profile", "no such file", "ls profiles")
         kept = install(profile, out, os.environ)
-    except InputError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
     before = f" (the previous one is now {kept})" if kept else ""
     typer.echo(f"{out} now holds {profile}{before}; next: dvc repro", err=True)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from conftest import ROOT, drop_key, set_key
 
 from convirt.errors import InputError
@@ -21,6 +22,7 @@ from convirt.params import (
     read_yaml,
 )
 from stages.profile import expand, install
+from stages.profile import main as use
 
 Data = dict[str, Any]
 
@@ -446,3 +448,13 @@ def test_invalid_profile_writes_nothing(
     with pytest.raises(ParamsError, match=r"train\.lam"):
         install(profile, out, {})
     assert not out.exists()
+
+
+def test_a_place_for_a_profile_that_cannot_be_written_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(typer.Exit):
+        use(ROOT / "profiles/demo.yaml", tmp_path / "file/params.yaml")
+    told = capsys.readouterr().err
+    assert "expected: a file or folder that this stage may read and write" in told
