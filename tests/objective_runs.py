@@ -12,7 +12,8 @@ from typing import Any
 import tiny_models
 import torch
 from tiny_models import CONFIG, PAPER
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from convirt.objectives.base import Inputs, Objective
 from convirt.training import Feed
@@ -44,14 +45,21 @@ class Case:
         return objective, [inputs for _, inputs, _ in islice(feed.steps(0, count), count)]
 
 
-def state(objective: Objective) -> dict[str, Tensor]:
+def state(module: nn.Module) -> dict[str, Tensor]:
     """A copy of the state."""
-    return {name: value.detach().clone() for name, value in objective.state_dict().items()}
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
 def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
     """Whether two states are equal to the bit."""
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def embeddings(n: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Random unit vectors v and u, (n, dim) float64."""
+    generator = torch.Generator().manual_seed(seed)
+    v, u = torch.randn(2, n, dim, generator=generator, dtype=torch.float64)
+    return normalize(v, dim=-1), normalize(u, dim=-1)
 
 
 def silent_parameters(case: Case) -> tuple[set[str], set[str]]:

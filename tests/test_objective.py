@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from objective_runs import embeddings
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -18,13 +19,6 @@ from convirt import objectives
 from convirt.errors import InputError
 from convirt.objectives.base import options_of
 from convirt.objectives.convirt import convirt_loss
-
-
-def embeddings(n: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Random unit vectors v and u, (n, dim) float64."""
-    generator = torch.Generator().manual_seed(seed)
-    v, u = torch.randn(2, n, dim, generator=generator, dtype=torch.float64)
-    return normalize(v, dim=-1), normalize(u, dim=-1)
 
 
 def slow_loss(v: Tensor, u: Tensor, tau: float, lam: float) -> float:

@@ -13,7 +13,7 @@ import objective_runs
 import pytest
 import tiny_models
 import torch
-from objective_runs import Case
+from objective_runs import Case, embeddings
 from tiny_models import CONFIG
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -26,13 +26,6 @@ from convirt.objectives.convirt_soft import convirt_soft_loss
 from convirt.objectives.siglip import sigmoid_chance, sigmoid_loss
 
 pytestmark = pytest.mark.usefixtures("deterministic")
-
-
-def embeddings(n: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Random unit vectors v and u, (n, dim) float64."""
-    generator = torch.Generator().manual_seed(seed)
-    v, u = torch.randn(2, n, dim, generator=generator, dtype=torch.float64)
-    return normalize(v, dim=-1), normalize(u, dim=-1)
 
 
 def dot(a: Tensor, b: Tensor) -> float:

@@ -19,6 +19,7 @@ import raw
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_store import contents
 
 from convirt import journal, packing, pieces, workers
 from convirt.datasets import archives, registry, squares
@@ -60,10 +61,6 @@ def make(
     pieces.decode(piece, tables.images, 1, progress)
     packing.merge(tables, [piece], out, 0.5)
     return contents(out)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def whole(root: Path, out: Path) -> dict[str, bytes]:

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import tiny_models
 import torch
+from objective_runs import same, state
 from tiny_models import CONFIG, PAPER, KilledError, assert_same_run, killed_at
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -52,10 +53,6 @@ def quiet(_: dict[str, float]) -> None:
     """Report nothing."""
 
 
-def state(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
 def run(
     bert: Path,
     config: TrainConfig = CONFIG,
@@ -81,10 +78,6 @@ def validate(model: base.Objective, data: Corpus, config: TrainConfig) -> float:
     with torch.no_grad():
         feed = Feed(data, PAPER, config, model, torch.device("cpu"))
         return model.validate(feed.validation())["val_loss"]
-
-
-def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 # ------------------------------------------------------------------------------ what learns

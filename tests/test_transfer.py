@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from objective_runs import same, state
 from torch import Tensor, nn
 
 from convirt import checkpoint, labelled, transfer
@@ -85,14 +86,6 @@ def ready(recipe: Recipe, *sources: Images, labels: int = 1) -> tuple[nn.Module,
     if recipe.protocol == "finetune":
         return model, list(sources)
     return model.head, [features(model.encoder, source) for source in sources]
-
-
-def state(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 # ------------------------------------------------------------------------------ label fractions
