@@ -297,6 +297,7 @@ def test_a_variable_is_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (RETRIEVAL, "images", "stanfordaimi"),
         ("mimic-cxr", "reports", "options.reports"),
         ("rsna", "patients", "options.patients"),
+        ("rsna", "annotations", "options.annotations"),
     ],
 )
 def test_an_option_names_nothing(tmp_path: Path, name: str, option: str, source: str) -> None:

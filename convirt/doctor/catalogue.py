@@ -215,7 +215,7 @@ FACTS: Mapping[str, Facts] = {
         ),
         lists=(ListFile(("stage_2_train_labels.csv",), 30_227, ("patientId", "Target")),),
         folders=(Folder("stage_2_train_images", ".dcm", 26_684),),
-        paths={"patients": ""},
+        paths={"patients": "", "annotations": ""},
     ),
     "covidx": Facts(
         title="COVIDx4",
