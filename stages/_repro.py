@@ -253,7 +253,7 @@ def _listen(
     os._exit(1)
 
 
-def _end_below(spared: int | None = None) -> None:
+def _end_below(spared: int | None) -> None:
     """Send SIGTERM once to each process below this one, and SIGKILL to those that stay.
 
     Args:

@@ -13,6 +13,7 @@ import typer
 from convirt.errors import InputError
 from stages._results import is_made_up, read_json, there
 from stages._stage import PARAMS, Stage
+from stages._told import told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,22 +58,14 @@ def main(
     tables.
     """
     if show:
-        raise typer.Exit(_show())
+        with told():
+            _print(read_json(Path.cwd(), "metrics/summary.json", "report"))
+        return
     with Stage(__file__, reads=READS, params=params) as stage:
         results, curves = _gather(stage.params, stage.root)
         stage.confirm()
         _write(results, curves, stage.root / "metrics")
         _print(results.summary)
-
-
-def _show() -> int:
-    """Print the tables of an existing summary; the exit code."""
-    try:
-        _print(read_json(Path.cwd(), "metrics/summary.json", "report"))
-    except InputError as error:
-        typer.echo(str(error), err=True)
-        return 1
-    return 0
 
 
 def _print(summary: Mapping[str, Any]) -> None:

@@ -96,17 +96,18 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     if stage == "stage_1":
         notes.append("Stage 1 of the challenge was read; the paper's counts are those of stage 2.")
     mapping = _mapping(root, chosen.patients)
-    known: dict[str, int] = {}
     if chosen.annotations:
-        known = _known(root, source, mapping, chosen)
-        images, told = _with_test_part(images, known, root, chosen)
-        notes += told
-    elif mapping is not None:
-        images["patient"] = _people(ids, mapping)
-    tables = assemble(images, split, source, labels=LABELS)
-    if known and mapping is not None:
-        notes.append(_rebuilt(tables.images, known, mapping))
+        annotations = option_path(chosen.annotations, ANNOTATIONS)
+        mapping = _needed(mapping, root, source)
+        known = rsna_release.labels(annotations, mapping)
+        folder = _folder(root, f"{stage}_test_images", chosen.images)
+        images, told = _with_test_part(images, known, folder, annotations)
+        tables = assemble(images, split, source, labels=LABELS)
+        notes += [*told, _rebuilt(tables.images, known, mapping)]
     else:
+        if mapping is not None:
+            images["patient"] = _people(ids, mapping)
+        tables = assemble(images, split, source, labels=LABELS)
         notes += _doubts(tables.images, split, mapping, source)
     tables.funnel.paper, tables.funnel.notes = dict(PAPER), notes
     return tables
@@ -153,27 +154,24 @@ def _films(ids: pd.Series, folder: Path, source: Path) -> tuple[list[str], list[
     return [str(inputs.inside(folder, name, source)) for name in files], notes
 
 
-def _known(root: Path, source: Path, mapping: Path | None, chosen: Options) -> dict[str, int]:
-    """Labels by RSNA's annotations, of the films of stage 2's test part too."""
-    annotations = option_path(chosen.annotations, ANNOTATIONS)
+def _needed(mapping: Path | None, root: Path, source: Path) -> Path:
+    """The mapping, without which annotations are of no use."""
     if not source.name.startswith(STAGES[0]) or mapping is None or mapping.suffix != ".json":
         expected = f"stage_2_train_labels.csv and {MAPPING}"
         found = f"{source.name} and {mapping.name if mapping else 'no mapping'}"
         raise InputError(root, expected, found, "add them, or remove the option annotations")
-    return rsna_release.labels(annotations, mapping)
+    return mapping
 
 
 def _with_test_part(
-    images: pd.DataFrame, known: dict[str, int], root: Path, chosen: Options
+    images: pd.DataFrame, known: dict[str, int], folder: Path, annotations: Path
 ) -> tuple[pd.DataFrame, list[str]]:
     """The labelled films and those of stage 2's test part, and notes on the latter."""
     ids = pd.Series(sorted(known.keys() - set(images["image"])), dtype=object)
-    annotations = Path(chosen.annotations)
     if ids.empty:
         found = f"labels of {len(known)} films, all of them in Kaggle's list"
         hint = f"use {ANNOTATIONS} of rsna.org, or remove the option annotations"
         raise InputError(annotations, "labels of the test films of stage 2", found, hint)
-    folder = _folder(root, f"{STAGES[0]}_test_images", chosen.images)
     paths, notes = _films(ids, folder, annotations)
     test = pd.DataFrame({"image": ids, "path": paths, "study": ids, "patient": ids})
     test = test.assign(pneumonia=ids.map(known), split="test")
