@@ -336,9 +336,6 @@ def one_round(ways: dict[str, Callable[[], float]], taken: dict[str, list[float]
                 raise
             typer.echo(f"{way}: out of the GPU's memory")
             del ways[way], taken[way]
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def main(
