@@ -14,7 +14,7 @@ from torch import nn
 from convirt import augment
 from convirt.datasets import phantom, sentences
 from convirt.image_encoder import create_image_encoder
-from convirt.objectives import base, find
+from convirt.objectives import base
 from convirt.pairs import Pairs
 from convirt.text_encoder import create_text_encoder, create_tokenizer
 from convirt.training import Corpus, TrainConfig
@@ -161,7 +161,7 @@ def parts(models: str, data: Corpus, config: TrainConfig) -> base.Parts:
 
 def convirt(models: str, data: Corpus, config: TrainConfig) -> base.Objective:
     """The paper's objective on fresh encoders."""
-    return find("convirt")(parts(models, data, config))
+    return base.find("convirt")(parts(models, data, config))
 
 
 def usual_encoder(models: str) -> nn.Module:

@@ -76,14 +76,15 @@ def run(
 def _run(
     stage: Stage, objective: str, corpus: str, blocks: Pretraining, variant: str | None
 ) -> None:
-    from convirt import objectives, processes, provenance, resident, training
+    from convirt import processes, provenance, resident, training
     from convirt.augment import Augmentation
     from convirt.errors import StoppedError
+    from convirt.objectives.base import find
     from convirt.store import Store
 
     p, system = stage.params, variant or objective
     first = processes.rank() == 0
-    kind = objectives.find(objective)
+    kind = find(objective)
     provenance.make_deterministic(p.compute.threads, p.seed)
     store = Store.open(stage.root / "data" / "stores" / corpus)
     config, unrecorded = _config(p, blocks, kind)

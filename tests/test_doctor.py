@@ -629,7 +629,7 @@ def test_an_objective_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> No
     def find(name: str) -> object:
         raise AttributeError(f"module {name} has no attribute 'Objective'")
 
-    monkeypatch.setattr("convirt.objectives.find", find)
+    monkeypatch.setattr("convirt.objectives.base.find", find)
     text = said(preflight.objectives({"mine": {}}), "stop")
     assert "convirt/objectives/mine.py cannot be used: AttributeError" in text
 

@@ -84,6 +84,24 @@ def test_objectives_do_not_depend_on_each_other() -> None:
         assert not others & modules.keys(), name
 
 
+@pytest.mark.parametrize(
+    ("stage", "unused"),
+    [
+        ("demo", "image_encoder text_encoder pair_encoder objectives/base training transfer"),
+        ("preprocess", "image_encoder text_encoder pair_encoder objectives/base training transfer"),
+        ("report", "image_encoder text_encoder pair_encoder objectives/base training transfer"),
+        ("finetune", "text_encoder pair_encoder objectives/base training"),
+        ("retrieve", "objectives/base training transfer"),
+    ],
+)
+def test_no_stage_depends_on_the_code_of_others(stage: str, unused: str) -> None:
+    modules = code.describe(code.targets(ROOT)[stage], ROOT)["modules"]
+    assert isinstance(modules, dict)
+    files = [f"convirt/{name}.py" for name in unused.split()]
+    assert all((ROOT / file).is_file() for file in files)
+    assert not set(files) & modules.keys()
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_are_what_the_stage_declares(stage: str) -> None:
     tracked = {holes(key) for key in body(stage).get("params", [])}

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from convirt import objectives
 from convirt.errors import InputError
+from convirt.objectives import base
 from convirt.objectives.base import options_of
 from convirt.objectives.convirt import convirt_loss
 
@@ -165,7 +166,7 @@ def own(name: str, text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(objectives, "__path__", [*objectives.__path__, str(folder)])
     monkeypatch.setattr(objectives, "available", lambda: [name])
     try:
-        objectives.find(name)
+        base.find(name)
     except InputError as error:
         assert error.path == f"convirt/objectives/{name}.py" and "docs/objectives.md" in error.hint
         return error.found

@@ -18,9 +18,8 @@ from tiny_models import CONFIG
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from convirt import objectives
 from convirt.errors import InputError
-from convirt.objectives.base import ProjectionConfig
+from convirt.objectives.base import ProjectionConfig, find
 from convirt.objectives.moco_v2 import queue_loss
 from convirt.objectives.simclr import nt_xent
 
@@ -202,7 +201,7 @@ def test_hidden_layer_of_the_head_is_as_wide_as_h_or_as_told(
 ) -> None:
     parts = tiny_models.parts(NO_TEXT, tiny_models.corpus(), options=dict(case.options))
     projection = ProjectionConfig(dim=6, hidden=hidden)
-    head: Any = objectives.find(case.name)(replace(parts, projection=projection)).head
+    head: Any = find(case.name)(replace(parts, projection=projection)).head
     assert (head.hidden.out_features, head.output.out_features) == (width, 6)
 
 

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from convirt import devices, image_encoder, resident, transfer
 from convirt.labelled import Source, features
-from convirt.objectives import find
-from convirt.objectives.base import Objective
+from convirt.objectives.base import Objective, find
 from convirt.training import Result, TrainConfig, pretrain, resumed_step
 from stages import finetune, retrieve, trajectory, zeroshot
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from convirt import devices, processes, recorded
 from convirt.errors import InputError
 from convirt.frozen_text import FrozenText
-from convirt.objectives import find
+from convirt.objectives.base import find
 from convirt.params import load, pretraining
 from convirt.recorded import Step
 from stages import pretrain

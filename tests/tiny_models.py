@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convirt.augment import Augmentation
 from convirt.image_encoder import ImageConfig
-from convirt.objectives import base, find
+from convirt.objectives import base
 from convirt.pair_encoder import PairEncoder
 from convirt.pairs import Pairs
 from convirt.text_encoder import TextEncoder, Tokenizer, create_text_encoder, create_tokenizer
@@ -182,7 +182,7 @@ def parts(
 
 def objective(name: str, folder: Path, data: Corpus, **changes: Any) -> base.Objective:
     """An objective on the tiny encoders; `changes` as in `parts`."""
-    return find(name)(parts(folder, data, **changes))
+    return base.find(name)(parts(folder, data, **changes))
 
 
 def train(

@@ -36,8 +36,7 @@ def objectives(options: Mapping[str, Mapping[str, Any]]) -> Diagnosis:
     Args:
         options: By objective, `objectives.<name>.options`.
     """
-    from convirt.objectives import find
-    from convirt.objectives.base import options_of
+    from convirt.objectives.base import find, options_of
 
     found = Diagnosis("objectives", ", ".join(options) or "none")
     for name, given in options.items():

@@ -11,13 +11,15 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from convirt import processes
+from convirt import objectives, processes
+from convirt.errors import InputError
 from convirt.frozen_text import FrozenText
 from convirt.image_encoder import ImageConfig, save_image_encoder
 from convirt.pair_encoder import PairEncoder, save_pair_encoder
@@ -299,6 +301,35 @@ class PairObjective(Objective):
     def save(self, folder: Path) -> None:
         """Write both encoders and the projections."""
         save_pair_encoder(self.model, folder)
+
+
+def find(name: str) -> type[Objective]:
+    """The class `Objective` of convirt/objectives/<name>.py; no other file is imported.
+
+    Raises:
+        InputError: There is no such file, or it defines no objective.
+    """
+    known = objectives.available()
+    if name not in known:
+        hint = f"correct it, or write convirt/objectives/{name}.py (docs/objectives.md)"
+        raise InputError("objective", f"one of {', '.join(known)}", repr(name), hint)
+    found: Any = getattr(import_module(f"{objectives.__name__}.{name}"), "Objective", None)
+    fault = _fault(found)
+    if fault:
+        file, hint = f"convirt/objectives/{name}.py", "docs/objectives.md has an example"
+        raise InputError(file, "a class `Objective` of pretraining", fault, hint)
+    return cast("type[Objective]", found)
+
+
+def _fault(found: Any) -> str:
+    """What keeps `found` from being an objective; "" if nothing does."""
+    if found is None:
+        return "no class of this name"
+    if not (isinstance(found, type) and issubclass(found, Objective)):
+        return "one that is not derived from `base.Objective`"
+    if found.forward is Objective.forward and found.compare is Objective.compare:
+        return "one with neither `compare` nor `forward`"
+    return ""
 
 
 def seed_torch(seed: int) -> None:
