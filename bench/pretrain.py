@@ -53,11 +53,12 @@ from torchvision import transforms
 
 from bench import _measure, _world
 from convirt import devices, provenance, resident, training
+from convirt.feed import Corpus, Feed
 from convirt.halves import side_by_side
 from convirt.objectives import base
 from convirt.objectives.convirt import convirt_loss
 from convirt.recorded import Recorder
-from convirt.training import Corpus, TrainConfig
+from convirt.training import TrainConfig
 
 MODELS: str = typer.Option("demo", help="demo or paper.")
 DEVICE: str = typer.Option("cpu", help="cpu or cuda.")
@@ -149,7 +150,7 @@ class Fixed:
         self, objective: base.Objective, data: Corpus, spec: Any, setting: TrainConfig, device: str
     ) -> None:
         self.objective, where = objective.to(device).train(), torch.device(device)
-        feed = training.Feed(data, spec, setting, objective, where)
+        feed = Feed(data, spec, setting, objective, where)
         self.inputs = next(feed.steps(0, 1))[1]
         parameters = [p for p in objective.parameters() if p.requires_grad]
         self.optimiser = training.optimiser_of(parameters, setting)

@@ -11,26 +11,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convirt import augment, checkpoint, chunks, devices, processes, recorded
+from convirt import augment, checkpoint, chunks, devices, processes, recorded, snapshot
 from convirt.errors import InputError, StoppedError, quoted
+from convirt.feed import Corpus, Feed
 from convirt.halves import side_by_side
-from convirt.image_encoder import normalise
 from convirt.objectives.base import Inputs, Objective
-from convirt.pairs import AUGMENT, DROPOUT, VALIDATION, Batch, Pairs, generator
-from convirt.resident import take
+from convirt.pairs import DROPOUT, generator
 
 KEPT = "kept/step-{:09d}.safetensors"  # in the scratch folder: states along the way
 # several processes ask each other whether to stop after so many steps, or so many seconds
@@ -63,25 +59,6 @@ class TrainConfig:
     compile: bool
     graphs: bool
     cache_frozen: bool
-
-
-@dataclass
-class Corpus:
-    """What the loop reads: images, sentences, and which of them belong together.
-
-    Attributes:
-        images: (N, S, S) uint8, memory-mapped, in memory or on the device (`resident.placed`).
-        boxes: (N, 4) top, left, height, width of the film inside its square.
-        texts: The distinct sentences.
-        train: Pairs to train on.
-        val: Pairs to validate on.
-    """
-
-    images: np.ndarray | Tensor
-    boxes: np.ndarray
-    texts: Sequence[str]
-    train: Pairs
-    val: Pairs
 
 
 @dataclass
@@ -228,39 +205,27 @@ def pretrain(
     if where.type == "cuda":  # with its number: the loading thread has a device of its own
         where = torch.device("cuda", torch.cuda.current_device())
     objective.to(where)
-    in_chunks = config.chunk > 0
-    if in_chunks:
-        chunks.require_divisible(objective)
-        objective.chunk = config.chunk
-    if config.graphs:
-        recorded.require_recordable(objective, config)
-    model = processes.data_parallel(objective, where, averaging=not in_chunks)
-    if config.compile:
-        objective.compile_encoders(config)
     first_process = processes.rank() == 0
     autocast = autocast_of(where, config.precision)
-    halves = side_by_side(objective, where, config)
-    trained = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
-    optimiser = optimiser_of([p for _, p in trained], config)
     feed = Feed(corpus, spec, config, objective, where)
-    recorder = (
-        recorded.Recorder(objective, optimiser, autocast, feed.settle) if config.graphs else None
-    )
+    backward = _backward_of(objective, feed, config, where)
+    if config.compile:
+        objective.compile_encoders(config)
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    optimiser = optimiser_of(trained, config)
+    recorder = None
+    if config.graphs:
+        recorded.require_recordable(objective, config)
+        recorder = recorded.Recorder(objective, optimiser, autocast, feed.settle)
     steps = total_steps(config, corpus.train.count)
-    progress, best = _resume(scratch, objective, trained, optimiser)
-    # in double precision and reset only by evaluations, so that it does not matter when they are
-    # read in between
-    running = {
-        name: torch.tensor(value, dtype=torch.float64, device=where)
-        for name, value in progress.sums.items()
-    }
-    broken = torch.full((), steps, device=where)  # the first step whose loss is not finite
+    progress, best = _resume(scratch, objective, optimiser)
+    running = _Running(progress.sums, steps, where)
     began, waited, first = time.perf_counter(), 0.0, progress.step
     asked = _Asked(stop, progress.step)
 
     def save() -> None:
         if scratch is not None and first_process:
-            _save(scratch, objective, best, trained, optimiser, progress)
+            _save(scratch, objective, best, optimiser, progress)
 
     def leave() -> NoReturn:
         save()
@@ -277,7 +242,7 @@ def pretrain(
         objective.train()
         running.clear()
         if better:
-            best = _copy(objective)
+            best = snapshot.copied(objective)
         number = progress.step // config.eval_every
         kept = config.keep_every and number and number % config.keep_every == 0
         if scratch is not None and first_process and kept:
@@ -291,30 +256,18 @@ def pretrain(
     for step, inputs, wait in feed.steps(progress.step, steps):
         waited += wait
         recorded.set_rate(optimiser, learning_rate(config, step, steps, progress.decays))
-        # the first process has the same key as a single process
-        key = (step, processes.rank()) if processes.rank() else (step,)
-        if in_chunks:
-            seed = partial(_seed, where, config.seed, step, processes.rank())
-            loss, logs = chunks.backward(objective, inputs, config.chunk, seed, autocast)
-            processes.average(p for _, p in trained)
-        elif halves:
+        if not config.chunk:  # chunks are seeded one by one
+            # the first process has the same key as a single process
+            key = (step, processes.rank()) if processes.rank() else (step,)
             _seed(where, config.seed, *key)
-            loss, logs = halves.backward(inputs, meanwhile=feed.ahead)
-        elif recorder:
-            _seed(where, config.seed, *key)
+        if recorder:
             loss, logs = recorder.step(inputs)  # includes the update
         else:
-            _seed(where, config.seed, *key)
-            with autocast():
-                loss, logs = model(inputs)
-            loss.backward()
-        if not recorder:
+            loss, logs = backward(step, inputs)
             optimiser.step()
             # None, not zeros: the next step then writes gradients instead of adding to them
             optimiser.zero_grad(set_to_none=True)
-        for name, value in {"train_loss": loss, **logs}.items():
-            running[name] = running.get(name, 0.0) + value.detach().double()
-        broken = torch.where(loss.detach().isfinite(), broken, broken.clamp(max=step))
+        running.add(step, loss, logs)
 
         progress.step, progress.count = step + 1, progress.count + 1
         seconds = time.perf_counter() - began
@@ -328,14 +281,13 @@ def pretrain(
         checkpoint_now = progress.step % config.checkpoint_every == 0
         leaving = asked(progress.step)
         if evaluate_now or checkpoint_now or leaving:
-            for name, value in processes.mean(running).items():  # a sync point on the GPU
-                progress.sums[name] = float(value)
+            progress.sums = running.read()
             status["loss"] = progress.sums["train_loss"] / progress.count
             if not math.isfinite(status["loss"]):
-                began_at, found = processes.minimum(int(broken)), str(status["loss"])
+                began_at, found = running.first_broken(), str(status["loss"])
                 raise _not_finite(corpus, config, "training loss at", began_at, found)
             # the loss of a step does not show what its own update did
-            if not checkpoint.finite(p for _, p in trained):
+            if not checkpoint.finite(trained):
                 found = "weights that are not finite"
                 raise _not_finite(corpus, config, "weights after", step, found)
         if leaving:  # an evaluation that is due here is left to the next run
@@ -356,6 +308,73 @@ def pretrain(
         waiting=waited / seconds,
         rate=(progress.step - first) * config.batch_size / seconds,
     )
+
+
+def _backward_of(
+    objective: Objective, feed: Feed, config: TrainConfig, device: torch.device
+) -> Callable[[int, Inputs], tuple[Tensor, dict[str, Tensor]]]:
+    """A function that adds the gradient of a step's loss to the weights, and returns loss and logs.
+
+    In chunks (`chunks`), with the halves of the pairs in parallel (`halves`), or plainly.
+
+    Raises:
+        InputError: The objective cannot be cut into chunks.
+    """
+    autocast = autocast_of(device, config.precision)
+    model = processes.data_parallel(objective, device, averaging=config.chunk == 0)
+    halves = side_by_side(objective, device, config)
+
+    def in_chunks(step: int, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+        seed = partial(_seed, device, config.seed, step, processes.rank())
+        loss, logs = chunks.backward(objective, inputs, config.chunk, seed, autocast)
+        processes.average(p for p in objective.parameters() if p.requires_grad)
+        return loss, logs
+
+    def plainly(_: int, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+        with autocast():
+            loss, logs = model(inputs)
+        loss.backward()
+        return loss, logs
+
+    if config.chunk:
+        chunks.require_divisible(objective)
+        objective.chunk = config.chunk
+        return in_chunks
+    if halves:
+        return lambda _, inputs: halves.backward(inputs, meanwhile=feed.ahead)
+    return plainly
+
+
+class _Running:
+    """Loss and logged values, summed on the device over the steps since the last evaluation.
+
+    In double precision and reset only by evaluations, so that it does not matter when they are read
+    in between.
+    """
+
+    def __init__(self, sums: Mapping[str, float], steps: int, device: torch.device) -> None:
+        self._sums = {
+            name: torch.tensor(value, dtype=torch.float64, device=device)
+            for name, value in sums.items()
+        }
+        self._broken = torch.full((), steps, device=device)
+
+    def add(self, step: int, loss: Tensor, logs: Mapping[str, Tensor]) -> None:
+        for name, value in {"train_loss": loss, **logs}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
+        first = self._broken.clamp(max=step)
+        self._broken = torch.where(loss.detach().isfinite(), self._broken, first)
+
+    def clear(self) -> None:
+        self._sums.clear()
+
+    def read(self) -> dict[str, float]:
+        """The sums, as means over all processes; a sync point on the GPU."""
+        return {name: float(value) for name, value in processes.mean(self._sums).items()}
+
+    def first_broken(self) -> int:
+        """The first step of this run, in any process, whose loss was not finite."""
+        return processes.minimum(int(self._broken))
 
 
 def _seed(device: torch.device, seed: int, *key: int) -> None:
@@ -468,101 +487,6 @@ def moved(scratch: Path, device: str) -> str | None:
     )
 
 
-Loaded = tuple[Batch, Tensor, list[augment.Draws]]  # images, and draws for each view
-
-
-class Feed:
-    """The corpus as inputs of an objective: one batch per step, and fixed ones for validation."""
-
-    def __init__(
-        self,
-        corpus: Corpus,
-        spec: augment.Augmentation,
-        config: TrainConfig,
-        objective: Objective,
-        device: torch.device,
-    ) -> None:
-        self.corpus, self.spec, self.config, self.device = corpus, spec, config, device
-        self.views, self.image_config = objective.views, objective.image_config
-        self.part = processes.part(config.batch_size)
-        self.fixed = corpus.val.fixed(config.seed, config.batch_size)
-        self._coming: Future[Loaded] | None = None
-        self._ready: Inputs | None = None
-
-    def steps(self, first: int, steps: int) -> Iterator[tuple[int, Inputs, float]]:
-        """Step, this process's inputs and the wait for them; a thread loads one batch ahead."""
-
-        def load(step: int) -> Loaded:
-            batch = self.corpus.train.draw(self.config.seed, step, self.config.batch_size)
-            # the first view has the same key as a single view
-            keys = [(step,), *((step, view) for view in range(1, self.views))]
-            # drawn for the whole batch, so that values do not depend on how it is divided
-            draws = [self._draws(batch, AUGMENT, *key).part(self.part) for key in keys]
-            own = batch.part(self.part)
-            return own, self._images(own), draws
-
-        with ThreadPoolExecutor(1) as pool:
-            coming = self._coming = pool.submit(load, first)
-            for step in range(first, steps):
-                asked = time.perf_counter()
-                loaded = coming.result()
-                wait = time.perf_counter() - asked
-                inputs, self._ready = self._ready or self._transformed(*loaded), None
-                if step + 1 < steps:
-                    coming = self._coming = pool.submit(load, step + 1)
-                else:
-                    self._coming = None
-                self._mark_step()
-                yield step, inputs, wait
-
-    def ahead(self) -> None:
-        """Transform the coming batch if it is loaded: for a thread that is otherwise idle."""
-        if self._coming is not None and self._coming.done():
-            self._ready = self._transformed(*self._coming.result())
-
-    def settle(self) -> None:
-        """Wait until the coming batch, if any, has been loaded, so that its thread is idle."""
-        if self._coming is not None:
-            futures.wait([self._coming])
-
-    def validation(self) -> Iterator[Inputs]:
-        """The same inputs each time: whole films, or fixed views if several views are compared."""
-        for number, batch in enumerate(self.fixed):
-            # validation runs under autocast, which would round the coordinates of the sampling
-            with torch.autocast(self.device.type, enabled=False):
-                inputs = self._validated(number, batch)
-            self._mark_step()
-            yield inputs
-
-    def _mark_step(self) -> None:
-        """Allow CUDA graphs of compiled encoders to overwrite outputs of the previous step."""
-        if self.config.compile:
-            torch.compiler.cudagraph_mark_step_begin()
-
-    def _validated(self, number: int, batch: Batch) -> Inputs:
-        images = self._images(batch)
-        if self.views > 1:
-            keys = [(1 + number, view) for view in range(self.views)]
-            draws = [self._draws(batch, VALIDATION, *key) for key in keys]
-            return self._transformed(batch, images, draws)
-        theta = augment.whole(self.corpus.boxes[batch.images], images.shape[-1])
-        x = augment.warp(images, devices.sent(theta, self.device), self.image_config.size)
-        return Inputs((normalise(x, self.image_config),), batch)
-
-    def _images(self, batch: Batch) -> Tensor:
-        return take(self.corpus.images, batch.images, self.device)
-
-    def _draws(self, batch: Batch, stream: int, *key: int) -> augment.Draws:
-        rng = generator(self.config.seed, stream, *key)
-        boxes, side = self.corpus.boxes[batch.images], self.corpus.images.shape[-1]
-        return augment.draw(rng, boxes, side, self.spec).to(self.device)
-
-    def _transformed(self, batch: Batch, images: Tensor, draws: list[augment.Draws]) -> Inputs:
-        size, kernel = self.image_config.size, self.spec.blur_kernel
-        views = (augment.apply(images, one, size, kernel) for one in draws)
-        return Inputs(tuple(normalise(x, self.image_config) for x in views), batch)
-
-
 HINT = "lower train.lr, raise train.tau or lengthen train.warmup in params.yaml"
 
 
@@ -581,17 +505,12 @@ def _not_finite(
     return InputError(where, "finite numbers", found, HINT)
 
 
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
 def _own(objective: Objective) -> dict[str, Tensor]:
     """The state without frozen parameters, which do not change."""
     frozen = {name for name, p in objective.named_parameters() if not p.requires_grad}
     return {name: value for name, value in objective.state_dict().items() if name not in frozen}
 
 
-Trained = list[tuple[str, nn.Parameter]]
 INFINITE = ("best_cost", "best_loss")  # until the first validation; JSON has no infinity
 
 
@@ -599,15 +518,9 @@ def _save(
     scratch: Path,
     objective: nn.Module,
     best: dict[str, Tensor],
-    trained: Trained,
     optimiser: torch.optim.Optimizer,
     progress: Progress,
 ) -> None:
-    tensors = {f"model/{name}": value for name, value in objective.state_dict().items()}
-    tensors |= {f"best/{name}": value for name, value in best.items()}
-    for name, parameter in trained:
-        state = optimiser.state[parameter]
-        tensors |= {f"optimiser/{key}/{name}": value for key, value in state.items()}
     device = next(objective.parameters()).device.type
     state = {
         **asdict(progress),
@@ -616,39 +529,22 @@ def _save(
     }
     for name in INFINITE:
         state[name] = state[name] if math.isfinite(state[name]) else None
-    checkpoint.save_state(scratch, tensors, state)
+    checkpoint.save_state(scratch, snapshot.tensors_of(objective, best, optimiser), state)
 
 
 def _resume(
-    scratch: Path | None, objective: nn.Module, trained: Trained, optimiser: torch.optim.Optimizer
+    scratch: Path | None, objective: nn.Module, optimiser: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Resume from the state in `scratch` if there is one; otherwise start at step 0."""
     found = checkpoint.load_state(scratch) if scratch is not None else None
     _require_same(found[1] if found else None, scratch)
     if found is None:
-        return Progress(), _copy(objective)
+        return Progress(), snapshot.copied(objective)
     tensors, state = found
     del state["processes"], state["hardware"]
     for name in INFINITE:
         state[name] = math.inf if state[name] is None else state[name]
-    device = next(objective.parameters()).device
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k[len(prefix) :]: v.to(device) for k, v in tensors.items() if k.startswith(prefix)}
-
-    objective.load_state_dict(part("model/"))
-    keys = sorted({key.split("/")[1] for key in tensors if key.startswith("optimiser/")})
-    moments = {key: part(f"optimiser/{key}/") for key in keys}
-    for name, parameter in trained:
-        own = {key: moments[key][name] for key in keys if name in moments[key]}
-        # The fused kernel works in memory order: a moment needs the memory layout of its parameter,
-        # channels_last for instance, which a file does not preserve.
-        for key, value in own.items():
-            if value.shape == parameter.shape and value.dim():
-                own[key] = torch.empty_like(parameter).copy_(value).detach()
-        if own:
-            optimiser.state[parameter] = own
-    return Progress(**state), part("best/")
+    return Progress(**state), snapshot.restore(objective, optimiser, tensors)
 
 
 def _require_same(state: dict[str, Any] | None, scratch: Path | None) -> None:

@@ -25,13 +25,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convirt import checkpoint, devices
+from convirt import checkpoint, devices, snapshot
 from convirt.errors import InputError, StoppedError
 from convirt.labelled import Source, blocks, features
 from convirt.logistic import Solution, solutions
@@ -135,11 +135,13 @@ def transfer(
             train_head(model, train, recipe)
             history.append(score(model, val, recipe))
     optimizer = _adam(model, recipe.lr, recipe)
-    best = _snapshot(model)
+    best = snapshot.copied(model)
     passed = Pass(recipe.device)
     if saved is not None:
-        best = _restore(model, optimizer, passed, *saved)
-        history = [Score(*pair) for pair in saved[1]["history"]]
+        tensors, state = saved
+        best = snapshot.restore(model, optimizer, tensors)
+        passed.batches, passed.total = state["batches"], tensors["total"].to(recipe.device)
+        history = [Score(*pair) for pair in state["history"]]
     kept = time.monotonic()
 
     def keep() -> None:
@@ -147,9 +149,9 @@ def transfer(
         if scratch:
             if not checkpoint.finite(model.state_dict().values()):
                 raise _diverged("weights that are not finite", epoch, lr)
-            tensors, state = _state(model, optimizer, best, passed)
-            state |= {"history": [(s.value, s.minus_loss) for s in history]}
-            checkpoint.save_state(scratch, tensors, state)
+            tensors = snapshot.tensors_of(model, best, optimizer) | {"total": passed.total}
+            scores = [(s.value, s.minus_loss) for s in history]
+            checkpoint.save_state(scratch, tensors, {"batches": passed.batches, "history": scores})
             kept = time.monotonic()
 
     while True:
@@ -178,7 +180,7 @@ def transfer(
             raise _diverged(f"a loss of {loss}", epoch, lr)
         at = plan(history, recipe)[0]
         if at == len(history) - 1:
-            best = _snapshot(model)
+            best = snapshot.copied(model)
         report(EpochReport(epoch, lr, train_loss, history[-1], at + first))
         if time.monotonic() - kept >= KEEP_EVERY:
             keep()
@@ -301,48 +303,3 @@ def one_thread() -> Iterator[None]:
 
 def _adam(model: nn.Module, lr: float, recipe: Recipe) -> torch.optim.Adam:
     return torch.optim.Adam(model.parameters(), lr=lr, weight_decay=recipe.weight_decay, fused=True)
-
-
-# ------------------------------------------------------------------------------ resuming
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's state of a parameter
-
-
-def _snapshot(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def _state(
-    model: nn.Module, optimizer: torch.optim.Adam, best: dict[str, Tensor], passed: Pass
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Everything that the next step depends on, except the history."""
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
-    for name, parameter in model.named_parameters():
-        if moments := optimizer.state[parameter]:  # none before the first step
-            tensors |= {f"adam/{key}/{name}": moments[key] for key in MOMENTS}
-    return tensors | {"total": passed.total}, {"batches": passed.batches}
-
-
-def _restore(
-    model: nn.Module,
-    optimizer: torch.optim.Adam,
-    passed: Pass,
-    tensors: dict[str, Tensor],
-    state: dict[str, Any],
-) -> dict[str, Tensor]:
-    """Restore what `_state` returned; returns the best state."""
-    own = _snapshot(model)
-    passed.batches = state["batches"]
-    passed.total.copy_(tensors["total"])
-    model.load_state_dict({name: tensors[f"model/{name}"] for name in own})
-    for name, parameter in model.named_parameters():
-        if f"adam/step/{name}" not in tensors:
-            continue
-        # fused Adam assumes that moments have the memory layout of their parameter (channels_last,
-        # say) and is silently wrong if they do not; a file does not preserve layouts
-        moments = {key: torch.empty_like(parameter) for key in MOMENTS[1:]}
-        for key, moment in moments.items():
-            moment.detach().copy_(tensors[f"adam/{key}/{name}"])
-        when = tensors[f"adam/step/{name}"].to(parameter.device)
-        optimizer.state[parameter] = {"step": when, **moments}
-    return {name: own[name].copy_(tensors[f"best/{name}"]) for name in own}

@@ -15,11 +15,12 @@ from stages._stage import PARAMS, Stage
 from stages._stopping import RESUMABLE, stoppable
 
 if TYPE_CHECKING:
+    from convirt.feed import Corpus
     from convirt.objectives.base import Objective, Parts
     from convirt.params import Model, Params, Pretraining
     from convirt.store import Store
     from convirt.text_encoder import TextEncoder, Tokenizer
-    from convirt.training import Corpus, Result, TrainConfig
+    from convirt.training import Result, TrainConfig
 
 READS = [
     "seed",
@@ -215,8 +216,9 @@ def _corpus(store: Store) -> Corpus:
     """The store as distinct sentences, and studies by split."""
     import pandas as pd
 
-    from convirt import pairs, training
+    from convirt import pairs
     from convirt.errors import InputError
+    from convirt.feed import Corpus
 
     if store.sentences is None:
         raise InputError(
@@ -227,7 +229,7 @@ def _corpus(store: Store) -> Corpus:
         )
     codes, distinct = pd.factorize(store.sentences["sentence"])
     sentences = pd.DataFrame({"study": store.sentences["study"], "row": codes})
-    return training.Corpus(
+    return Corpus(
         images=store.images,
         boxes=store.records[["top", "left", "height", "width"]].to_numpy(),
         texts=list(distinct),

@@ -15,8 +15,8 @@ from tiny_models import CONFIG, PAPER
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from convirt.feed import Feed
 from convirt.objectives.base import Inputs, Objective
-from convirt.training import Feed
 
 NO_TEXT = Path("no text encoder")  # asking for it raises an InputError
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from convirt import checkpoint, devices, processes
+from convirt.feed import Feed
 from convirt.objectives.base import Inputs, Objective
-from convirt.training import Feed, pretrain
+from convirt.training import pretrain
 
 # no dropout (each process draws its own) and no BatchNorm (on a CPU it covers one process's part)
 CAPTIONS = {"max_tokens": 12, "dropout": 0.0, "width": 8}

@@ -20,13 +20,13 @@ from convirt import captioning, report_tokens
 from convirt.captioning import CaptionObjective, Decoder, greedy, require_map
 from convirt.cider import CiderD
 from convirt.errors import InputError
+from convirt.feed import Feed
 from convirt.image_encoder import ImageConfig, create_image_encoder
 from convirt.objectives import base, caption_lstm, caption_transformer
 from convirt.objectives.caption_lstm import LstmDecoder, unevenness
 from convirt.objectives.caption_transformer import Attention, MeshedDecoder, sinusoids
 from convirt.report_tokens import END, UNKNOWN, Reports, Vocabulary, until_end
 from convirt.text_encoder import create_tokenizer
-from convirt.training import Feed
 
 pytestmark = pytest.mark.usefixtures("deterministic")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from convirt import labeler
 from convirt.errors import InputError
+from convirt.feed import Corpus
 from convirt.label_rules import CHEXPERT
 from convirt.labeler import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 from convirt.objectives import base
@@ -27,7 +28,6 @@ from convirt.objectives.report_labels import (
     targets,
 )
 from convirt.pairs import Batch
-from convirt.training import Corpus
 
 OPTIONS: dict[str, Any] = {"vocabulary": {"tiny": "chexpert"}}
 NOWHERE = Path("/nonexistent")  # text weights are never read

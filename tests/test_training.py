@@ -22,14 +22,13 @@ from torch.nn.functional import interpolate
 
 from convirt import augment, checkpoint, devices, processes, training
 from convirt.errors import InputError, StoppedError
+from convirt.feed import Corpus, Feed
 from convirt.frozen_text import FrozenText
 from convirt.image_encoder import normalise
 from convirt.objectives import base, convirt
 from convirt.objectives.convirt import convirt_loss
 from convirt.pairs import AUGMENT, DROPOUT, Pairs, generator, tokenize
 from convirt.training import (
-    Corpus,
-    Feed,
     Progress,
     Result,
     TrainConfig,
@@ -697,7 +696,7 @@ def test_moments_of_adam_come_back_in_the_layout_of_their_weights(
     model = fresh(bert, tiny_models.corpus())
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     optimiser = torch.optim.Adam([p for _, p in trained], fused=True)
-    training._resume(tmp_path, model, trained, optimiser)
+    training._resume(tmp_path, model, optimiser)
     convolutions = 0
     for name, p in trained:
         for key in ("exp_avg", "exp_avg_sq"):

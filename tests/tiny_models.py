@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from convirt.augment import Augmentation
+from convirt.feed import Corpus
 from convirt.image_encoder import ImageConfig
 from convirt.objectives import base
 from convirt.pair_encoder import PairEncoder
 from convirt.pairs import Pairs
 from convirt.text_encoder import TextEncoder, Tokenizer, create_text_encoder, create_tokenizer
-from convirt.training import Corpus, Result, TrainConfig, pretrain, resumed_step
+from convirt.training import Result, TrainConfig, pretrain, resumed_step
 
 WORDS = ["no", "acute", "finding", "left", "right", "upper", "lower", "small", "large"]
 WORDS += ["opacity", "effusion", "the", "heart", "lung", "is", ".", ","]
