@@ -28,9 +28,7 @@ def end_with_dvc() -> None:
     Only on Linux. The parent may be a shell or torchrun, which outlive DVC.
     """
     end_with_parent(signal.SIGTERM)
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # os.pidfd_open is of Linux
         watched = os.pidfd_open(_dvc())
         threading.Thread(target=_end_after, args=(watched, os.getpid()), daemon=True).start()
 

@@ -197,6 +197,14 @@ class Stage:
         if self._ended is not None:
             raise SystemExit(self._ended)
 
+    def encoder_of(self, system: str, corpus: str) -> Path:
+        """The folder of a system's encoder: a baseline has one, an objective one per corpus.
+
+        A stage that calls it reads `model.baselines`.
+        """
+        folder = self.root / "models" / "encoders" / system
+        return folder if system in self.params.model.baselines else folder / corpus
+
     # -------------------------------------------------------------------------- the guard
     def poll(self) -> None:
         """Warn once if code or parameters differ from the start; cheap enough for a loop."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from convirt.image_encoder import ImageConfig
-    from convirt.params import Params, Task
+    from convirt.params import Task
     from convirt.store import Store
     from convirt.transfer import EpochReport
     from stages._progress import Progress
@@ -80,7 +80,7 @@ def main(
         p, spec = stage.params, stage.params.tasks[task]
         provenance.make_deterministic(p.compute.threads, p.seed)
         devices.require(p.compute.device)
-        encoder = _encoder_folder(p, stage.root, init, spec)
+        encoder = stage.encoder_of(init, spec.corpus)
         where = Path("data") / "stores" / task
         store = Store.open(stage.root / where)
         records = store.records
@@ -122,12 +122,6 @@ def main(
             )
             stage.scratch_done()
         stage.say(f"{key}: {spec.metric} {result.value:.3f} [{result.low:.3f}, {result.high:.3f}]")
-
-
-def _encoder_folder(p: Params, root: Path, init: str, spec: Task) -> Path:
-    """The encoder's folder: a baseline's own, or the objective's for the task's corpus."""
-    folder = root / "models" / "encoders" / init
-    return folder if init in p.model.baselines else folder / spec.corpus
 
 
 def _repeats(

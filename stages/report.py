@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from convirt.errors import InputError
 from stages._results import is_made_up, read_json, there
 from stages._stage import PARAMS, Stage
 from stages._told import told
@@ -90,10 +89,11 @@ def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
     from convirt.results import paper
     from convirt.results.report_text import Results
     from convirt.results.summary import comparisons, matrix_keys, summarise
+    from stages._run_results import read_run
 
     m = p.matrix
     keys = matrix_keys(m.task, m.init, m.fraction, m.protocol)
-    runs = [_read_run(root, key) for key in keys]
+    runs = [read_run(root, key, f"finetune@{key}", RUN_KEYS) for key in keys]
     paired = {key for pair in comparisons(runs) for key in (pair.ours, pair.baseline)}
     predictions = {
         key: pd.read_parquet(
@@ -164,19 +164,6 @@ def _settings(p: Params, repeats: str) -> list[tuple[str, str, str]]:
 def _weights(source: str) -> str:
     """Where weights come from, without the folders of this machine."""
     return Path(source).name if Path(source).is_absolute() else source
-
-
-def _read_run(root: Path, key: str) -> dict[str, Any]:
-    """The JSON of one run of the matrix, which has to be about that run."""
-    from convirt.results.summary import key_of
-
-    name = f"metrics/finetune/{key}.json"
-    run = read_json(root, name, f"finetune@{key}")
-    missing = sorted(RUN_KEYS - set(run))
-    found = f"no {', '.join(missing)}" if missing else key_of(run)
-    if found != key:
-        raise InputError(name, f"the result of {key}", found, f"dvc repro -f finetune@{key}")
-    return run
 
 
 def _write(results: Results, curves: Mapping[str, pd.DataFrame], metrics: Path) -> None:

@@ -64,9 +64,7 @@ def main(
         where = Path("data") / "stores" / p.retrieval.dataset
         store = Store.open(stage.root / where)
         parts = searching.parts_of(store, where)
-        folder = stage.root / "models" / "encoders" / system
-        if system not in p.model.baselines:
-            folder /= p.retrieval.corpus
+        folder = stage.encoder_of(system, p.retrieval.corpus)
         image, config, pair = load_encoders(folder)
         if pair is None and not len(parts.queries):
             raise _sentences_alone(system, where)

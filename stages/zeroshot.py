@@ -66,9 +66,7 @@ def main(
             where / "records.parquet",
             splits=("test",),
         )
-        folder = stage.root / "models" / "encoders" / system
-        if system not in p.model.baselines:
-            folder /= spec.corpus
+        folder = stage.encoder_of(system, spec.corpus)
         if not is_pair_encoder(folder):
             hint = "name an objective that has one, such as convirt"
             raise InputError(folder, "a text encoder", "an image encoder only", hint)

@@ -384,7 +384,7 @@ def test_single_runs_and_heads_alone_are_told(report: Report, tmp_path: Path) ->
     text = page(tmp_path)
     one = "Each number for fine-tuning comes from one run"
     assert one in text.split("## The claim")[1].split("## Equal")[0]
-    told = "2 of these 4 cells have a run whose best validation score came before its encoder"
+    told = "In 2 of these 4 cells, the best validation score of a run came before its encoder"
     assert told in text
     assert "(epoch 0): rsna ImageNet (chest pairs) 10%, rsna ConVIRT (chest pairs) 10%." in text
     for path in (tmp_path / "metrics/finetune").iterdir():
@@ -434,7 +434,7 @@ def test_what_a_reader_of_the_cells_has_to_know(report: Report, tmp_path: Path) 
     assert report(**changes).exit_code == 0
     assert "are drawn by image" not in page(tmp_path)  # more images than the share, as of 1%
     assert (
-        "2 of these 4 cells have a run whose best validation score came in the last epoch" in text
+        "In 2 of these 4 cells, the best validation score of a run came in the last epoch" in text
     )
     assert "test patients of a class (9 in rsna): intervals there are too narrow." in text
     assert "more labels than they have: rsna ConVIRT (chest pairs) 10%." in text

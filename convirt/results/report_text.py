@@ -184,7 +184,7 @@ def _heads_alone(runs: Sequence[Run]) -> str:
     found = [r for r in runs if r["protocol"] == "finetune" and 0 in r.get("best_epoch", ())]
     return _told(
         found,
-        f"{len(found)} of these {len(runs)} cells have a run whose best validation score came "
+        f"In {len(found)} of these {len(runs)} cells, the best validation score of a run came "
         "before its encoder was trained, after the head-only steps (epoch 0)",
     )
 
@@ -193,7 +193,7 @@ def _cut_off(runs: Sequence[Run]) -> str:
     found = [r for r in runs if r["max_epochs"] in r.get("best_epoch", ())]
     return _told(
         found,
-        f"{len(found)} of these {len(runs)} cells have a run whose best validation score came in "
+        f"In {len(found)} of these {len(runs)} cells, the best validation score of a run came in "
         "the last epoch allowed, so more epochs might improve it",
     )
 
