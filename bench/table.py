@@ -19,7 +19,7 @@ HEAD = ["what", "batch", "unit", "ours", "plain", "ours / plain", "compute only"
 
 def fill(page: str, results: list[dict[str, Any]]) -> str:
     """The page with one table per result between its marks."""
-    return between(page, "\n\n".join(one(result) for result in results))
+    return between(page, "\n\n".join(one(result) for result in results), "docs/speed.md")
 
 
 def one(result: dict[str, Any]) -> str:

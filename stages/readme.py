@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from convirt import files
+from convirt.errors import InputError
 from convirt.results import markdown
-from convirt.results.summary import recall_key
+from convirt.results.summary import made_up_sets, recall_key
+from stages._results import read_json
+from stages._told import told
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 CELLS = [("imagenet", 10), ("imagenet", 100), ("convirt", 10), ("convirt", 100)]
@@ -24,30 +26,36 @@ def main(
 ) -> None:
     """Rewrite the results in README.md from metrics/summary.json."""
     page = Path("README.md")
-    old = page.read_text(encoding="utf-8")
-    new = fill(old, json.loads(Path("metrics/summary.json").read_text(encoding="utf-8")))
-    if not check:
-        files.write_text(page, new)
-    elif old != new:
-        raise typer.BadParameter("README.md differs from metrics/summary.json: run `make readme`")
+    with told():
+        old = page.read_text(encoding="utf-8")
+        new = fill(old, read_json(Path.cwd(), "metrics/summary.json", "report"))
+        if not check:
+            files.write_text(page, new)
+        elif old != new:
+            raise InputError(page, "the results of metrics/summary.json", "others", "make readme")
 
 
 def fill(page: str, summary: dict[str, Any]) -> str:
-    """The page with the tables of a summary between its marks."""
-    return between(page, tables(summary))
+    """The README with the tables of a summary between its marks."""
+    return between(page, tables(summary), "README.md")
 
 
-def between(page: str, text: str) -> str:
-    """The page with a text between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
+def between(page: str, text: str, name: str) -> str:
+    """The page `name` with a text between its marks.
+
+    Raises:
+        InputError: The marks are not there once each, in their order.
+    """
+    if not page.count(BEGIN) == page.count(END) == 1 or page.index(BEGIN) > page.index(END):
+        found = f"{page.count(BEGIN)} and {page.count(END)} of them"
+        raise InputError(name, f"{BEGIN} and after it {END}", found, f"git checkout {name}")
+    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
     return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
 def tables(summary: dict[str, Any]) -> str:
     """Markdown tables of fine-tuned transfer with the claim, and of retrieval, if not empty."""
-    share = summary["data"]["made_up"]
-    data = {1: "made-up data", 0: "given data"}.get(share, "given and made-up data")
+    made_up = made_up_sets(summary)
     claim = summary.get("claim", {})  # none without both fractions and both encoders
     rows = []
     for task, cells in summary.get("finetune", {}).items():
@@ -57,7 +65,7 @@ def tables(summary: dict[str, Any]) -> str:
             [task, *values, markdown.points_interval(claim[task]) if task in claim else "–"]
         )
     head = [
-        f"fine-tuned, {data}",
+        f"fine-tuned, {markdown.data_name(summary.get('finetune', {}), made_up)}",
         *(f"{markdown.name(init)} {fraction}%" for init, fraction in CELLS),
         "ConVIRT 10% − ImageNet 100%",
     ]
@@ -78,7 +86,8 @@ def tables(summary: dict[str, Any]) -> str:
         for kind, cell in kinds.items()
     ]
     heads = [column.replace("p_at_", "P@").replace("_at_", "@") for column in columns]
-    both = ((head, rows), ([f"retrieval, {data}", *heads], precision))
+    searched = markdown.data_name(summary["data"]["searched"], made_up)
+    both = ((head, rows), ([f"retrieval, {searched}", *heads], precision))
     return "\n\n".join(markdown.table(*one) for one in both if one[1])
 
 

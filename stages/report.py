@@ -110,12 +110,11 @@ def _gather(p: Params, root: Path) -> tuple[Results, dict[str, pd.DataFrame]]:
         for s in p.retrieval.systems
     }
     made_up = frozenset(s for s, source in sources.items() if is_made_up(root, source))
-    share = len(made_up) / len(sources)
-    resamples = p.finetune.bootstrap
-    papers_search = paper.searched(p)
+    drawn = {name: name in made_up for name in sources}
+    searched = {p.retrieval.dataset: paper.searched(p)}
     results = Results(
         summary=summarise(
-            runs, predictions, retrieval, pretrain, share, resamples, p.seed, papers_search
+            runs, predictions, retrieval, pretrain, drawn, searched, p.finetune.bootstrap, p.seed
         ),
         runs=runs,
         retrieval=retrieval,

@@ -35,7 +35,7 @@ MADE_UP = (
     "The films and their reports were drawn by a program; none is a patient’s. These numbers show "
     "that the code runs methods and protocols from end to end, and how the systems compare on this "
     "data. The data was designed so that reports help to read films, and was adjusted after full "
-    "runs had been seen. ConVIRT’s lead here is therefore no evidence for the method, and says "
+    "runs had been seen. A lead of ConVIRT here would be no evidence for the method, and would say "
     "nothing about patients (docs/phantom.md). The paper’s numbers beside ours were measured on "
     "other, real data."
 )

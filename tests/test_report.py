@@ -20,6 +20,7 @@ from rich.table import Table
 from typer.testing import CliRunner, Result
 
 from convirt import files
+from convirt.errors import InputError
 from convirt.params import read_yaml
 from convirt.results import console, paper
 from convirt.results.report_text import Results, render
@@ -391,7 +392,13 @@ def test_single_runs_and_heads_alone_are_told(report: Report, tmp_path: Path) ->
         run = json.loads(path.read_text())
         files.write_json(path, run | {"repeats": [0.7, 0.7], "best_epoch": [3, 4]})
     assert report(**changes).exit_code == 0
-    assert "is one run" not in page(tmp_path) and "epoch 0" not in page(tmp_path)
+    assert "one run" not in page(tmp_path) and "epoch 0" not in page(tmp_path)
+    path = tmp_path / "metrics/finetune/rsna-imagenet-100-finetune.json"
+    files.write_json(path, json.loads(path.read_text()) | {"repeats": [0.7]})
+    assert report(**changes).exit_code == 0
+    some = page(tmp_path).split("## The claim")[1].split("## Equal")[0]
+    assert "Each of these numbers for fine-tuning comes from one run" in some
+    assert "another pretraining: rsna ImageNet (chest pairs) 100%." in some
     for init in ("imagenet", "convirt"):  # linear probes have one repeat, fine-tuning has more
         for fraction in (10, 100):
             fabricate_run(tmp_path, f"rsna-{init}-{fraction}-linear")
@@ -490,7 +497,44 @@ def test_the_page_names_the_sets_of_a_user(report: Report, tmp_path: Path) -> No
     assert "- **mura** (made-up data)" in text
     assert "`resnet.pt`" in text
     assert str(tmp_path) not in text
-    assert 0 < summary(tmp_path)["data"]["made_up"] < 1
+    made_up = summary(tmp_path)["data"]["made_up"]
+    assert (made_up["rsna"], made_up["mura"]) == (0, 1)
+
+
+def test_every_table_names_its_own_data(report: Report, tmp_path: Path) -> None:
+    """Given chest films, made-up bones, and a made-up set that is searched."""
+    changes = {f"datasets.sources.{name}.root": "elsewhere" for name in ("rsna", "chest")}
+    shown = report(**changes, **{"matrix.task": ["rsna"]}).output
+    for table, data in (("Transfer, fine-tuned", "given"), ("retrieval", "made-up")):
+        assert re.search(rf"{table}: [^\n]*here on {data} data\n", shown), table
+    assert "fine-tuned: difference in points, here on given data" in shown
+    assert "Pretraining: loss in nats, here on given and made-up data" in shown
+    text = readme.tables(summary(tmp_path))
+    assert "| fine-tuned, given data |" in text and "| retrieval, made-up data |" in text
+
+
+@pytest.mark.parametrize("random", [True, False])
+def test_random_weights_are_told_from_the_papers_random_guess(
+    report: Report, tmp_path: Path, random: bool
+) -> None:
+    systems = ["convirt", *(["random"] if random else [])]
+    shutil.copy(
+        tmp_path / "metrics/retrieval/imagenet.json", tmp_path / "metrics/retrieval/random.json"
+    )
+    changes: dict[str, Any] = {
+        "retrieval.systems": systems,
+        "model.baselines": ["random", "imagenet"],
+    }
+    assert report(**changes).exit_code == 0
+    assert (paper.RANDOM in page(tmp_path)) == random
+
+
+@pytest.mark.parametrize("page", ["", readme.BEGIN, readme.END + readme.BEGIN, 2 * readme.BEGIN])
+def test_a_damaged_readme_stays_as_it_is(done: tuple[Path, str], page: str) -> None:
+    cells = summary(done[0])
+    with pytest.raises(InputError, match=r"git checkout README\.md"):
+        readme.fill(page, cells)
+    assert readme.fill(f"a{readme.BEGIN}old{readme.END}z", cells)[::-1].startswith("z")
 
 
 def test_an_approximate_search_is_named_with_its_recall(report: Report, tmp_path: Path) -> None:
@@ -568,7 +612,7 @@ def test_the_terminal_shows_each_number_under_its_head() -> None:
     found = {"p_at_5": 0.41, "p_at_10": 0.39, "p_at_50": 0.3, "chance": 0.125}
     loss = {"pairs": 1001, "val_loss": 3.25, "chance": 4.0, "below_chance": 0.1875}
     told = {
-        "data": {"made_up": 1.0, "papers_search": 1.0},
+        "data": {"made_up": {"rsna": 1.0, "bone": 1.0}, "searched": {"found": 1.0}},
         "finetune": {"rsna": {"convirt": runs, "imagenet": runs}},
         "claim": {**claim, "equal_fraction": equal},
         "retrieval": {"convirt": {"image_image": found}},

@@ -49,7 +49,8 @@ def build(runs: Sequence[Mapping[str, Any]], **changes: Any) -> dict[str, Any]:
         "predictions": tables,
         "retrieval": {},
         "pretrain": [],
-        "made_up": 1.0,
+        "made_up": {"rsna": True, "mura": False},
+        "searched": {"found": True},
         "resamples": 50,
         "seed": 0,
     }
@@ -94,7 +95,7 @@ def test_the_keys_are_those_that_the_issue_names() -> None:
         for part in ("difference", "low", "high")
     }
     expected |= {"claim.mean.difference", "claim.equal_fraction.mean.difference"}
-    expected |= {"data.made_up", "data.papers_search"}
+    expected |= {"data.made_up.rsna", "data.made_up.mura", "data.searched.found"}
     expected |= {
         f"retrieval.{d}.{part}"
         for d in ("convirt.image_image", "convirt.text_image", "imagenet.image_image")
@@ -202,9 +203,7 @@ def test_retrieval_rows_hold_the_papers_cells_of_the_same_k() -> None:
     assert values["paper", "image_image", "imagenet", 10] == 0.144
     assert ("paper", "image_image", "convirt", 50) not in values
     assert len(values) == 12
-    summary["data"] = {"made_up": 1.0}  # of an earlier version
-    assert retrieval_rows(summary) == rows
-    summary["data"]["papers_search"] = 0.0
+    summary["data"]["searched"] = {"another": 0.0}
     rows = retrieval_rows(summary)
     assert {row["source"] for row in rows} == {"here"} and len(rows) == 6
 

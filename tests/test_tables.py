@@ -563,6 +563,7 @@ def test_text_retrieval_has_to_beat_chance() -> None:
         found = verdict.retrieval([cell("convirt", 0.5, column=column), better], 0.125)
         assert found.answer == answer  # nothing is asked of systems that the paper lacks
         assert ("Ahead of ConVIRT" in found.text) == (answer == verdict.PARTLY)
+        assert ("Not compared here, and ahead of it: SigLIP" in found.text) == (system == "siglip")
 
 
 @pytest.mark.parametrize("open_", [0, 1, 3])

@@ -10,8 +10,16 @@ from rich.table import Table
 
 from convirt.contradictions import RESERVED
 from convirt.results import paper
-from convirt.results.markdown import above_zero, interval, name, percent, points, points_interval
-from convirt.results.summary import ALL, FEW, OURS, recall_key, retrieval_rows
+from convirt.results.markdown import (
+    above_zero,
+    data_name,
+    interval,
+    name,
+    percent,
+    points,
+    points_interval,
+)
+from convirt.results.summary import ALL, FEW, OURS, made_up_sets, recall_key, retrieval_rows
 
 Cells = Mapping[str, Any]
 ORDER = ("random", "imagenet")  # baselines first; the rest by name, ConVIRT last
@@ -19,22 +27,21 @@ ORDER = ("random", "imagenet")  # baselines first; the rest by name, ConVIRT las
 
 def tables(summary: Cells) -> list[Table]:
     """Every table that there are results for, in reading order."""
-    made_up = summary.get("data", {}).get("made_up", 0.0)
-    data = "made-up data" if made_up == 1 else "partly made-up data" if made_up else "given data"
-    strange = summary.get("data", {}).get("other_score", {})
+    made_up = made_up_sets(summary)
+    strange = summary["data"].get("other_score", {})
     made = [
-        _transfer(protocol, summary[protocol], data, strange)
+        _transfer(protocol, summary[protocol], made_up, strange)
         for protocol in paper.PROTOCOLS
         if protocol in summary
     ]
     claim = summary.get("claim", {})
     for protocol, cells in (("finetune", claim), ("linear", claim.get("linear", {}))):
         if cells:
-            made.append(_claim(protocol, cells, data, strange))
+            made.append(_claim(protocol, cells, made_up, strange))
     if "retrieval" in summary:
-        made.append(_retrieval(summary, data))
+        made.append(_retrieval(summary, made_up))
     if "pretrain" in summary:
-        made.append(_pretrain(summary["pretrain"], data))
+        made.append(_pretrain(summary["pretrain"], made_up))
     return made
 
 
@@ -46,13 +53,16 @@ def _table(title: str, *columns: str, words: int) -> Table:
     return table
 
 
-def _transfer(protocol: str, tasks: Cells, data: str, strange: Collection[str]) -> Table:
+def _transfer(
+    protocol: str, tasks: Cells, made_up: frozenset[str], strange: Collection[str]
+) -> Table:
     """Table of one protocol; `strange` tasks, scored otherwise, without numbers of the paper."""
     fractions = sorted(
         {int(f) for inits in tasks.values() for cell in inits.values() for f in cell}
     )
     columns = [c for f in fractions for c in (f"{f}% of labels", f"paper, {f}%")]
-    title = f"Transfer, {name(protocol)}: percent [95% interval], here on {data}"
+    here = data_name(tasks, made_up)
+    title = f"Transfer, {name(protocol)}: percent [95% interval], here on {here}"
     table = _table(title, "task", "start", *columns, words=2)
     for task, inits in sorted(tasks.items()):
         for init in sorted(inits, key=_rank):
@@ -71,15 +81,17 @@ def _rank(init: str) -> tuple[int, str]:
     return (len(ORDER) + (init == OURS) if init not in ORDER else ORDER.index(init), init)
 
 
-def _claim(protocol: str, cells: Cells, data: str, strange: Collection[str]) -> Table:
+def _claim(protocol: str, cells: Cells, made_up: frozenset[str], strange: Collection[str]) -> Table:
     equal = cells.get("equal_fraction", {})
+    tasks = sorted((set(cells) | set(equal)) - RESERVED)
+    here = data_name(tasks, made_up)
     title = (
-        f"ConVIRT with {FEW}% of the labels, {name(protocol)}: difference in points, here on {data}"
+        f"ConVIRT with {FEW}% of the labels, {name(protocol)}: difference in points, here on {here}"
     )
     heads = [f"minus ImageNet {f}%" for f in (ALL, FEW)]
     columns = [c for head in heads for c in (head, "above 0", "paper")]
     table = _table(title, "task", *columns, words=1)
-    for task in sorted((set(cells) | set(equal)) - RESERVED):
+    for task in tasks:
         row = []
         for group, fraction in ((cells, ALL), (equal, FEW)):
             published = None if task in strange else paper.difference(protocol, task, fraction)
@@ -98,12 +110,13 @@ def _difference(cell: Cells | None) -> list[str]:
     return [points_interval(cell), above_zero(cell)]
 
 
-def _retrieval(summary: Cells, data: str) -> Table:
+def _retrieval(summary: Cells, made_up: frozenset[str]) -> Table:
     rows, cells = retrieval_rows(summary), summary["retrieval"]
     ks = sorted({row["k"] for row in rows})
     sources = list(dict.fromkeys(row["source"] for row in rows))
     columns = [c for k in ks for c in (f"P@{k}", "paper")[: len(sources)]]
-    title = f"Zero-shot retrieval: precision in percent, here on {data}"
+    here = data_name(summary["data"]["searched"], made_up)
+    title = f"Zero-shot retrieval: precision in percent, here on {here}"
     recall = recall_key(cells)
     columns += ["chance", *([recall.replace("_at_", "@")] if recall else [])]
     table = _table(title, "direction", "encoder", *columns, words=2)
@@ -117,8 +130,9 @@ def _retrieval(summary: Cells, data: str) -> Table:
     return table
 
 
-def _pretrain(objectives: Cells, data: str) -> Table:
-    title = f"Pretraining: loss in nats, here on {data}"
+def _pretrain(objectives: Cells, made_up: frozenset[str]) -> Table:
+    here = data_name({corpus for cells in objectives.values() for corpus in cells}, made_up)
+    title = f"Pretraining: loss in nats, here on {here}"
     columns = ("pairs", "validation loss", "chance", "below chance")
     table = _table(title, "objective", "corpus", *columns, words=2)
     for objective in sorted(objectives, key=_rank):

@@ -134,6 +134,8 @@ _TABLE_2: dict[str, dict[str, tuple[float, float, float]]] = {
     },
 }
 RETRIEVAL_K: tuple[int, ...] = (5, 10, 50)
+RANDOM = "The paper's row Random is a random guess; ours is an encoder with random weights."
+"""A note for every table that sets the two beside each other."""
 
 # Table 3: image-only contrastive learning. RSNA linear 1%, CheXpert linear 1%, image-image P@10.
 TABLE_3_COLUMNS: tuple[str, ...] = ("rsna_linear_1", "chexpert_linear_1", "image_image_p_at_10")

@@ -90,7 +90,8 @@ def _head(results: Results) -> list[str]:
             "drawn by `stages/demo.py`. These numbers show that the code runs the method and its "
             "protocols from end to end; they say nothing about patients, and their level cannot be "
             "compared with the paper's. The data was designed so that reports help, and changed "
-            "after full runs had been seen: that ConVIRT leads here is no evidence for the method."
+            "after full runs had been seen: a lead of ConVIRT here would be no evidence for the "
+            "method."
         )
     else:
         what = f"In the columns called “here”, the sets {', '.join(given)} are **given data**."
@@ -238,18 +239,24 @@ def _claim(results: Results) -> list[str]:
         "ImageNet weights with all of them. Each difference is paired: both runs are scored on the "
         "same resamples of the same test patients.",
     ]
-    protocols = dict.fromkeys(
-        run["protocol"]
-        for run in results.runs
-        if len(run["repeats"]) == 1 and run["fraction"] in (FEW, ALL)
-    )
-    if protocols:
-        names = " and ".join(_protocol(protocol).lower() for protocol in protocols)
-        blocks.append(
-            f"Each number for {names} comes from one run: the intervals cover the sampling of test "
-            "patients, but not another seed or another pretraining."
-        )
+    for protocol in dict.fromkeys(pair.protocol for pair in pairs):
+        mine = [pair for pair in pairs if pair.protocol == protocol]
+        blocks += _single_runs(results.runs, mine, _protocol(protocol).lower())
     return blocks + _sentences(results, pairs)
+
+
+def _single_runs(runs: Sequence[Run], pairs: Sequence[Comparison], protocol: str) -> list[str]:
+    """What the intervals of single runs leave out, if some of the compared runs are single."""
+    compared = {key for pair in pairs for key in (pair.ours, pair.baseline)}
+    single = [r for r in runs if key_of(r) in compared and len(r["repeats"]) == 1]
+    limit = (
+        "comes from one run, so its interval covers the sampling of test patients, but not another "
+        "seed or another pretraining"
+    )
+    if len(single) == len(compared):
+        return [f"Each number for {protocol} {limit}."]
+    told = _told(single, f"Each of these numbers for {protocol} {limit}")
+    return [told] if told else []
 
 
 def _sentences(results: Results, pairs: Sequence[Comparison]) -> list[str]:
@@ -353,6 +360,8 @@ def _retrieval(results: Results) -> list[str]:
         f"(k of direction: percent): {'; '.join(highest)}."
     )
     before = [*([text] if recall else []), *([limits] if highest else [])]
+    if "random" in results.retrieval and len(sources) > 1:
+        before.append(paper.RANDOM)
     return ["## Zero-shot retrieval", *before, table(head, lines), figure]
 
 

@@ -114,10 +114,10 @@ def summarise(
     predictions: Mapping[str, pd.DataFrame],
     retrieval: Mapping[str, Mapping[str, Any]],
     pretrain: Sequence[Mapping[str, Any]],
-    made_up: float,
+    made_up: Mapping[str, bool],
+    searched: Mapping[str, bool],
     resamples: int,
     seed: int,
-    papers_search: bool = True,
 ) -> Cells:
     """Everything that was measured, as scalars under dotted keys that `dvc metrics diff` sorts.
 
@@ -127,11 +127,11 @@ def summarise(
             columns repeat, image, patient, unit, y_<label>, p_<label>.
         retrieval: The retrieval JSON of each system.
         pretrain: The JSON of each pretrained encoder.
-        made_up: Share of the data sets that are made up, 0 to 1.
+        made_up: By data set, whether it is made up.
+        searched: The searched set, and whether it has the layout of the paper's, CheXpert 8x200,
+            so that the paper's numbers may stand beside ours.
         resamples: Bootstrap resamples of the test patients.
         seed: Seed of the bootstrap.
-        papers_search: Whether the searched set has the layout of the paper's set, CheXpert 8x200,
-            so that the paper's numbers may stand beside ours.
 
     Returns:
         ``<protocol>.<task>.<init>.<fraction>.{value,low,high}``,
@@ -139,12 +139,14 @@ def summarise(
         ``retrieval.<system>.<direction>.{p_at_<k>,chance}`` (and ``recall_at_<k>`` if the ranking
         is approximate),
         ``pretrain.<objective>.<corpus>.{val_loss,chance,below_chance,pairs}`` (also the criterion's
-        ``start`` and ``best``), ``data.{made_up,papers_search}``, and, for a task of the paper that
-        is scored by another metric or unit, ``data.other_score.<task>``. Metrics and differences
-        are fractions, losses are in nats. A cell that was not run is absent, as is the interval of
-        a difference with fewer than `ENOUGH` test patients of a class.
+        ``start`` and ``best``), ``data.made_up.<set>``, ``data.searched.<set>``, and, for a task of
+        the paper that is scored by another metric or unit, ``data.other_score.<task>``. Metrics and
+        differences are fractions, losses are in nats. A cell that was not run is absent, as is the
+        interval of a difference with fewer than `ENOUGH` test patients of a class.
     """
-    summary: Cells = {"data": {"made_up": made_up, "papers_search": float(papers_search)}}
+    summary: Cells = {}
+    for key, facts in (("made_up", made_up), ("searched", searched)):
+        _put(summary, ("data", key), {name: float(value) for name, value in facts.items()})
     for run in runs:
         score = run["task"], run["metric"], run["unit"]
         if run["task"] in paper.METRICS and not paper.comparable(*score):
@@ -239,8 +241,7 @@ def retrieval_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     "paper"), direction, init, k, value, chance; our rows also have recall if it is approximate.
     """
     rows: list[dict[str, Any]] = []
-    # a summary of an earlier version does not say what was searched; it was the paper's set
-    theirs = summary["data"].get("papers_search", 1.0) > 0
+    theirs = any(summary["data"]["searched"].values())
     cells = summary.get("retrieval", {})
     recall = recall_key(cells)
     for direction in DIRECTIONS:
@@ -257,6 +258,11 @@ def retrieval_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
                         known = {"recall": cell[recall]} if source == "here" and recall else {}
                         rows.append(base | row | known)
     return rows
+
+
+def made_up_sets(summary: Mapping[str, Any]) -> frozenset[str]:
+    """The data sets that the demo drew."""
+    return frozenset(name for name, drawn in summary["data"]["made_up"].items() if drawn)
 
 
 def recall_key(cells: Mapping[str, Any]) -> str | None:

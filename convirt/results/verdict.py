@@ -129,7 +129,7 @@ def first(cells: Iterable[Cell], protocol: str) -> Claim:
 
 
 def retrieval(cells: Iterable[Cell], chance: float, k: int = 10) -> Claim:
-    """Whether ConVIRT finds images by text better than chance and the paper's other systems."""
+    """Whether ConVIRT finds images by text: above chance, no system of the paper ahead of it."""
     question = "Does ConVIRT find images from a sentence, without any label?"
     found = {cell.system: cell for cell in cells if cell.column == ("text_image", k)}
     own = found.get(REFERENCE)
@@ -145,6 +145,7 @@ def retrieval(cells: Iterable[Cell], chance: float, k: int = 10) -> Claim:
     better = [label(cell.system) for cell in others if cell.order and cell.order.side < 0]
     if better:
         text += f" Ahead of ConVIRT: {', '.join(better)}."
+    text += _ahead(found.values())
     above = own.low > chance
     answer = (PARTLY if better else YES) if above else NO if own.high < chance else LEVEL
     short = (
