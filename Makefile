@@ -27,14 +27,14 @@ $(READY): requirements.txt
 setup: $(READY)  ## build .venv from requirements.txt when it is missing or older
 
 repro: setup  ## run the whole experiment and print its results; JOBS=4, GPUS=0,1: so many stages at a time
-	python -m stages.runs --jobs $(or $(JOBS),0) --gpus "$(GPUS)"
+	python -m stages.runs --jobs "$(or $(JOBS),0)" --gpus "$(GPUS)"
 	@python -m stages.report --show
 
 tables: setup  ## every system, table and figure of the paper on the demo data: two hours on 2 cores, four on slow ones
-	python -m stages.grid run --jobs $(or $(JOBS),2)
+	python -m stages.grid run --jobs "$(or $(JOBS),2)"
 
 tables-check: setup  ## make one number of metrics/tables once more: CELL=rsna-convirt-1-linear
-	python -m stages.grid check $(or $(CELL),rsna-convirt-1-linear) --jobs $(or $(JOBS),2)
+	python -m stages.grid check "$(or $(CELL),rsna-convirt-1-linear)" --jobs "$(or $(JOBS),2)"
 
 table: setup  ## print the results that are there
 	@python -m stages.report --show
@@ -61,19 +61,21 @@ bench: setup  ## measure speeds as ratios against named alternatives
 	@for script in bench/[a-z]*.py; do echo "== $$script"; python -m bench.$$(basename $$script .py) || exit 1; done
 
 use: setup  ## take over a profile: make use PROFILE=profiles/paper.yaml
-	python -m stages.profile $(PROFILE)
+	python -m stages.profile $(if $(PROFILE),"$(PROFILE)")
 
 doctor: setup  ## what data, weights and hardware are there, and what is missing?
-	@python -m stages.doctor --params $(or $(PROFILE),params.yaml)
+	@python -m stages.doctor --params "$(or $(PROFILE),params.yaml)"
 
 readme: setup  ## put the results of metrics/summary.json into the README
 	python -m stages.readme
 
-lock: setup  ## resolve requirements.in into requirements.txt
-	$(PYTHON) -m venv .venv-lock
+lock:  ## resolve requirements.in into requirements.txt
+	$(PYTHON) -m venv --clear .venv-lock
 	.venv-lock/bin/pip install --quiet -r requirements.in
+	.venv-lock/bin/pip freeze --all --exclude pip > .venv-lock/frozen
 	( echo "# Made by 'make lock' from requirements.in: exact pins of everything. Do not edit."; \
-	  .venv-lock/bin/pip freeze --all --exclude pip | sed -E 's/^((nvidia|cuda|triton)[^ ]*)$$/\1 ; sys_platform == "linux"/' ) > requirements.txt
+	  sed -E 's/^((nvidia|cuda|triton)[^ ]*)$$/\1 ; sys_platform == "linux"/' .venv-lock/frozen ) > .venv-lock/pins
+	mv .venv-lock/pins requirements.txt
 	rm -rf .venv-lock
 
 clean:  ## remove resume states, kept features and caches; outputs and replaced parameters stay

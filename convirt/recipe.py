@@ -46,7 +46,7 @@ class Recipe:
     bfloat16: bool = False
 
 
-def key_of(*parts: int) -> int:
+def torch_seed(*parts: int) -> int:
     """A seed for torch, derived from (seed, phase, epoch, batch)."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 

@@ -7,7 +7,7 @@ the only reading by which encoders without a projection can have a row in its Ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -73,16 +73,19 @@ def encode(
     config: ImageConfig,
     device: str,
     rows: np.ndarray | None = None,
+    report: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
     """The output h of an encoder on `device` for images (N, S, S) uint8: (N, width) float32.
 
-    With `rows`, for these images only, in that order.
+    With `rows`, for these images only, in that order. `report` is called after each block with its
+    number of images.
     """
     rows = np.arange(len(images)) if rows is None else rows
     h, done = np.empty((len(rows), config.width), np.float32), 0
     for block in encoded(images, rows, encoder, config, device):
         h[done : done + len(block)] = block
         done += len(block)
+        report(len(block))
     return h
 
 

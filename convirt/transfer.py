@@ -36,7 +36,7 @@ from convirt.errors import InputError, StoppedError
 from convirt.labelled import Source, blocks, features
 from convirt.logistic import Solution, solutions
 from convirt.metrics import METRICS, Ints
-from convirt.recipe import Recipe, Score, batches, key_of, loss_of, plan, probabilities
+from convirt.recipe import Recipe, Score, batches, loss_of, plan, probabilities, torch_seed
 
 KEEP_EVERY = 60.0  # seconds between two resume states; no effect on results
 INIT, HEAD, MAIN = 0, 1, 2  # phases, for the keys of random draws
@@ -44,7 +44,7 @@ INIT, HEAD, MAIN = 0, 1, 2  # phases, for the keys of random draws
 
 def linear_head(width: int, labels: int, recipe: Recipe) -> nn.Sequential:
     """Dropout and a linear layer, initialised by the recipe's seed: (N, width) to logits (N, L)."""
-    torch.manual_seed(key_of(recipe.seed, INIT))
+    torch.manual_seed(torch_seed(recipe.seed, INIT))
     return nn.Sequential(nn.Dropout(recipe.dropout), nn.Linear(width, labels))
 
 
@@ -164,7 +164,7 @@ def transfer(
         parts = batches(len(train.y), recipe.batch_size, recipe.seed, MAIN, epoch)
         try:
             for i, index in enumerate(parts[passed.batches :], passed.batches):
-                key = key_of(recipe.seed, MAIN, epoch, i)
+                key = torch_seed(recipe.seed, MAIN, epoch, i)
                 passed.total += len(index) * step(model, train, index, optimizer, recipe, key)
                 passed.batches = i + 1
                 if time.monotonic() - kept >= KEEP_EVERY:
@@ -265,7 +265,7 @@ def train_head(classifier: Classifier, train: Source, recipe: Recipe) -> None:
     cached = features(classifier.encoder, train, np.unique(np.concatenate(drawn)))
     optimizer = _adam(classifier.head, recipe.head_lr, recipe)
     for i, index in enumerate(drawn):
-        step(classifier.head, cached, index, optimizer, recipe, key_of(recipe.seed, HEAD, 0, i))
+        step(classifier.head, cached, index, optimizer, recipe, torch_seed(recipe.seed, HEAD, 0, i))
 
 
 def step(

@@ -120,7 +120,8 @@ def _embeddings(drawn: Drawn, stage: Stage, store: Store, data: str) -> None:
     candidate = store.records["role"].to_numpy(str) == "candidate"
     rows = np.flatnonzero(candidate & np.isin(label, paper.FIGURE_3))
     if not systems or not len(rows):
-        drawn.absent.append("Figure 3 (imagenet and convirt in retrieval.systems)")
+        needs = "imagenet or convirt in retrieval.systems, and a set with the paper’s five classes"
+        drawn.absent.append(f"Figure 3 ({needs})")
         return
     order = {name: i for i, name in enumerate(paper.FIGURE_3)}
     rows = rows[np.argsort([order[name] for name in label[rows]], kind="stable")]
@@ -160,10 +161,12 @@ def _saliency(drawn: Drawn, stage: Stage, store: Store, data: str, made_up: bool
     chosen = saliency.samples(store.records, paper.FIGURE_4)
     if not (systems and asked and chosen):
         any_of = ", ".join(paper.FIGURE_4_SYSTEMS)
-        drawn.absent.append(f"Figure 4 (chexpert, 1%, linear in matrix, with one of {any_of})")
+        needs = f"chexpert, 1%, linear in matrix, with one of {any_of}"
+        needs += ", and a retrieval set with the figure’s classes"
+        drawn.absent.append(f"Figure 4 ({needs})")
         return
     images = torch.from_numpy(np.stack([store.images[row] for row in chosen.values()]))
-    maps, shown = {}, {}
+    maps = {}
     for system in systems:
         key = run_key(PROBED, system, FRACTION, "linear")
         folder = stage.root / "models" / "finetune" / key
@@ -175,7 +178,7 @@ def _saliency(drawn: Drawn, stage: Stage, store: Store, data: str, made_up: bool
             raise InputError(folder, f"the labels {', '.join(chosen)}", f"no {lacking[0]}", hint)
         columns = torch.tensor([labels.index(kind) for kind in chosen])
         maps[system] = saliency.saliency(model, image_encoder.to_input(images, config), columns)
-        shown = {kind: store.images[row] for kind, row in chosen.items()}
+    shown = {kind: store.images[row] for kind, row in chosen.items()}
     figure = figure_plots.saliency(shown, maps, data)
     title = "Figure 4: what the linear probes look at"
     caption = (

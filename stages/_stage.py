@@ -97,6 +97,7 @@ class Stage:
         self._reads = [key.format(**self._names) for key in reads]
         self._params_file = params if params.is_absolute() else self.root / params
         self._scratch: Path | None = None
+        self._resumes_in: Path | None = None
         self._warned = False
         self._looked = -math.inf
         self._ended: int | None = None
@@ -275,6 +276,7 @@ class Stage:
         _scratch.sweep(base)
         with checkpoint.locked(folder):
             self._scratch = folder
+            self.resumes_in(folder)
             _scratch.unmark(folder)
             files.sweep(folder)
             for state in sorted({path.parent for path in folder.rglob("*.safetensors")}):
@@ -295,12 +297,17 @@ class Stage:
             _scratch.mark(self._scratch, stage, self.root)
         else:
             _scratch.delete(self._scratch)
+            self._resumes_in = None
         self._scratch = None
 
+    def resumes_in(self, folder: Path) -> None:
+        """Tell whoever interrupts this run that it goes on from what is in `folder`."""
+        self._resumes_in = folder
+
     def _kept(self) -> str:
-        if self._scratch is None:
+        if self._resumes_in is None:
             return "this stage has no resume state and starts over"
-        where = f"{_scratch.SCRATCH}/{self._scratch.name}"
+        where = os.path.relpath(self._resumes_in, self.root)
         return f"the resume state in {where} is kept, so only seconds are lost"
 
     def progress(self, what: str, total: int, unit: str = "steps", done: int = 0) -> Progress:

@@ -58,22 +58,22 @@ def gather(stage: Stage) -> Measured:
 
     p = stage.params
     m, own = p.matrix, p.ablation
-    runs = [inputs.run(stage, k, f"finetune@{k}") for k in matrix_keys(*_axes(m))]
+    runs = [inputs.transfer_run(stage, k, f"finetune@{k}") for k in matrix_keys(*_axes(m))]
     probes = {}
     for variant in own.variants:
         key = run_key(own.task, variant, own.fraction, own.protocol)
-        probes[variant] = inputs.run(stage, key, f"vary-probe@{variant}")
+        probes[variant] = inputs.transfer_run(stage, key, f"vary-probe@{variant}")
     # before the long part, so that missing files are reported early
     curves, states = inputs.curves(stage), inputs.states(stage)
     zero = [
-        inputs.json(
+        inputs.read_result(
             stage, f"metrics/zeroshot/{t}-{s}.json", f"zeroshot@{t}-{s}", inputs.ZEROSHOT_KEYS
         )
         for t in p.zeroshot.task
         for s in p.zeroshot.system
     ]
-    searches = {s: inputs.json(stage, *inputs.search(s, "retrieve")) for s in p.retrieval.systems}
-    varied = {v: inputs.json(stage, *inputs.search(v, "vary-retrieve")) for v in own.variants}
+    searches = {s: inputs.search_of(stage, s, "retrieve") for s in p.retrieval.systems}
+    varied = {v: inputs.search_of(stage, v, "vary-retrieve") for v in own.variants}
     leads, efficiency, probe_leads = _paired(stage, runs, probes)
     cells = tables.transfer_cells(runs, leads)
     found = inputs.queries(stage, searches) | inputs.queries(stage, varied)
@@ -244,7 +244,7 @@ def _setting_cells(
     searches, alike = dict(varied), paper.searched(stage.params)
     known = {c.system for c in cells if c.table == "table2"}
     if own.objective in known:
-        searches[own.objective] = inputs.json(stage, *inputs.search(own.objective, "retrieve"))
+        searches[own.objective] = inputs.search_of(stage, own.objective, "retrieve")
     for variant in own.variants:
         (cell,) = transfer_cells([probes[variant]], {})
         made.append(setting_cell(cell, variant, probe, leads.get(variant)))

@@ -26,21 +26,23 @@ STATE_COLUMNS = ["step", "val_loss", "linear", "image_image", "text_image"]
 CORRELATION = ("objective", "score", "states", "pearson", "spearman", "paper")
 
 
-def json(stage: Stage, name: str, made_by: str, keys: set[str]) -> Found:
+def read_result(stage: Stage, name: str, made_by: str, keys: set[str]) -> Found:
     """A result, with its file (`source`) and the DVC stage that makes it (`made_by`)."""
     value = read_json(stage.root, name, made_by)
     require_keys(value, keys, name, made_by)
     return {**value, "source": name, "made_by": made_by}
 
 
-def run(stage: Stage, key: str, made_by: str) -> Found:
+def transfer_run(stage: Stage, key: str, made_by: str) -> Found:
     """The JSON of a transfer run, which has to be about that run."""
     found = read_run(stage.root, key, made_by, RUN_KEYS)
     return {**found, "source": f"metrics/finetune/{key}.json", "made_by": made_by}
 
 
-def search(system: str, made_by: str) -> tuple[str, str, set[str]]:
-    return f"metrics/retrieval/{system}.json", f"{made_by}@{system}", {"system", "provenance"}
+def search_of(stage: Stage, system: str, made_by: str) -> Found:
+    """The JSON of a system's search."""
+    name, keys = f"metrics/retrieval/{system}.json", {"system", "provenance"}
+    return read_result(stage, name, f"{made_by}@{system}", keys)
 
 
 def queries(stage: Stage, searches: Mapping[str, Found]) -> dict[tuple[str, str], Queries]:
@@ -74,7 +76,7 @@ def curves(stage: Stage) -> dict[str, list[Curve]]:
     curves: dict[str, list[Curve]] = {}
     for name, corpus, made_by in wanted:
         path = f"metrics/pretrain/{name}-{corpus}"
-        about = json(stage, f"{path}.json", made_by, {"criterion", "best_step"})
+        about = read_result(stage, f"{path}.json", made_by, {"criterion", "best_step"})
         history = pd.read_csv(there(stage.root, f"{path}.csv", made_by))
         _columns(history, {"step", "chance", about["criterion"]}, f"{path}.csv", made_by)
         run = Curve(corpus, history, about["criterion"], about["best_step"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from convirt.doctor.diagnosis import Diagnosis
-from convirt.errors import InputError
+from convirt.errors import InputError, quoted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +59,7 @@ def main(params: Path = PARAMS, full: bool = FULL) -> None:
         count = levels.count("stop")
         text = f"A run could not start: {count} of {len(levels)} items say stop."
     elif is_profile(params):
-        text = f"A run could start; next: make use PROFILE={params}"
+        text = f"A run could start; next: make use PROFILE={quoted(params)}"
     else:
         text = "A run could start; next: make repro"
     console.print(text, markup=False, soft_wrap=True)

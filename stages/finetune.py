@@ -169,15 +169,20 @@ def _repeat(
     done = checkpoint.load_state(scratch / "done")
     if done is not None:
         tensors, facts = done
-        bar.update(recipe.max_epochs)
+        bar.skip(recipe.max_epochs)
         return Repeat(tensors.pop("logits"), tensors, facts)
     model = setting.build(recipe)
     train, val, test = (setting.part(split) for split in labelled.SPLITS)
     rows = setting.records.iloc[train.rows]
     train = train.take(labelled.label_subset(rows, spec.labels, names["fraction"], recipe.seed))
 
+    told = 0  # epochs
+
     def report(epoch: EpochReport) -> None:
+        nonlocal told
+        bar.skip(epoch.epoch - 1 - told)  # a resumed run goes on behind those that it has done
         bar.update(repeat=index, loss=epoch.train_loss, val=epoch.val.value)
+        told = epoch.epoch
         stage.poll()
 
     studies = setting.records["study"].iloc[train.rows].nunique()
@@ -188,7 +193,7 @@ def _repeat(
     checkpoint.save_state(scratch / "done", {"logits": logits, **weights}, facts)
     for path in scratch.glob("*.safetensors"):  # epoch states: twice the weights and their moments
         path.unlink()
-    bar.update(recipe.max_epochs - int(facts.get("epochs", 0)))  # those that it did not need
+    bar.skip(recipe.max_epochs - told)  # those that it did not need
     return Repeat(logits, weights, facts)
 
 

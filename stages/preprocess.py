@@ -91,6 +91,7 @@ def _one_piece(stage: Stage, tables: Tables, home: Path, shard: str, belongs: Be
     share = pieces.Share.parse(shard)
     folder = home / share.folder
     with checkpoint.locked(folder):
+        stage.resumes_in(folder)
         piece = packing.start(tables, folder, share, belongs)
         _decode(stage, f"piece {shard} of {home.name}", piece, tables)
     lost = sum(bool(result.reason) for result in piece.results)

@@ -70,7 +70,13 @@ def main(
             raise _sentences_alone(system, where)
         for module in filter(None, (image, pair)):
             module.to(p.compute.device).eval()
-        h = searching.encode(store.images, image, config, p.compute.device)
+        with stage.progress(f"encode with {system}", len(store.images), "images") as bar:
+
+            def tick(count: int) -> None:
+                bar.update(count)
+                stage.poll()
+
+            h = searching.encode(store.images, image, config, p.compute.device, report=tick)
         ranker = None
         if p.retrieval.index == "hnsw":
             ranker = partial(approximate.top_k, threads=p.compute.threads)

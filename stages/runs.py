@@ -217,7 +217,8 @@ def every_gpu() -> str:
 
     if not (count := torch.cuda.device_count()):
         found = "compute.device: cuda in params.yaml, and no GPU that torch can use"
-        raise InputError("--gpus", "the GPUs to use", found, "--gpus 0, or compute.device: cpu")
+        hint = "check nvidia-smi, or set compute.device: cpu, precision: float32, graphs: false"
+        raise InputError("--gpus", "the GPUs to use", found, hint)
     return ",".join(map(str, range(count)))
 
 

@@ -123,9 +123,12 @@ def _page(p: Params, measured: Measured, drawn: Drawn, made_up: frozenset[str]) 
     own = [c for c in cells if c.table != "table3" and (c.table, c.system) != ("table4", DEFAULT)]
     shown = {id(e.cell) for grid in drawn.grids for _, row in grid.rows for e in row if e.cell}
     more = sum(id(cell) not in shown for cell in own)
+    beside = (
+        f"; {more} of them fit no column of the paper (such as COVIDx with 1% of the labels) and "
+        "are only in the CSV files"
+    )
     facts = [
-        f"{len(own)} numbers; {more} of them fit no column of the paper (such as COVIDx with 1% of "
-        "the labels) and are only in the CSV files. For each number, <code>cells.json</code> names "
+        f"{len(own)} numbers{beside if more else ''}. For each, <code>cells.json</code> names "
         "the file that it comes from and the digests of the code and parameters that made it.",
         "Intervals of transfer runs come from their JSON; those of retrieval and differences, from "
         f"{p.finetune.bootstrap} bootstrap resamples of the queries or the test patients.",
@@ -134,7 +137,9 @@ def _page(p: Params, measured: Measured, drawn: Drawn, made_up: frozenset[str]) 
     ]
     if drawn.absent:
         facts.insert(
-            0, "Not asked for in params.yaml: " + html.sentences([", ".join(drawn.absent)])
+            0,
+            "Not here, with what it takes in params.yaml: "
+            + html.sentences([", ".join(drawn.absent)]),
         )
     return html.Page(
         data=data,

@@ -106,8 +106,10 @@ def main(
                     kept.put(state.path, image, pair)
                     scores = _scores(p, task, sets, image, config, pair)
                     files.write_json(done, scores)
+                    progress.update(1, **scores)
+                else:
+                    progress.skip(1)
                 rows.append({"step": state.step, "val_loss": state.val_loss, **scores})
-                progress.update(**scores)
                 stage.poll()
             stage.confirm()
             _write(stage.root / "metrics" / "trajectory" / f"{objective}.csv", rows)

@@ -477,6 +477,21 @@ def test_plain_progress_tells_a_line_now_and_then(
     assert lines[-1].startswith("toy: 100/100")
 
 
+def test_what_took_no_time_is_left_out_of_the_rate(
+    make: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("stages._progress.time.monotonic", lambda: clock[0])
+    with make() as stage, stage.progress("toy", total=100, unit="epochs") as progress:
+        progress.skip(60)
+        for _ in range(10):
+            clock[0] += 1.0
+            progress.update()
+        progress.skip(30)  # not needed
+    line = "toy: 70/100  1 epochs/s  elapsed 0:00:10  left 0:00:30"
+    assert capsys.readouterr().err.splitlines()[0] == line
+
+
 def test_bar_on_a_terminal() -> None:
     import io
 
@@ -486,6 +501,7 @@ def test_bar_on_a_terminal() -> None:
     console = Console(file=stream, force_terminal=True, width=120)
     with Progress(console, "toy", total=2, unit="steps", done=0) as progress:
         progress.update(loss=0.5)
+        progress.skip(0)
         progress.update(loss=0.25)
     assert "2/2" in stream.getvalue()
     assert "loss 0.25" in stream.getvalue()

@@ -255,7 +255,7 @@ def test_the_page_is_the_same_every_time(
     assert again.exit_code == 0, again.output
     assert {p.name: p.read_bytes() for p in (folder / "metrics/tables").iterdir()} == before
     text = before["index.html"].decode()
-    assert "Not asked for in params.yaml" in text
+    assert "Not here, with what it takes in params.yaml" in text
     assert "Figure 5 (ablation.trajectory" in text
 
 
