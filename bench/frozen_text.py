@@ -24,7 +24,7 @@ from bench import _world
 from convirt.frozen_text import FrozenText
 from convirt.image_encoder import create_image_encoder, normalise
 from convirt.objectives.convirt import convirt_loss
-from convirt.pair_encoder import PairEncoder
+from convirt.pair_encoder import PairEncoder, ProjectionConfig
 from convirt.pairs import Sentences, tokenize
 from convirt.text_encoder import create_text_encoder
 
@@ -38,7 +38,7 @@ def build() -> tuple[PairEncoder, Sentences]:
     weights = _world.text_weights("demo", Path())
     text, tokenizer = create_text_encoder(weights, DEMO.frozen, max_tokens=64)
     model = PairEncoder(
-        image.to(memory_format=torch.channels_last), config, text, tokenizer, dim=512, hidden=0
+        image.to(memory_format=torch.channels_last), config, text, tokenizer, ProjectionConfig(512)
     )
     said = {sentence for report in _world.reports(REPORTS) for sentence in report}
     return model.train(), tokenize(sorted(said), tokenizer)

@@ -58,7 +58,7 @@ from convirt.halves import side_by_side
 from convirt.objectives import base
 from convirt.objectives.convirt import convirt_loss
 from convirt.recorded import Recorder
-from convirt.training import TrainConfig
+from convirt.schedule import TrainConfig
 
 MODELS: str = typer.Option("demo", help="demo or paper.")
 DEVICE: str = typer.Option("cpu", help="cpu or cuda.")

@@ -23,7 +23,7 @@ from convirt import checkpoint, files, processes
 from convirt.cider import CiderD
 from convirt.devices import sent
 from convirt.errors import InputError
-from convirt.image_encoder import ImageConfig, read_config
+from convirt.image_encoder import ImageConfig, read_config, save_image_encoder
 from convirt.objectives import base
 from convirt.report_tokens import END, Reports, Vocabulary, until_end
 
@@ -168,7 +168,7 @@ class CaptionObjective(base.Objective):
             parts.texts, parts.train.reports(), parts.tokenizer(), options.max_tokens
         )
         # seeded again, so that the decoder does not depend on what the encoder drew
-        base.seed_torch(parts.config.seed)
+        torch.manual_seed(parts.config.seed)
 
     def compile_with(self, mode: str) -> None:
         """Compile the part of the image encoder that is called here: up to its pooling."""
@@ -224,12 +224,10 @@ class CaptionObjective(base.Objective):
 
     def save(self, folder: Path) -> None:
         """Write the image encoder, and the decoder with its vocabulary and options beside it."""
-        super().save(folder)
+        about = {"decoder": asdict(self.options)}
+        save_image_encoder(self.image_encoder, self.image_config, folder, about)
         checkpoint.save_safetensors(folder / "decoder.safetensors", self.decoder.state_dict())
         files.write_json(folder / "vocabulary.json", list(self.reports.vocabulary.pieces))
-        config = read_config(folder)
-        config["decoder"] = asdict(self.options)
-        files.write_json(folder / "config.json", config)
 
 
 def read_decoder(

@@ -19,9 +19,14 @@ from convirt.errors import InputError
 from convirt.objectives.base import Inputs, Objective
 
 
+def divisible(objective: Objective) -> bool:
+    """Whether the loss of an objective is a function of embeddings."""
+    return type(objective).forward is Objective.forward
+
+
 def require_divisible(objective: Objective) -> None:
-    """Raise `InputError` for an objective whose loss is not a function of embeddings."""
-    if type(objective).forward is not Objective.forward:
+    """Raise `InputError` for an objective that is not `divisible`."""
+    if not divisible(objective):
         raise InputError(
             "params.yaml: train.chunk",
             "0 for an objective that does not separate embedding from comparing",

@@ -24,7 +24,7 @@ from convirt.pairs import AUGMENT, VALIDATION, Batch, Pairs, generator
 from convirt.resident import take
 
 if TYPE_CHECKING:
-    from convirt.training import TrainConfig
+    from convirt.schedule import TrainConfig
 
 
 @dataclass
@@ -67,8 +67,11 @@ class Feed:
         self._coming: Future[Loaded] | None = None
         self._ready: Inputs | None = None
 
-    def steps(self, first: int, steps: int) -> Iterator[tuple[int, Inputs, float]]:
-        """Step, this process's inputs and the wait for them; a thread loads one batch ahead."""
+    def steps(self, first: int, end: int) -> Iterator[tuple[int, Inputs, float]]:
+        """Step, this process's inputs and the wait for them, for all steps from `first` to `end`.
+
+        A thread loads one batch ahead.
+        """
 
         def load(step: int) -> Loaded:
             batch = self.corpus.train.draw(self.config.seed, step, self.config.batch_size)
@@ -81,12 +84,12 @@ class Feed:
 
         with ThreadPoolExecutor(1) as pool:
             coming = self._coming = pool.submit(load, first)
-            for step in range(first, steps):
+            for step in range(first, end):
                 asked = time.perf_counter()
                 loaded = coming.result()
                 wait = time.perf_counter() - asked
                 inputs, self._ready = self._ready or self._transformed(*loaded), None
-                if step + 1 < steps:
+                if step + 1 < end:
                     coming = self._coming = pool.submit(load, step + 1)
                 else:
                     self._coming = None

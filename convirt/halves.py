@@ -21,7 +21,7 @@ from convirt.deferred import Deferred
 from convirt.objectives.base import Inputs, Objective
 
 if TYPE_CHECKING:
-    from convirt.training import TrainConfig
+    from convirt.schedule import TrainConfig
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -273,10 +273,15 @@ def encoded(
             yield encoder(to_input(block, config)).float().cpu().numpy()
 
 
-def save_image_encoder(encoder: nn.Module, config: ImageConfig, folder: Path) -> None:
-    """Write image_encoder.safetensors and config.json into an existing folder."""
+def save_image_encoder(
+    encoder: nn.Module, config: ImageConfig, folder: Path, about: Mapping[str, Any] | None = None
+) -> None:
+    """Write image_encoder.safetensors and config.json into an existing folder.
+
+    `about` are further parts of config.json, of whatever else the folder holds.
+    """
     checkpoint.save_safetensors(folder / "image_encoder.safetensors", encoder.state_dict())
-    files.write_json(folder / "config.json", {"image": asdict(config)})
+    files.write_json(folder / "config.json", {"image": asdict(config), **(about or {})})
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The states that pretraining kept along the way, loaded back into encoders.
 
-A kept state holds trained parameters and buffers; frozen ones are in the final encoder's folder.
+A kept state holds what the optimiser trained, and the buffers; frozen layers are in the final
+encoder's folder.
 """
 
 from __future__ import annotations

@@ -7,13 +7,14 @@ h_u, and the projections g_v, g_u give v and u, which the objective compares.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convirt import checkpoint, files
+from convirt import checkpoint
 from convirt.errors import InputError
 from convirt.image_encoder import (
     ImageConfig,
@@ -43,6 +44,25 @@ class Projection(nn.Module):
         return cast(Tensor, self.output(h))
 
 
+@dataclass(frozen=True)
+class ProjectionConfig:
+    """The heads on the encoders; units as in `model.projection` of params.yaml.
+
+    Attributes:
+        dim: Width of v and u.
+        hidden: Width of the hidden layer; 0 means the input's width.
+        layers: 2 means one hidden ReLU layer (as in the paper), 1 is linear (Table 4).
+    """
+
+    dim: int
+    hidden: int = 0
+    layers: int = 2
+
+    def head(self, width: int) -> Projection:
+        """A new head on an encoder whose output is (N, width)."""
+        return Projection(width, self.hidden or width, self.dim, self.layers)
+
+
 class PairEncoder(nn.Module):
     """Both encoders and both projections: what ConVIRT and related objectives train."""
 
@@ -52,17 +72,14 @@ class PairEncoder(nn.Module):
         image_config: ImageConfig,
         text: TextEncoder,
         tokenizer: Tokenizer,
-        dim: int,
-        hidden: int,
-        layers: int = 2,
+        projection: ProjectionConfig,
     ) -> None:
         super().__init__()
         self.image_encoder, self.image_config = image, image_config
         self.text_encoder, self.tokenizer = text, tokenizer
-        width = image_config.width
-        self.image_projection = Projection(width, hidden or width, dim, layers)
-        self.text_projection = Projection(text.width, hidden or text.width, dim, layers)
-        self.projection = {"dim": dim, "hidden": hidden, "layers": layers}
+        self.image_projection = projection.head(image_config.width)
+        self.text_projection = projection.head(text.width)
+        self.projection = projection
 
     def project_image(self, h: Tensor) -> Tensor:
         """h_v (N, width) to v (N, dim), L2-normalised."""
@@ -84,7 +101,13 @@ def save_pair_encoder(model: PairEncoder, folder: Path) -> None:
 
     image_encoder.safetensors, text_encoder/ (transformers), projections.safetensors, config.json.
     """
-    save_image_encoder(model.image_encoder, model.image_config, folder)
+    text = {
+        "frozen_layers": model.text_encoder.frozen_layers,
+        "max_tokens": model.tokenizer.max_tokens,
+        "pooling": "max over all tokens of the last layer",
+    }
+    about = {"projection": asdict(model.projection), "text": text}
+    save_image_encoder(model.image_encoder, model.image_config, folder, about)
     save_text_encoder(model.text_encoder, model.tokenizer, folder / "text_encoder")
     heads = {
         f"{name}.{key}": value
@@ -92,14 +115,6 @@ def save_pair_encoder(model: PairEncoder, folder: Path) -> None:
         for key, value in head.state_dict().items()
     }
     checkpoint.save_safetensors(folder / "projections.safetensors", heads)
-    config = read_config(folder)
-    config["projection"] = model.projection
-    config["text"] = {
-        "frozen_layers": model.text_encoder.frozen_layers,
-        "max_tokens": model.tokenizer.max_tokens,
-        "pooling": "max over all tokens of the last layer",
-    }
-    files.write_json(folder / "config.json", config)
 
 
 def is_pair_encoder(folder: Path) -> bool:
@@ -113,17 +128,18 @@ def load_pair_encoder(folder: Path) -> PairEncoder:
     Raises:
         InputError: A file is missing or a weight does not fit.
     """
-    image, image_config = load_image_encoder(folder)
     config = read_config(folder)
-    if not is_pair_encoder(folder):
+    if "projection" not in config:
         found = "an image encoder only"
         raise InputError(folder, "encoders of images and text", found, "dvc repro pretrain")
+    image, image_config = load_image_encoder(folder)
     text, tokenizer = create_text_encoder(
         f"file:{folder / 'text_encoder'}",
         config["text"]["frozen_layers"],
         config["text"]["max_tokens"],
     )
-    model = PairEncoder(image, image_config, text, tokenizer, **config["projection"])
+    projection = ProjectionConfig(**config["projection"])
+    model = PairEncoder(image, image_config, text, tokenizer, projection)
     path = folder / "projections.safetensors"
     heads = checkpoint.load_safetensors(path)
     for name, head in (("image", model.image_projection), ("text", model.text_projection)):

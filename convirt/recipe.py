@@ -16,7 +16,7 @@ from convirt.metrics import Floats, Ints
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one run is trained; rates per step, `patience` and `stop` in epochs.
+    """How one run is trained; `lr` and `head_lr` are rates, `patience` and `stop` count epochs.
 
     Attributes:
         protocol: "finetune" or "linear".

@@ -1,9 +1,11 @@
 """A training step as one CUDA graph: forward, backward and update in a single launch.
 
 The kernels of a step of 32 pairs run in less time than the host takes to launch them one by one, so
-they are recorded once and launched together. Kernels, their order and the resulting bits are the
-same as without recording. One graph is recorded for each shape of a step's inputs: sentences are
-padded to multiples of 16 tokens, which gives two or three shapes.
+they are recorded once and launched together. A replay runs the kernels of the same step launched
+one by one, in their order, and gives the same bits. (A run with `compute.graphs` still has other
+last bits than one without: padding stays in, and the learning rate is in single precision.) One
+graph is recorded for each shape of a step's inputs: sentences are padded to multiples of 16 tokens,
+which gives two or three shapes.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from convirt.errors import InputError
 from convirt.objectives.base import Inputs, Objective
 
 if TYPE_CHECKING:
-    from convirt.training import TrainConfig
+    from convirt.schedule import TrainConfig
 
 Step = tuple[Tensor, dict[str, Tensor]]  # the loss, and what the objective logs
 
@@ -32,13 +34,13 @@ class Recording:
     """A step that can be replayed.
 
     Attributes:
-        given: Tensors from which the step reads its inputs; inputs are copied into them.
-        made: Where it leaves the loss and the logged values, until the next step overwrites them.
+        inputs: Tensors from which the step reads; a batch is copied into them.
+        outputs: Where it leaves the loss and the logged values; the next step overwrites them.
         replay: Runs the step.
     """
 
-    given: tuple[Tensor, ...]
-    made: Step
+    inputs: tuple[Tensor, ...]
+    outputs: Step
     replay: Callable[[], None]
 
 
@@ -65,7 +67,7 @@ class Recorder:
         self.objective, self.optimiser = objective, optimiser
         self.autocast, self.quiet = autocast, quiet
         self._known: dict[Any, Recording | None] = {}
-        self._camera = Camera()
+        self._capture = Capture()
 
     def step(self, inputs: Inputs) -> Step:
         """Forward, backward and update; torch has to be seeded and the learning rate set.
@@ -79,16 +81,16 @@ class Recorder:
         if shapes not in self._known:
             self._forget()
             self._known[shapes] = None
-            with self._camera.aside(), warnings.catch_warnings():
+            with self._capture.aside(), warnings.catch_warnings():
                 # it warns that capturable Adam is slow unless recorded: recording follows
                 warnings.filterwarnings("ignore", message="This instance was constructed with cap")
                 return self._step(replace(inputs, more=more))
         recording = self._known[shapes] or self._record(inputs, given)
         self._known[shapes] = recording
-        for own, x in zip(recording.given, given, strict=True):
+        for own, x in zip(recording.inputs, given, strict=True):
             own.copy_(x, non_blocking=True)
         recording.replay()
-        return recording.made
+        return recording.outputs
 
     def _forget(self) -> None:
         """Drop the recordings, and with them the memory that graphs hold between steps.
@@ -97,13 +99,13 @@ class Recorder:
         again at their next step.
         """
         self._known = dict.fromkeys(self._known)
-        self._camera.start_afresh()
+        self._capture.new_pool()
 
     def _record(self, inputs: Inputs, given: tuple[Tensor, ...]) -> Recording:
         own, views = tuple(x.clone() for x in given), len(inputs.views)
         still = Inputs(own[:views], inputs.batch, own[views:])
         self.quiet()
-        return Recording(own, *self._camera.take(lambda: self._step(still)))
+        return Recording(own, *self._capture.record(lambda: self._step(still)))
 
     def _step(self, inputs: Inputs) -> Step:
         with self.autocast():
@@ -118,11 +120,11 @@ class Recorder:
         if not self.objective.in_halves():
             loss, logs = self.objective(inputs)
             return loss, logs
-        embeddings = self._camera.side_by_side(self.objective.halves(inputs))
+        embeddings = self._capture.side_by_side(self.objective.halves(inputs))
         return self.objective.compare(embeddings, inputs)
 
 
-class Camera:
+class Capture:
     """The CUDA side: streams beside the usual one, and memory that all graphs share.
 
     Graphs may share it, since they are replayed one after the other and only what they return has
@@ -131,11 +133,11 @@ class Camera:
 
     def __init__(self) -> None:
         self.stream, self.beside = torch.cuda.Stream(), torch.cuda.Stream()
-        self.start_afresh()
+        self.new_pool()
 
-    def start_afresh(self) -> None:
+    def new_pool(self) -> None:
         """Use new memory from now on: torch refuses the memory of graphs that no longer exist."""
-        self.memory = torch.cuda.graph_pool_handle()
+        self.pool = torch.cuda.graph_pool_handle()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -160,12 +162,12 @@ class Camera:
         last.record_stream(here)
         return (*made, last)
 
-    def take(self, step: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
+    def record(self, step: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
         """Record a step without running it; returns where its results go, and its replay."""
         graph = torch.cuda.CUDAGraph()
         # lets the loading thread continue: it does not use this stream
         with torch.cuda.graph(
-            graph, pool=self.memory, stream=self.stream, capture_error_mode="thread_local"
+            graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
         ):
             made = step()
         return made, graph.replay

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import torch
 from torch import Tensor, nn
 
 
-def copied(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the state of a model, on its device and in its memory layout."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+def copied(model: nn.Module, without: Set[str] = frozenset()) -> dict[str, Tensor]:
+    """A copy of the state of a model, on its device and in its memory layout.
+
+    Args:
+        model: Any.
+        without: Names of the state that never change, and need no copy.
+    """
+    state = model.state_dict()
+    return {name: value.detach().clone() for name, value in state.items() if name not in without}
+
+
+def put(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Replace these tensors of the state of a model; the others stay."""
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, value in tensors.items():
+            state[name].copy_(value)
 
 
 def tensors_of(
     model: nn.Module, best: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
-    """Everything of a run that is a tensor, for `checkpoint.save_state`.
+    """Weights, best state and the optimiser's moments by name, for `checkpoint.save_state`.
 
     Args:
         model: As it is now.
-        best: Its state at the best validation so far.
+        best: Its state at the best validation so far, as `copied` gave it.
         optimiser: Of some or all parameters of the model; it has no moments before its first step.
     """
-    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    state = model.state_dict()
+    tensors = {f"model/{name}": state[name] for name in best}
     tensors |= {f"best/{name}": value for name, value in best.items()}
     for name, parameter in model.named_parameters():
         moments = optimiser.state.get(parameter, {})
@@ -32,11 +47,21 @@ def tensors_of(
 
 
 def restore(
-    model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    without: Set[str] = frozenset(),
 ) -> dict[str, Tensor]:
-    """Fill a model and its optimiser with what `tensors_of` gave; returns the best state."""
-    own = copied(model)
-    model.load_state_dict({name: tensors[f"model/{name}"] for name in own})
+    """Fill a model and its optimiser with what `tensors_of` gave; returns the best state.
+
+    Args:
+        model: Built as the one that was saved.
+        optimiser: Likewise.
+        tensors: Read from the file.
+        without: As for `copied`, when it was saved.
+    """
+    own = copied(model, without)
+    put(model, {name: tensors[f"model/{name}"] for name in own})
     moments = sorted({key.split("/")[1] for key in tensors if key.startswith("optimiser/")})
     for name, parameter in model.named_parameters():
         places = {key: f"optimiser/{key}/{name}" for key in moments}

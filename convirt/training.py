@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,65 +27,11 @@ from convirt.feed import Corpus, Feed
 from convirt.halves import side_by_side
 from convirt.objectives.base import Inputs, Objective
 from convirt.pairs import DROPOUT, generator
+from convirt.schedule import Progress, TrainConfig, learning_rate, note_validation, total_steps
 
 KEPT = "kept/step-{:09d}.safetensors"  # in the scratch folder: states along the way
 # several processes ask each other whether to stop after so many steps, or so many seconds
 ASK_STEPS, ASK_SECONDS = 20, 3.0
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to pretrain; names and units as in params.yaml, mostly its block `train`."""
-
-    lr: float
-    weight_decay: float
-    batch_size: int
-    tau: float
-    lam: float
-    eval_every: int
-    evaluations: int
-    max_passes: int
-    warmup: int
-    schedule: str
-    patience: int
-    factor: float
-    milestones: tuple[float, ...]
-    optimiser: str
-    keep_every: int
-    checkpoint_every: int
-    chunk: int
-    seed: int
-    precision: str
-    compile: bool
-    graphs: bool
-    cache_frozen: bool
-
-
-@dataclass
-class Progress:
-    """Everything that a resumed run has to know besides the weights and the optimiser.
-
-    Attributes:
-        step: Steps done.
-        best_cost: Lowest criterion so far, negated if larger is better.
-        best_step: The step at which it was reached.
-        best_loss: Lowest validation loss so far, which controls the learning rate.
-        flat: Evaluations since that loss, or since the last decay of the rate.
-        decays: How often the rate has decayed.
-        sums: Loss and logged values, summed since the last evaluation.
-        count: Number of steps in `sums`.
-        history: One row per evaluation.
-    """
-
-    step: int = 0
-    best_cost: float = math.inf
-    best_step: int = 0
-    best_loss: float = math.inf
-    flat: int = 0
-    decays: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    count: int = 0
-    history: list[dict[str, float | None]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -98,7 +44,7 @@ class Result:
         best_step: Number of steps after which the criterion was best.
         steps: Steps in total.
         waiting: Share of this process's time spent waiting for data.
-        rate: Pairs per second in this process.
+        rate: Pairs of all processes per second since this one started, validations included.
     """
 
     history: list[dict[str, float | None]]
@@ -110,66 +56,6 @@ class Result:
     def best(self) -> dict[str, float | None]:
         """The row of the best evaluation."""
         return next(row for row in self.history if row["step"] == self.best_step)
-
-
-def total_steps(config: TrainConfig, pairs: int) -> int:
-    """Steps of a run: `evaluations` intervals, or fewer if `max_passes` over the corpus come first.
-
-    Always whole intervals of `eval_every` steps, and at least one.
-    """
-    limit = config.max_passes * pairs / config.batch_size / config.eval_every
-    return config.eval_every * max(1, min(config.evaluations, math.floor(limit)))
-
-
-def doubts(config: TrainConfig, pairs: int) -> Iterator[str]:
-    """Warnings about a run over `pairs` training pairs, before it starts; none of them stops it."""
-    steps = total_steps(config, pairs)
-    passes = steps * config.batch_size / pairs
-    if passes > config.max_passes:
-        yield (
-            f"the run of {steps} steps is {passes:.1f} passes over {pairs} pairs, more than "
-            f"train.max_passes ({config.max_passes}): it is one evaluation at least. "
-            "Lower train.eval_every"
-        )
-    if config.warmup >= steps:
-        yield (
-            f"the rate only rises: train.warmup ({config.warmup}) is not below the {steps} steps "
-            "of the run. Lower it, or raise train.evaluations or train.max_passes"
-        )
-
-
-def learning_rate(config: TrainConfig, step: int, steps: int, decays: int) -> float:
-    """The learning rate of a step: a linear warm-up, times one of the schedules.
-
-    1. Linear warm-up over `warmup` steps (the paper has none).
-    2. plateau: the base rate times `factor` for each decay (the paper's annealing).
-    3. cosine: half a cosine from the base rate to zero, for short runs.
-    4. steps: the base rate times `factor` from each of the `milestones` (shares of the run) on.
-    """
-    rate = config.lr * min(1.0, (step + 1) / max(1, config.warmup))
-    if config.schedule == "cosine":
-        return rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-    if config.schedule == "steps":
-        decays = sum(step >= share * steps for share in config.milestones)
-    return rate * config.factor**decays
-
-
-def note_validation(progress: Progress, cost: float, loss: float, config: TrainConfig) -> bool:
-    """Count flat evaluations, decay the rate, and return whether this is the lowest cost so far.
-
-    The rate follows the loss, whatever criterion chooses the best state: a criterion such as CIDEr
-    is noisy, and its rare records would bring the rate of a run that still learns to zero.
-    """
-    if loss < progress.best_loss:
-        progress.best_loss, progress.flat = loss, 0
-    else:
-        progress.flat += 1
-    if progress.flat >= config.patience:
-        progress.decays, progress.flat = progress.decays + 1, 0
-    if cost >= progress.best_cost:
-        return False
-    progress.best_cost, progress.best_step = cost, progress.step
-    return True
 
 
 def pretrain(
@@ -207,6 +93,7 @@ def pretrain(
     objective.to(where)
     first_process = processes.rank() == 0
     autocast = autocast_of(where, config.precision)
+    objective.chunk = _validated_at_once(objective, config)
     feed = Feed(corpus, spec, config, objective, where)
     backward = _backward_of(objective, feed, config, where)
     if config.compile:
@@ -218,7 +105,8 @@ def pretrain(
         recorded.require_recordable(objective, config)
         recorder = recorded.Recorder(objective, optimiser, autocast, feed.settle)
     steps = total_steps(config, corpus.train.count)
-    progress, best = _resume(scratch, objective, optimiser)
+    constant = objective.constant()
+    progress, best = _resume(scratch, objective, optimiser, constant)
     running = _Running(progress.sums, steps, where)
     began, waited, first = time.perf_counter(), 0.0, progress.step
     asked = _Asked(stop, progress.step)
@@ -242,7 +130,7 @@ def pretrain(
         objective.train()
         running.clear()
         if better:
-            best = snapshot.copied(objective)
+            best = snapshot.copied(objective, constant)
         number = progress.step // config.eval_every
         kept = config.keep_every and number and number % config.keep_every == 0
         if scratch is not None and first_process and kept:
@@ -298,7 +186,7 @@ def pretrain(
             save()
         report(status)
 
-    objective.load_state_dict(best)
+    snapshot.put(objective, best)
     objective.eval()
     seconds = max(time.perf_counter() - began, 1e-9)
     return Result(
@@ -338,11 +226,20 @@ def _backward_of(
 
     if config.chunk:
         chunks.require_divisible(objective)
-        objective.chunk = config.chunk
         return in_chunks
     if halves:
         return lambda _, inputs: halves.backward(inputs, meanwhile=feed.ahead)
     return plainly
+
+
+def _validated_at_once(objective: Objective, config: TrainConfig) -> int:
+    """Pairs that are embedded at a time in validation; 0 means a whole batch.
+
+    The first of several processes validates alone, with the memory for its part of a step.
+    """
+    if config.chunk or processes.count() == 1 or not chunks.divisible(objective):
+        return config.chunk
+    return config.batch_size // processes.count()
 
 
 class _Running:
@@ -506,7 +403,7 @@ def _not_finite(
 
 
 def _own(objective: Objective) -> dict[str, Tensor]:
-    """The state without frozen parameters, which do not change."""
+    """What the encoders need of a state: what the optimiser trains, and the buffers."""
     frozen = {name for name, p in objective.named_parameters() if not p.requires_grad}
     return {name: value for name, value in objective.state_dict().items() if name not in frozen}
 
@@ -533,18 +430,21 @@ def _save(
 
 
 def _resume(
-    scratch: Path | None, objective: nn.Module, optimiser: torch.optim.Optimizer
+    scratch: Path | None,
+    objective: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    constant: frozenset[str],
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Resume from the state in `scratch` if there is one; otherwise start at step 0."""
     found = checkpoint.load_state(scratch) if scratch is not None else None
     _require_same(found[1] if found else None, scratch)
     if found is None:
-        return Progress(), snapshot.copied(objective)
+        return Progress(), snapshot.copied(objective, constant)
     tensors, state = found
     del state["processes"], state["hardware"]
     for name in INFINITE:
         state[name] = math.inf if state[name] is None else state[name]
-    return Progress(**state), snapshot.restore(objective, optimiser, tensors)
+    return Progress(**state), snapshot.restore(objective, optimiser, tensors, constant)
 
 
 def _require_same(state: dict[str, Any] | None, scratch: Path | None) -> None:

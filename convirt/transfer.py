@@ -184,7 +184,7 @@ def transfer(
         report(EpochReport(epoch, lr, train_loss, history[-1], at + first))
         if time.monotonic() - kept >= KEEP_EVERY:
             keep()
-    model.load_state_dict(best)
+    snapshot.put(model, best)
     return Outcome(at + first, epoch - 1, tuple(history))
 
 

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from convirt.feed import Corpus
     from convirt.objectives.base import Objective, Parts
     from convirt.params import Model, Params, Pretraining
+    from convirt.schedule import TrainConfig
     from convirt.store import Store
     from convirt.text_encoder import TextEncoder, Tokenizer
-    from convirt.training import Result, TrainConfig
+    from convirt.training import Result
 
 READS = [
     "seed",
@@ -77,7 +78,7 @@ def run(
 def _run(
     stage: Stage, objective: str, corpus: str, blocks: Pretraining, variant: str | None
 ) -> None:
-    from convirt import processes, provenance, resident, training
+    from convirt import processes, provenance, resident, schedule, training
     from convirt.augment import Augmentation
     from convirt.errors import StoppedError
     from convirt.objectives.base import find
@@ -99,9 +100,9 @@ def _run(
     with stage.scratch(inputs) if first else nullcontext(Path()) as own:
         scratch = Path(processes.broadcast_object(str(own)))
         done = training.resumed_step(scratch)
-        total = training.total_steps(config, data.train.count)
+        total = schedule.total_steps(config, data.train.count)
         if first:
-            for doubt in training.doubts(config, data.train.count):
+            for doubt in schedule.doubts(config, data.train.count):
                 stage.note(doubt)
             if told := training.moved(scratch, p.compute.device):
                 stage.note(told)
@@ -161,7 +162,7 @@ def _config(
 ) -> tuple[TrainConfig, str | None]:
     """How to train; if CUDA graphs are requested but impossible, without them, and the reason."""
     from convirt import recorded
-    from convirt.training import TrainConfig
+    from convirt.schedule import TrainConfig
 
     config = TrainConfig(
         **blocks.train.model_dump(exclude={"launcher"}),
@@ -178,7 +179,8 @@ def _config(
 def _parts(p: Params, blocks: Pretraining, config: TrainConfig, data: Corpus, corpus: str) -> Parts:
     """The encoders with their initial weights, and what else an objective is built from."""
     from convirt import image_encoder
-    from convirt.objectives.base import Parts, ProjectionConfig
+    from convirt.objectives.base import Parts
+    from convirt.pair_encoder import ProjectionConfig
 
     image = p.model.image
     encoder, image_config = image_encoder.create_image_encoder(

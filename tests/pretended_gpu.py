@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from convirt import devices, training
+from convirt import devices, feed
 
 aten = torch.ops.aten
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -220,7 +220,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 40, 1 << 40))
     monkeypatch.setattr(Tensor, "pin_memory", _pinned)
-    monkeypatch.setattr(training, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(feed, "ThreadPoolExecutor", AtOnce)
     # inference tensors have no version and cannot be wrapped; `no_grad` computes the same
     monkeypatch.setattr(torch.inference_mode, "__enter__", _enter)
     monkeypatch.setattr(torch.inference_mode, "__exit__", _exit)

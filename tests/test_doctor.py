@@ -623,6 +623,7 @@ def test_options_of_objectives() -> None:
     wrong = preflight.objectives({"convirt": {}, "moco_v2": {"quere": 2}})
     assert "objectives.moco_v2.options.quere" in said(wrong, "stop")
     assert "options.queue" in said(preflight.objectives({"moco_v2": {"queue": "long"}}), "stop")
+    assert "above 0" in said(preflight.objectives({"siglip": {"scale": -1.0}}), "stop")
 
 
 def test_an_objective_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,13 @@ from convirt.image_encoder import (
     save_image_encoder,
     to_input,
 )
-from convirt.pair_encoder import PairEncoder, Projection, load_pair_encoder, save_pair_encoder
+from convirt.pair_encoder import (
+    PairEncoder,
+    Projection,
+    ProjectionConfig,
+    load_pair_encoder,
+    save_pair_encoder,
+)
 from convirt.text_encoder import Packing, TextEncoder, Tokenizer, create_text_encoder
 
 TINY = "test_resnet"  # timm's own small architecture for tests
@@ -54,7 +60,7 @@ def pair(bert: Path, folder: Path) -> PairEncoder:
     folder.mkdir()
     text, tokenizer = tiny_models.text_encoder(bert)
     image, config = create_image_encoder(TINY, "random", 32, seed=3)
-    model = PairEncoder(image, config, text, tokenizer, dim=6, hidden=5)
+    model = PairEncoder(image, config, text, tokenizer, ProjectionConfig(dim=6, hidden=5))
     save_pair_encoder(model, folder)
     return model.eval()
 
@@ -435,7 +441,7 @@ def test_frozen_part_stays_in_evaluation_mode(bert: Path) -> None:
     text.eval()
     assert torch.equal(text.lower(tokens, packing), first)
     assert torch.equal(text.upper(first, packing), text.upper(first, packing))
-    PairEncoder(nn.Identity(), CONFIG, text, tokenizer, dim=2, hidden=0).train()
+    PairEncoder(nn.Identity(), CONFIG, text, tokenizer, ProjectionConfig(dim=2)).train()
     assert not text.bert.embeddings.dropout.training  # also as a part of another module
 
 

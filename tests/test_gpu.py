@@ -24,7 +24,8 @@ from convirt.image_encoder import create_image_encoder
 from convirt.labelled import Source, features
 from convirt.objectives.base import Objective
 from convirt.recorded import Step
-from convirt.training import Result, TrainConfig, autocast_of, pretrain, resumed_step
+from convirt.schedule import TrainConfig
+from convirt.training import Result, autocast_of, pretrain, resumed_step
 
 pytestmark = pytest.mark.usefixtures("deterministic")
 
@@ -142,19 +143,21 @@ def test_recorded_steps_are_the_usual_ones(
     """Bit for bit those whose kernels are launched one by one, with dropout too."""
     config = replace(STEPS, precision=precision, graphs=True, cache_frozen=cache)
     one = partial(run, bert, config, device, dropout=True, name=name)
-    take, taken = recorded.Camera.take, []
+    record, taken = recorded.Capture.record, []
 
-    def counted(self: recorded.Camera, step: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
+    def counted(
+        self: recorded.Capture, step: Callable[[], Step]
+    ) -> tuple[Step, Callable[[], None]]:
         taken.append(step)
-        return take(self, step)
+        return record(self, step)
 
-    monkeypatch.setattr(recorded.Camera, "take", counted)
+    monkeypatch.setattr(recorded.Capture, "record", counted)
     whole = one()
     # a second length of sentences drops the recording of the first, which is then taken again
     assert len(taken) == (1 if name == "simclr" else 3)
     one(scratch=tmp_path, stop=SHORT)
     assert_same(one(scratch=tmp_path), whole)
-    monkeypatch.setattr(recorded, "Camera", Again)
+    monkeypatch.setattr(recorded, "Capture", Again)
     monkeypatch.setattr(Again, "device", device)
     monkeypatch.setattr(Again, "names", ("scale", "bias") if name == "siglip" else ())
     assert_same(one(), whole)

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from convirt.errors import InputError
-from convirt.objectives.base import ProjectionConfig, find
+from convirt.objectives.base import find
 from convirt.objectives.moco_v2 import queue_loss
 from convirt.objectives.simclr import nt_xent
+from convirt.pair_encoder import ProjectionConfig
 
 pytestmark = pytest.mark.usefixtures("deterministic")
 
@@ -424,10 +425,10 @@ def test_moco_is_chosen_by_keys_of_one_encoder() -> None:
     [
         ({"queue": 3}, "options.queue"),  # less than a batch
         ({"queue": 17}, "options.queue"),  # not full after 4 steps of 4
-        ({"momentum": 1.5}, "options.momentum"),
-        ({"momentum": -0.1}, "options.momentum"),
+        ({"momentum": 1.5}, "momentum has to be between 0 and 1"),
+        ({"momentum": -0.1}, "momentum has to be between 0 and 1"),
         ({"groups": 3}, "options.groups"),
-        ({"groups": 0}, "options.groups"),
+        ({"groups": 0}, "groups has to be at least 1"),
     ],
 )
 def test_moco_settings_that_do_not_go_together(changes: dict[str, Any], where: str) -> None:

@@ -409,7 +409,7 @@ def test_siglip_starts_as_told_and_learns_both(bert: Path) -> None:
 
 
 def test_siglip_needs_a_scale_above_zero(bert: Path) -> None:
-    with pytest.raises(InputError, match=r"objectives\.siglip\.options\.scale"):
+    with pytest.raises(InputError, match="scale has to be above 0"):
         made("siglip", bert, scale=0.0).build()
 
 

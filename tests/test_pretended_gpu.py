@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from convirt import devices, image_encoder, resident, transfer
 from convirt.labelled import Source, features
 from convirt.objectives.base import Objective, find
-from convirt.training import Result, TrainConfig, pretrain, resumed_step
+from convirt.schedule import TrainConfig
+from convirt.training import Result, pretrain, resumed_step
 from stages import finetune, retrieve, trajectory, zeroshot
 
 pytestmark = pytest.mark.usefixtures("deterministic")  # torch takes other code paths on a GPU then

@@ -1,6 +1,6 @@
 """Recorded steps: equal to unrecorded ones, whatever shapes come, also after a kill.
 
-There is no CUDA graph without a GPU. Here a camera runs the step again where a graph would be
+There is no CUDA graph without a GPU. Here a stand-in runs the step again where a graph would be
 replayed, on inputs copied to where the recorded step read them; `test_gpu.py` has the real one.
 """
 
@@ -37,7 +37,7 @@ RECORDABLE = ["convirt", "simclr", "siglip"]
 
 
 class Again:
-    """A camera that runs the step again.
+    """A stand-in that runs the step again.
 
     Attributes:
         takes: How many steps were recorded.
@@ -54,13 +54,13 @@ class Again:
     def aside(self) -> Iterator[None]:
         yield
 
-    def start_afresh(self) -> None:
+    def new_pool(self) -> None:
         pass
 
     def side_by_side(self, halves: Sequence[Callable[[], Tensor]]) -> tuple[Tensor, ...]:
         return tuple(half() for half in halves)
 
-    def take(self, step: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
+    def record(self, step: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
         Again.takes += 1
         made = {name: torch.zeros((), device=self.device) for name in ("", *self.names)}
 
@@ -74,8 +74,8 @@ class Again:
 
 
 @pytest.fixture
-def camera(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorded, "Camera", Again)
+def capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded, "Capture", Again)
     monkeypatch.setattr(Again, "takes", 0)
     monkeypatch.setattr(Again, "replays", 0)
 
@@ -93,7 +93,7 @@ def bucketed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("name", RECORDABLE)
 def test_recorded_steps_are_the_usual_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, camera: None, name: str, kept: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capture: None, name: str, kept: bool
 ) -> None:
     monkeypatch.setattr(Again, "names", ("scale", "bias") if name == "siglip" else ())
     bert = tiny_models.write_bert(tmp_path / "bert")
@@ -113,7 +113,7 @@ def test_recorded_steps_are_the_usual_ones(
     assert_same_run(ours, again[:2])
 
 
-def test_the_last_step_may_be_the_recorded_one(tmp_path: Path, camera: None) -> None:
+def test_the_last_step_may_be_the_recorded_one(tmp_path: Path, capture: None) -> None:
     """Nothing is being loaded then that could be waited for."""
     bert = tiny_models.write_bert(tmp_path / "bert")
     config = replace(GRAPHS, eval_every=2, evaluations=1)
@@ -123,7 +123,7 @@ def test_the_last_step_may_be_the_recorded_one(tmp_path: Path, camera: None) -> 
 
 @pytest.mark.parametrize("name", RECORDABLE)
 def test_a_step_asks_nothing_of_the_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, camera: None, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capture: None, name: str
 ) -> None:
     """What a recorded step sends to the GPU is sent at each replay, whatever it then holds."""
     monkeypatch.setattr(Again, "names", ("scale", "bias") if name == "siglip" else ())

@@ -18,11 +18,12 @@ from torch import Tensor
 from convirt import labeler
 from convirt.errors import InputError
 from convirt.feed import Corpus
-from convirt.label_rules import CHEXPERT
+from convirt.label_rules import CHEXPERT, VOCABULARIES
 from convirt.labeler import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 from convirt.objectives import base
 from convirt.objectives.report_labels import (
     Objective,
+    Options,
     masked_bce,
     prevalence_entropy,
     targets,
@@ -243,7 +244,7 @@ def test_saved_folder_holds_the_encoder_and_the_counts(tmp_path: Path) -> None:
     ("options", "told"),
     [
         ({"vocabulary": {"chest": "chexpert"}}, r"vocabulary\.tiny.*"),
-        ({"vocabulary": {"tiny": "chest"}}, "chexpert, limb"),
+        ({"vocabulary": {"tiny": "chest"}}, "'chexpert' or 'limb'"),
         ({**OPTIONS, "uncertain": "maybe"}, "maybe"),
         ({**OPTIONS, "policy": "ones"}, "policy"),
     ],
@@ -252,3 +253,9 @@ def test_wrong_options_are_refused(options: dict[str, Any], told: str) -> None:
     data = tiny_models.corpus()
     with pytest.raises(InputError, match=told):
         tiny_models.objective("report_labels", NOWHERE, data, options=options)
+
+
+def test_every_vocabulary_can_be_chosen() -> None:
+    for name in VOCABULARIES:
+        options = base.options_of(Options, {"vocabulary": {"tiny": name}})
+        assert options.vocabulary == {"tiny": name}

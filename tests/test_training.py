@@ -28,19 +28,15 @@ from convirt.image_encoder import normalise
 from convirt.objectives import base, convirt
 from convirt.objectives.convirt import convirt_loss
 from convirt.pairs import AUGMENT, DROPOUT, Pairs, generator, tokenize
-from convirt.training import (
+from convirt.schedule import (
     Progress,
-    Result,
     TrainConfig,
     doubts,
     learning_rate,
-    moved,
     note_validation,
-    optimiser_of,
-    pretrain,
-    resumed_step,
     total_steps,
 )
+from convirt.training import Result, moved, optimiser_of, pretrain, resumed_step
 
 pytestmark = pytest.mark.usefixtures("deterministic")
 
@@ -696,7 +692,7 @@ def test_moments_of_adam_come_back_in_the_layout_of_their_weights(
     model = fresh(bert, tiny_models.corpus())
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     optimiser = torch.optim.Adam([p for _, p in trained], fused=True)
-    training._resume(tmp_path, model, optimiser)
+    training._resume(tmp_path, model, optimiser, model.constant())
     convolutions = 0
     for name, p in trained:
         for key in ("exp_avg", "exp_avg_sq"):
@@ -848,3 +844,37 @@ def test_cores_that_are_no_number(told: str, monkeypatch: pytest.MonkeyPatch) ->
         devices.cores()
     monkeypatch.setenv(devices.CORES, "3")
     assert devices.cores() == 3
+
+
+@pytest.mark.parametrize(("name", "left_out"), [("convirt", 5 + 16), ("moco_v2", 0)])
+def test_a_resume_state_leaves_out_what_never_changes(
+    name: str, left_out: int, bert: Path, tmp_path: Path
+) -> None:
+    """The frozen layers, but not MoCo's key encoder, which needs no gradient and still changes."""
+    data = tiny_models.corpus()
+    options = {"queue": 8, "groups": 1} if name == "moco_v2" else {}
+    model = tiny_models.objective(name, bert, data, options=options)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(KilledError):
+        pretrain(model, data, PAPER, CONFIG, tmp_path, killed_at(7))
+    saved = checkpoint.load_state(tmp_path)
+    assert saved is not None
+    for part in ("model/", "best/"):
+        written = {key.removeprefix(part) for key in saved[0] if key.startswith(part)}
+        constant = before.keys() - written
+        assert constant == model.constant() and len(constant) == left_out
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]) or key not in constant
+
+
+@pytest.mark.parametrize(("processes", "at_once"), [(1, 0), (2, 4)])
+def test_one_of_several_processes_validates_with_the_memory_of_its_part(
+    processes: int, at_once: int, bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convirt.processes.count", lambda: processes)
+    model, config = fresh(bert, tiny_models.corpus()), replace(CONFIG, batch_size=8)
+    assert training._validated_at_once(model, config) == at_once
+    assert training._validated_at_once(model, replace(config, chunk=2)) == 2
+    options = {"queue": 8, "groups": 1}
+    whole = tiny_models.objective("moco_v2", bert, tiny_models.corpus(), options=options)
+    assert training._validated_at_once(whole, config) == 0

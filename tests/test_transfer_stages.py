@@ -382,7 +382,9 @@ def pair(repo: Path) -> Path:
     BertModel(config).save_pretrained(bert)
     text, tokenizer = text_encoder.create_text_encoder(f"file:{bert}", 1, 16)
     image, image_config = image_encoder.create_image_encoder("test_efficientnet", "random", SIDE, 1)
-    model = pair_encoder.PairEncoder(image, image_config, text, tokenizer, 8, 0)
+    model = pair_encoder.PairEncoder(
+        image, image_config, text, tokenizer, pair_encoder.ProjectionConfig(8)
+    )
     folder = repo / "models/encoders/convirt/chest"
     folder.mkdir(parents=True)
     pair_encoder.save_pair_encoder(model, folder)

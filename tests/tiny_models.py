@@ -16,10 +16,11 @@ from convirt.augment import Augmentation
 from convirt.feed import Corpus
 from convirt.image_encoder import ImageConfig
 from convirt.objectives import base
-from convirt.pair_encoder import PairEncoder
+from convirt.pair_encoder import PairEncoder, ProjectionConfig
 from convirt.pairs import Pairs
+from convirt.schedule import TrainConfig
 from convirt.text_encoder import TextEncoder, Tokenizer, create_text_encoder, create_tokenizer
-from convirt.training import Result, TrainConfig, pretrain, resumed_step
+from convirt.training import Result, pretrain, resumed_step
 
 WORDS = ["no", "acute", "finding", "left", "right", "upper", "lower", "small", "large"]
 WORDS += ["opacity", "effusion", "the", "heart", "lung", "is", ".", ","]
@@ -91,7 +92,7 @@ def pair_encoder(folder: Path, frozen: int = 1) -> PairEncoder:
     image = TinyImageEncoder().to(memory_format=torch.channels_last)
     config = ImageConfig("tiny", SIDE, 8, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     torch.manual_seed(CONFIG.seed)  # as an objective does
-    return PairEncoder(image, config, text, tokenizer, dim=6, hidden=0)
+    return PairEncoder(image, config, text, tokenizer, ProjectionConfig(dim=6))
 
 
 def tables(
@@ -175,7 +176,7 @@ def parts(
         train=data.train,
         val=data.val,
         config=config,
-        projection=base.ProjectionConfig(dim=6, hidden=0, layers=layers),
+        projection=ProjectionConfig(dim=6, hidden=0, layers=layers),
         options=options or {},
         corpus="tiny",
     )

@@ -22,29 +22,14 @@ from convirt import objectives, processes
 from convirt.errors import InputError
 from convirt.frozen_text import FrozenText
 from convirt.image_encoder import ImageConfig, save_image_encoder
-from convirt.pair_encoder import PairEncoder, save_pair_encoder
+from convirt.pair_encoder import PairEncoder, ProjectionConfig, save_pair_encoder
 from convirt.pairs import Batch, Pairs, tokenize
 from convirt.text_encoder import Packing, TextEncoder, Tokenizer
 
 if TYPE_CHECKING:
-    from convirt.training import TrainConfig
+    from convirt.schedule import TrainConfig
 
 BUCKET = 16  # tokens; CUDA graphs are recorded only for lengths of 16, 32, ...
-
-
-@dataclass(frozen=True)
-class ProjectionConfig:
-    """The heads on the encoders; units as in `model.projection` of params.yaml.
-
-    Attributes:
-        dim: Width of v and u.
-        hidden: Width of the hidden layer; 0 means the input's width.
-        layers: 2 means one hidden ReLU layer (as in the paper), 1 is linear (Table 4).
-    """
-
-    dim: int
-    hidden: int
-    layers: int = 2
 
 
 @dataclass(frozen=True)
@@ -209,6 +194,10 @@ class Objective(nn.Module):
         whole = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
         return self.compare(whole, inputs)[0]
 
+    def constant(self) -> frozenset[str]:
+        """Names of the state that training never changes, which resume states leave out."""
+        return frozenset()
+
     def chance(self) -> float | None:
         """Loss of a model that knows nothing; None if that is no fixed number."""
         return None
@@ -231,17 +220,8 @@ class PairObjective(Objective):
         super().__init__(parts)
         text, tokenizer = parts.text()
         # seeded again, so that the heads do not depend on what the encoders drew
-        seed_torch(parts.config.seed)
-        head = parts.projection
-        self.model = PairEncoder(
-            parts.image,
-            parts.image_config,
-            text,
-            tokenizer,
-            dim=head.dim,
-            hidden=head.hidden,
-            layers=head.layers,
-        )
+        torch.manual_seed(parts.config.seed)
+        self.model = PairEncoder(parts.image, parts.image_config, text, tokenizer, parts.projection)
         tokens = tokenize(parts.texts, tokenizer)
         buckets = BUCKET if parts.config.compile or parts.config.graphs else 0
         self._text = FrozenText(text, tokens, parts.config.cache_frozen, buckets)
@@ -250,6 +230,11 @@ class PairObjective(Objective):
     def image_encoder(self) -> nn.Module:  # type: ignore[override]
         """The image encoder f_v."""
         return self.model.image_encoder
+
+    def constant(self) -> frozenset[str]:
+        """The frozen layers of the text encoder: half of the paper's BERT and its embeddings."""
+        text = self.model.text_encoder.named_parameters(prefix="model.text_encoder")
+        return frozenset(name for name, parameter in text if not parameter.requires_grad)
 
     def h_v(self, inputs: Inputs) -> Tensor:
         """The image encoder's output for the first view, (N, width)."""
@@ -282,8 +267,6 @@ class PairObjective(Objective):
 
     def compile_with(self, mode: str) -> None:
         """Compile the image encoder and the part of the text encoder that a step computes."""
-        import torch
-
         super().compile_with(mode)
         # Each length of sentences has its own code. Code for any length would sum in the order that
         # suits the first length it saw, so that a resumed run could have other bits.
@@ -332,17 +315,8 @@ def _fault(found: Any) -> str:
     return ""
 
 
-def seed_torch(seed: int) -> None:
-    """Seed torch's generators."""
-    import torch
-
-    torch.manual_seed(seed)
-
-
 def full_precision(like: Tensor) -> Any:
     """A context in which autocast is off on the device of `like`, for losses in float32."""
-    import torch
-
     return torch.autocast(like.device.type, enabled=False)
 
 

@@ -33,8 +33,7 @@ from convirt import processes
 from convirt.devices import sent
 from convirt.errors import InputError
 from convirt.objectives import base
-from convirt.objectives.base import Inputs, Parts, full_precision, options_of, seed_torch
-from convirt.pair_encoder import Projection
+from convirt.objectives.base import Inputs, Parts, full_precision, options_of
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,12 @@ class Options:
     queue: int = 4096
     momentum: float = 0.999
     groups: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum <= 1:
+            raise ValueError("momentum has to be between 0 and 1; 0.999 as published")
+        if self.groups < 1:
+            raise ValueError("groups has to be at least 1; 2, the number of GPUs, in the paper")
 
 
 def queue_loss(q: Tensor, k: Tensor, queue: Tensor, filled: Tensor, tau: float) -> Tensor:
@@ -92,13 +97,12 @@ class Objective(base.Objective):
         self.options = options_of(Options, parts.options)
         check(self.options, parts.config.batch_size, parts.config.eval_every)
         self.tau = parts.config.tau
-        seed_torch(parts.config.seed)
-        head, width = parts.projection, parts.image_config.width
+        torch.manual_seed(parts.config.seed)
         self.image_encoder = parts.image
-        self.head = Projection(width, head.hidden or width, head.dim, head.layers)
+        self.head = parts.projection.head(parts.image_config.width)
         self.key_encoder = copy.deepcopy(self.image_encoder).requires_grad_(False)
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
-        self.register_buffer("queue", torch.zeros(self.options.queue, head.dim))
+        self.register_buffer("queue", torch.zeros(self.options.queue, parts.projection.dim))
         self.register_buffer("enqueued", torch.zeros((), dtype=torch.int64))
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
@@ -192,8 +196,8 @@ def check(options: Options, batch_size: int, eval_every: int) -> None:
     """Refuse settings that contradict each other.
 
     Raises:
-        InputError: A queue smaller than a batch or not full at the first validation, a momentum
-            outside of [0, 1], or a batch that cannot be divided into equal groups.
+        InputError: A queue smaller than a batch or not full at the first validation, or a batch
+            that cannot be divided into equal groups.
     """
     where = "params.yaml: objectives.moco_v2.options."
     most = batch_size * eval_every
@@ -204,10 +208,8 @@ def check(options: Options, batch_size: int, eval_every: int) -> None:
             str(options.queue),
             "lower it, or validate less often: losses over a growing queue are not comparable",
         )
-    if not 0 <= options.momentum <= 1:
-        raise InputError(f"{where}momentum", "0 to 1", str(options.momentum), "0.999 as published")
     own = batch_size // processes.count()
-    if options.groups < 1 or own % options.groups:
+    if own % options.groups:
         raise InputError(
             f"{where}groups",
             f"a divisor of {own}, the films per process and step",

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convirt import processes
-from convirt.errors import InputError
 from convirt.objectives import base
 from convirt.objectives.base import Inputs, Parts, full_precision, options_of
 
@@ -33,6 +32,10 @@ class Options:
 
     scale: float = 10.0
     bias: float = -10.0
+
+    def __post_init__(self) -> None:
+        if self.scale <= 0:
+            raise ValueError("scale has to be above 0; 10 as published")
 
 
 def sigmoid_loss(v: Tensor, u: Tensor, scale: Tensor | float, bias: Tensor | float) -> Tensor:
@@ -70,13 +73,6 @@ class Objective(base.PairObjective):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         options = options_of(Options, parts.options)
-        if options.scale <= 0:
-            raise InputError(
-                "params.yaml: objectives.siglip.options.scale",
-                "a number above 0",
-                str(options.scale),
-                "10 as published",
-            )
         self.log_scale = nn.Parameter(torch.tensor(math.log(options.scale)))
         self.bias = nn.Parameter(torch.tensor(options.bias))
         self.batch_size = parts.config.batch_size

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from convirt import processes
 from convirt.objectives import base
-from convirt.objectives.base import Inputs, Parts, full_precision, options_of, seed_torch
-from convirt.pair_encoder import Projection
+from convirt.objectives.base import Inputs, Parts, full_precision, options_of
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,8 @@ class Objective(base.Objective):
         options_of(Options, parts.options)
         self.image_encoder = parts.image
         self.tau, self.batch_size = parts.config.tau, parts.config.batch_size
-        seed_torch(parts.config.seed)
-        head, width = parts.projection, parts.image_config.width
-        self.head = Projection(width, head.hidden or width, head.dim, head.layers)
+        torch.manual_seed(parts.config.seed)
+        self.head = parts.projection.head(parts.image_config.width)
 
     def embed(self, inputs: Inputs) -> tuple[Tensor, ...]:
         """Both views, projected and L2-normalised, (n, dim) each."""
