@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,9 +33,39 @@ def require(name: str) -> str:
             f"none (torch {torch.__version__})",
             "check nvidia-smi, or set compute.device: cpu, precision: float32, graphs: false",
         )
+    if name == "cuda":
+        capability, built = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
+        if not has_kernels(capability, built):
+            number = ".".join(map(str, capability))
+            raise InputError(
+                "params.yaml: compute.device",
+                f"a GPU that this torch has kernels for ({', '.join(built)})",
+                f"{torch.cuda.get_device_name()}, of compute capability {number}",
+                "use a newer GPU, or set compute.device: cpu, precision: float32, graphs: false",
+            )
     if name == "cpu":
         _keep_memory()
     return name
+
+
+def has_kernels(capability: tuple[int, int], built: Sequence[str]) -> bool:
+    """Whether code that was built for some architectures runs on a GPU.
+
+    Machine code ("sm_90") runs on GPUs of the same major capability and an equal or higher minor
+    one; intermediate code ("compute_90"), on all that are not older.
+
+    Args:
+        capability: The GPU's, as (9, 0).
+        built: As `torch.cuda.get_arch_list` returns them.
+    """
+    for name in built:
+        kind, _, number = name.partition("_")
+        major, minor = divmod(int(re.sub(r"\D", "", number)), 10)
+        if kind == "sm" and major == capability[0] and minor <= capability[1]:
+            return True
+        if kind == "compute" and (major, minor) <= capability:
+            return True
+    return False
 
 
 def hardware(name: str) -> str:

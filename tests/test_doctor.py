@@ -674,6 +674,8 @@ def test_films_that_are_smaller_than_the_input_are_told() -> None:
 
 def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert preflight.device("cpu").level == "ok"
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: ["sm_90"])
     for available, level in ((True, "ok"), (False, "stop")):
         monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
         assert preflight.device("cuda").level == level

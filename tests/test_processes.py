@@ -191,8 +191,7 @@ def test_sigterm_under_torchrun(shared: Path, undisturbed: Path, tmp_path: Path)
         assert "all steps are saved" in process.said
     (scratch,) = project.glob(".scratch/pretrain-*")
     saved = resumed_step(scratch)
-    # where they ask each other, or inside of a validation; states fall due at multiples of 7
-    assert saved > 0 and saved % 10 == 0
+    assert saved > 0  # wherever they asked each other, which depends on their speed
     assert not (project / "models").exists()
     with started(project, torchrun(2)) as process:
         process.wait_for_checkpoints(2)  # the state that is there, and a new one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -98,6 +99,50 @@ def test_whole_reports_are_noted(tmp_path: Path, reports: int, noted: str) -> No
     assert len(notes) == bool(noted)
     assert not notes or notes[0].startswith(f"{noted} of the texts have heads such as FINDINGS")
     assert not reports or not read("pairs", tmp_path, sections=True).funnel.notes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "HISTORY: Cough. FINDINGS: Clear lungs.\nIMPRESSION: Normal.",
+        r"FINDINGS: Clear.\nIMPRESSION: -",
+    ],
+)
+def test_reports_without_their_line_breaks_are_noted(tmp_path: Path, text: str) -> None:
+    whole = "FINDINGS: Clear lungs.\nOTHER FINDINGS: None.\nIMPRESSION: Normal."
+    for flat, noted in ((1, False), (2, True)):
+        texts = [text] * flat + [whole] * (20 - flat)
+        raw.pairs(tmp_path, [f'{i}.png,"{one}",p{i}' for i, one in enumerate(texts)])
+        notes = read("pairs", tmp_path, sections=True).funnel.notes
+        assert bool(notes) == noted and all(
+            "10% of the texts have heads inside" in n for n in notes
+        )
+
+
+@pytest.mark.parametrize("reader", ["pairs", "labels", "retrieval"])
+def test_images_beside_which_no_list_can_lie(reader: str, tmp_path: Path) -> None:
+    """A list in one folder, its films in another, which may be read-only."""
+    films, lists = tmp_path / "films", tmp_path / "lists"
+    for i in range(10):
+        raw.save(films / f"f/{i}.png", i)
+    rows = [f"f/{i}.png,There is finding number {i}.,p{i},{i % 2}" for i in range(10)]
+    raw.write(lists / "pairs.csv", "\n".join(["image,text,patient", *(r[:-2] for r in rows)]))
+    raw.write(lists / "labels.csv", "\n".join(["image,note,patient,sick", *rows]))
+    raw.write(lists / "queries.csv", "image,label\nf/0.png,a\n")
+    raw.write(lists / "candidates.csv", "image,label\nf/1.png,a\nf/2.png,a\n")
+    own: dict[str, Any] = {"columns": ["sick"]} if reader == "labels" else {}
+    tables = read(reader, lists, images=str(films), **own)
+    assert {Path(path).parent for path in tables.images["path"]} == {films / "f"}
+    assert all(name.startswith("f/") for name in tables.images["image"])
+    with pytest.raises(InputError, match="folder of the images"):
+        read(reader, lists, images=str(tmp_path / "none"), **own)
+    raw.write(lists / "candidates.csv", "image,label\n../films/f/1.png,a\n")
+    for name in ("pairs", "labels"):
+        raw.write(
+            lists / f"{name}.csv", "image,text,patient,sick\n../films/f/1.png,There is one,p,1\n"
+        )
+    with pytest.raises(InputError, match="stay inside"):
+        read(reader, lists, images=str(films), **own)
 
 
 def test_an_accent_in_a_name_of_a_file(tmp_path: Path) -> None:

@@ -143,6 +143,8 @@ def test_other_words_are_not_mended(word: str) -> None:
         ("RECOMMENDATION(S)", "recommendations"),
         ("WETREAD", "wet read"),
         ("NOTIFICATION OF CRITICAL FINDINGS", "notification"),
+        ("FINDINGS DISCUSSED WITH", "notification"),
+        ("IMPRESSION WAS CONVEYED BY PHONE", "notification"),
         ("CHEST, TWO VIEWS", heads.VIEWS),
         ("PORTABLE CHEST STUDY", heads.VIEWS),
         ("2 X-RAYS", heads.VIEWS),

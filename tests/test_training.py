@@ -834,7 +834,31 @@ def test_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         devices.require("cuda")
     assert "set compute.device: cpu" in caught.value.hint
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90", "compute_120"])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Old GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     assert devices.require("cuda") == "cuda"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    with pytest.raises(InputError, match=r"Old GPU, of compute capability 7\.0"):
+        devices.require("cuda")
+
+
+@pytest.mark.parametrize(
+    ("capability", "runs"),
+    [
+        ((7, 0), False),  # Volta: older than the oldest
+        ((7, 5), True),
+        ((8, 0), False),  # machine code of another major version does not run
+        ((8, 9), True),
+        ((9, 0), True),
+        ((10, 3), False),
+        ((12, 1), True),
+        ((13, 0), True),  # newer: compiled from the intermediate code
+    ],
+)
+def test_kernels_of_an_architecture(capability: tuple[int, int], runs: bool) -> None:
+    built = ["sm_75", "sm_86", "sm_90a", "sm_120", "compute_120"]
+    assert devices.has_kernels(capability, built) == runs
 
 
 @pytest.mark.parametrize("told", ["two", "0", "-1", "\u0663"])

@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from convirt.datasets import archives
+from convirt.datasets.options import path as option_path
 from convirt.datasets.tables import Funnel
 from convirt.errors import InputError
 
@@ -278,8 +279,10 @@ def _undecodable(data: bytes) -> str:
     return ""
 
 
-def listed_images(rows: pd.DataFrame, source: Path, wanted: Sequence[str] = ()) -> pd.DataFrame:
-    """The images of a bring-your-own list, whose paths are relative to the list's folder.
+def listed_images(
+    rows: pd.DataFrame, source: Path, wanted: Sequence[str] = (), images: str = ""
+) -> pd.DataFrame:
+    """The images of a bring-your-own list, whose paths are relative to one folder.
 
     Studies and patients are compared as they look: a letter with an accent is the same letter
     whether it is one character or two (as in macOS file names). Images keep the bytes of their
@@ -290,25 +293,28 @@ def listed_images(rows: pd.DataFrame, source: Path, wanted: Sequence[str] = ()) 
             column each image is a study of its own; without a patient column each study a patient.
         source: The list.
         wanted: Columns that the options ask for by name, see `unlike`.
+        images: The folder, with environment variables and ~; by default that of the list.
 
     Returns:
         image, path, study, patient, split and view, aligned with `rows`.
 
     Raises:
-        InputError: A path is blank or leaves the list's folder, or a column is nearly one of these.
+        InputError: There is no such folder, a path is blank or leaves it, or a column is nearly one
+            of these.
     """
     unlike(rows, OWN, source, wanted)
     no_blank(rows, ("image",), source)
     # One spelling per path: "./a//b.png" and "a/b.png" are the same image.
     names = [PurePosixPath(name.strip()).as_posix() for name in rows["image"]]
-    images = pd.DataFrame({"image": names}, index=rows.index, dtype=str)
-    images["path"] = [str(inside(source.parent, name.strip(), source)) for name in rows["image"]]
+    home = option_path(images, "the folder of the images") if images else source.parent
+    found = pd.DataFrame({"image": names}, index=rows.index, dtype=str)
+    found["path"] = [str(inside(home, name.strip(), source)) for name in rows["image"]]
     for column, instead in (("study", "image"), ("patient", "study")):
-        ids = rows[column].str.strip() if column in rows else images[instead]
-        images[column] = ids.map(_composed)
+        ids = rows[column].str.strip() if column in rows else found[instead]
+        found[column] = ids.map(_composed)
     for column in ("split", "view"):
-        images[column] = rows[column].str.strip() if column in rows else ""
-    return images
+        found[column] = rows[column].str.strip() if column in rows else ""
+    return found
 
 
 def _composed(name: str) -> str:

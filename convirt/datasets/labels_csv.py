@@ -22,6 +22,7 @@ class Options:
 
     Attributes:
         file: Name of the list in the root.
+        images: Folder that the image paths are relative to; by default that of the list.
         columns: Columns of 0 and 1, one per label. If this and `column` are both empty, every
             column that has no other meaning is a label.
         column: One column of class names instead.
@@ -30,6 +31,7 @@ class Options:
     """
 
     file: str = "labels.csv"
+    images: str = ""
     columns: tuple[str, ...] = ()
     column: str = ""
     classes: tuple[str, ...] = ()
@@ -40,7 +42,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     """Read one CSV.
 
     Args:
-        root: Folder of the list, or the list itself; image paths are relative to the list.
+        root: Folder of the list, or the list itself.
         split: Validation and test images, drawn by patient where the list has no split.
         options: See Options.
 
@@ -66,7 +68,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
                 inputs.named(rows),
                 "correct options.column or options.columns, or the name of the column",
             )
-    images = inputs.listed_images(rows, source, wanted)
+    images = inputs.listed_images(rows, source, wanted, chosen.images)
     labels = _labels(rows, chosen, source)
     taken = sorted(
         set(labels) & {*IMAGE_COLUMNS, *RETRIEVAL_COLUMNS, "top", "left", "height", "width"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from convirt.errors import InputError
 
 LOOKED_AT = 1_000  # texts, at most, that are searched for heads
 HEADS = 0.1  # share of them with heads that is taken to be no accident
+# a head behind the end of a sentence or behind another head, or a line break that is spelled out
+FLAT = re.compile(r"[.:!?][ \t]+(?:FINDINGS|IMPRESSION|CONCLUSION)S?[ \t]*:|\\n")
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,14 @@ class Options:
 
     Attributes:
         file: Name of the list in the root.
+        images: Folder that the image paths are relative to; by default that of the list.
         sections: Take only findings and impression of each text, found by their heads
             (see `own_reports`). By default the whole text is used.
         views: Values of the view column to keep; empty keeps all.
     """
 
     file: str = "pairs.csv"
+    images: str = ""
     sections: bool = False
     views: tuple[str, ...] = ()
 
@@ -40,7 +45,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     """Read one CSV.
 
     Args:
-        root: Folder of the list, or the list itself; image paths are relative to the list.
+        root: Folder of the list, or the list itself.
         split: Validation and test studies, drawn by patient where the list has no split.
         options: See Options.
 
@@ -51,15 +56,18 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     chosen = parse(Options, options, "pairs")
     source = inputs.list_file(root, chosen.file)
     rows = inputs.read_csv(source, ["image", "text", "patient"])
-    images = inputs.listed_images(rows, source)
-    texts = _texts(images["study"], rows["text"], source)
+    images = inputs.listed_images(rows, source, images=chosen.images)
+    texts = whole = _texts(images["study"], rows["text"], source)
     if chosen.sections:
-        texts = _sections(texts, source)
+        texts = _sections(whole, source)
     tables = assemble(images, split, source, reports=texts, views=chosen.views)
     alike.note_patients(tables.images, tables.funnel)
     inputs.unread(rows, ("image", "text", *inputs.OWN), tables.funnel)
+    looked = _sample(list(filter(None, whole.values())))
     if not chosen.sections:
-        _note_heads(list(filter(None, texts.values())), tables.funnel)
+        _note_heads(looked, tables.funnel)
+    else:
+        _note_flat(looked, tables.funnel)
     return tables
 
 
@@ -90,14 +98,27 @@ def _sections(texts: Mapping[str, str], source: Path) -> dict[str, str]:
             source,
             "texts with a findings or impression heading at the start of a line",
             f"none in {len(given):,} texts",
-            "set datasets.sources.<name>.options.sections: false, to use them whole",
+            "put each head on a line of its own, or set datasets.sources.<name>.options.sections: "
+            "false, to use the texts whole",
         )
     return found
 
 
-def _note_heads(texts: Sequence[str], funnel: Funnel) -> None:
-    """Note if texts seem to be whole reports, judging by a sample of them."""
-    looked = texts[:: -(-len(texts) // LOOKED_AT) or 1]
+def _sample(texts: Sequence[str]) -> Sequence[str]:
+    """At most `LOOKED_AT` of the texts, evenly spaced."""
+    return texts[:: -(-len(texts) // LOOKED_AT) or 1]
+
+
+def _note_flat(looked: Sequence[str], funnel: Funnel) -> None:
+    """Note if texts seem to have lost their line breaks, without which heads are not found."""
+    share = sum(bool(FLAT.search(text)) for text in looked) / max(1, len(looked))
+    if share >= HEADS:
+        what = "of the texts have heads inside a line, which are not found: put each on its own"
+        funnel.notes.append(f"{share:.0%} {what}")
+
+
+def _note_heads(looked: Sequence[str], funnel: Funnel) -> None:
+    """Note if texts seem to be whole reports."""
     share = sum(bool(own_reports.findings_and_impression(text)) for text in looked) / len(looked)
     if share >= HEADS:
         what = "of the texts have heads such as FINDINGS, and are used whole: see options.sections"

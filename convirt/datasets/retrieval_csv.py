@@ -18,7 +18,13 @@ from convirt.errors import InputError
 
 @dataclass(frozen=True)
 class Options:
-    """This reader has no switches."""
+    """Switches of this reader.
+
+    Attributes:
+        images: Folder that the image paths are relative to; by default that of the lists.
+    """
+
+    images: str = ""
 
 
 def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
@@ -27,18 +33,18 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     Args:
         root: Holds queries.csv, with label and image or text (or both columns, one of them filled
             in each row), and candidates.csv, with image and label. Both may have patient and
-            study. Image paths are relative to the root.
+            study.
         split: Unused: everything is test.
-        options: None known.
+        options: See Options.
 
     Raises:
         InputError: A list is missing or wrong, a candidate has no label, a query has a label that
             no candidate has, or an image is in both lists.
     """
-    parse(Options, options, "retrieval")
+    folder = parse(Options, options, "retrieval").images
     source = root / "candidates.csv"
     rows = inputs.read_csv(source, ["image", "label"])
-    candidates, others = inputs.listed_images(rows, source), [rows]
+    candidates, others = inputs.listed_images(rows, source, images=folder), [rows]
     inputs.no_blank(rows, ("label",), source)
     candidates["label"], candidates["role"] = rows["label"].str.strip(), "candidate"
     classes = sorted(set(candidates["label"]))
@@ -53,7 +59,7 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     inputs.one_hot(rows["label"], classes, "label", query_file)
     rows["label"] = rows["label"].str.strip()
     pictures = rows[rows["image"] != ""]
-    queries = inputs.listed_images(pictures, query_file)
+    queries = inputs.listed_images(pictures, query_file, images=folder)
     queries["label"], queries["role"] = pictures["label"], "query"
     texts = rows.loc[rows["text"] != "", ["text", "label"]].reset_index(drop=True)
 

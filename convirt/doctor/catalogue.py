@@ -192,7 +192,8 @@ FACTS: Mapping[str, Facts] = {
         size="under 1 MB; the images are CheXpert's",
         images=1_680,
         holds="image-retrieval/, text-retrieval/",
-        steps=("git clone https://github.com/yuhaozhang/convirt {root}",),
+        # without .git, which `depends` would hash and which differs from clone to clone
+        steps=("git clone https://github.com/yuhaozhang/convirt {root} && rm -rf {root}/.git",),
         lists=(
             ListFile(("image-retrieval/candidate.csv",), 1_600, ("Path",)),
             ListFile(("image-retrieval/query.csv",), 80, ("Variable", "Path")),
@@ -227,7 +228,8 @@ FACTS: Mapping[str, Facts] = {
         holds="labels/train_COVIDx4.txt, labels/test_COVIDx4.txt, data/train/, data/test/",
         steps=(
             "git clone https://github.com/lindawangg/COVID-Net {root}",
-            "follow {root}/docs/COVIDx.md to fill {root}/data/train and {root}/data/test",
+            "docs/datasets/covidx.md names the five sources of {root}/data/train and "
+            "{root}/data/test (Kaggle's COVIDx archives are of later versions)",
         ),
         lists=(
             ListFile(_covidx_list("train"), 13_898, version="COVIDx4"),
