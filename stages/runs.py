@@ -47,6 +47,8 @@ FORKS: bool = typer.Option(
     help="On Linux: import PyTorch once per job, or in each stage. Results are the same.",
 )
 FOLDER = Path(_scratch.SCRATCH, "runs")  # logs and the lock
+# the report depends on it, and no stage makes it where params.yaml asks for no transfer run
+DEPENDENCIES = (Path("models/finetune"),)
 
 
 def main(
@@ -91,6 +93,8 @@ def work(targets: list[str], chosen: list[str], lock: int, board: Board, forks: 
     if not pipeline.stale:
         board.say(f"Nothing to do: all {pipeline.total} stages are up to date.", "green")
         return True
+    for folder in DEPENDENCIES:
+        folder.mkdir(parents=True, exist_ok=True)
     schedule = Schedule(pipeline.stale, pipeline.upstream)
     # the first stages of a worker cannot be forks, since the imports take as long as these stages
     crew = Crew(chosen, lock, forks and pipeline.forks > 2 * len(chosen))
