@@ -253,7 +253,7 @@ def test_a_run_trains_with_values_of_its_own(
     seen = []
 
     def note(objective: Any, data: Any, spec: Any, config: Any, *rest: Any) -> None:
-        seen.append((config.tau, spec.flip, objective.model.projection["dim"]))
+        seen.append((config.tau, spec.flip, objective.model.projection.dim))
         raise StoppedError
 
     monkeypatch.setattr(training, "pretrain", note)

@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 from convirt import files
 from convirt.errors import InputError
+from convirt.metrics import paired_difference
 from convirt.params import read_yaml
 from convirt.results import console, paper
 from convirt.results.report_text import Results, render
@@ -535,6 +536,19 @@ def test_a_damaged_readme_stays_as_it_is(done: tuple[Path, str], page: str) -> N
     with pytest.raises(InputError, match=r"git checkout README\.md"):
         readme.fill(page, cells)
     assert readme.fill(f"a{readme.BEGIN}old{readme.END}z", cells)[::-1].startswith("z")
+
+
+def test_the_claim_is_of_the_seed_and_the_resamples_that_are_asked_for(
+    report: Report, tmp_path: Path
+) -> None:
+    assert report(**{"seed": 3, "finetune.bootstrap": 40, "matrix.task": ["rsna"]}).exit_code == 0
+    ours, theirs = (
+        pd.read_parquet(tmp_path / f"models/finetune/rsna-{run}-finetune/predictions.parquet")
+        for run in ("convirt-10", "imagenet-100")
+    )
+    wanted = paired_difference(ours, theirs, "auroc", 40, 3)
+    found = summary(tmp_path)["claim"]["rsna"]
+    assert found == {"difference": wanted.value, "low": wanted.low, "high": wanted.high}
 
 
 def test_an_approximate_search_is_named_with_its_recall(report: Report, tmp_path: Path) -> None:

@@ -465,7 +465,7 @@ def test_slots_are_held_against_the_parameters(project: Project) -> None:
     project.set(a=1, b=1, threads=4096)
     assert "2 jobs x 4096 threads" in project.run("--jobs", "2", "prepare")
     (project.folder / "params.yaml").write_text("compute: {device: cuda}\n")
-    assert "--gpus 0" in project.run("--jobs", "2", "prepare", code=1)
+    assert "check nvidia-smi" in project.run("--jobs", "2", "prepare", code=1)
 
 
 @pytest.mark.filterwarnings("ignore:.*_NoneStep:DeprecationWarning")  # DVC's own

@@ -263,7 +263,9 @@ def scratch_of(stage: Stage, **inputs: str) -> Path:
         return folder
 
 
-def test_scratch_is_the_same_for_the_same_run_only(make: Make) -> None:
+def test_scratch_is_the_same_for_the_same_run_only(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reads = ("train.lr",)
     with make(reads, names={"task": "a"}) as stage:
         first = scratch_of(stage, store="1")
@@ -276,6 +278,14 @@ def test_scratch_is_the_same_for_the_same_run_only(make: Make) -> None:
     with make(reads, names={"task": "a"}) as stage:
         assert scratch_of(stage, store="1") == first
     replace("params.yaml", "lr: 0.0005", "lr: 0.0006")
+    with make(reads, names={"task": "a"}) as stage:
+        assert scratch_of(stage, store="1") != first
+    replace("params.yaml", "lr: 0.0006", "lr: 0.0005")
+    replace("convirt/used.py", "1", "2")
+    with make(reads, names={"task": "a"}) as stage:
+        assert scratch_of(stage, store="1") != first
+    replace("convirt/used.py", "2", "1")
+    monkeypatch.setattr(provenance, "versions", lambda: {"torch": "another"})
     with make(reads, names={"task": "a"}) as stage:
         assert scratch_of(stage, store="1") != first
 

@@ -902,3 +902,23 @@ def test_one_of_several_processes_validates_with_the_memory_of_its_part(
     options = {"queue": 8, "groups": 1}
     whole = tiny_models.objective("moco_v2", bert, tiny_models.corpus(), options=options)
     assert training._validated_at_once(whole, config) == 0
+
+
+def test_a_resumed_run_knows_its_best_state_and_how_long_it_was_flat(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation is best at step 4 and then worse, so that the rate decays after two more."""
+    losses = {0: 9.0, 4: 3.0, 8: 4.0, 12: 5.0, 16: 6.0}
+
+    def told(progress: Progress, cost: float, loss: float, config: TrainConfig) -> bool:
+        return note_validation(progress, losses[progress.step], losses[progress.step], config)
+
+    monkeypatch.setattr(training, "note_validation", told)
+    config = replace(CONFIG, patience=2)
+    whole = tiny_models.train("convirt", bert, config)
+    assert (whole[1].best_step, whole[1].history[-1]["lr"]) == (4, CONFIG.lr / 2)
+    model, result, taken_up = tiny_models.killed_and_resumed(
+        "convirt", bert, config, tmp_path, [10]
+    )
+    assert taken_up == [9]
+    assert_same_run(whole, (model, result))
