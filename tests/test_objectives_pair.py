@@ -409,8 +409,9 @@ def test_siglip_starts_as_told_and_learns_both(bert: Path) -> None:
 
 
 def test_siglip_needs_a_scale_above_zero(bert: Path) -> None:
-    with pytest.raises(InputError, match="scale has to be above 0"):
+    with pytest.raises(InputError, match="scale has to be above 0") as caught:
         made("siglip", bert, scale=0.0).build()
+    assert "objectives.siglip.options" in str(caught.value)
 
 
 def test_soft_tells_how_many_share(bert: Path) -> None:

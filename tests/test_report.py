@@ -603,6 +603,18 @@ def test_a_terminal_without_the_minus_sign_gets_another(done: tuple[Path, str]) 
     assert b"image ? image" in shown.stdout
 
 
+def test_show_of_an_earlier_summary_names_the_command(
+    done: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = summary(done[0])
+    cells["data"] = {"made_up": 1.0, "papers_search": 1.0}
+    files.write_json(tmp_path / "metrics/summary.json", cells)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["--show"])
+    assert result.exit_code == 1
+    assert "of an earlier version" in result.output and "dvc repro report" in result.output
+
+
 def test_show_without_a_summary_names_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,13 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     tables = assemble(images, split, source, reports=texts, views=chosen.views)
     alike.note_patients(tables.images, tables.funnel)
     inputs.unread(rows, ("image", "text", *inputs.OWN), tables.funnel)
-    looked = _sample(list(filter(None, whole.values())))
-    if not chosen.sections:
-        _note_heads(looked, tables.funnel)
-    else:
-        _note_flat(looked, tables.funnel)
+    given = list(filter(None, whole.values()))
+    if chosen.sections:  # they seem to have lost their line breaks
+        what = "heads inside a line, which are not found: put each on its own"
+        _note_share(given, FLAT.search, what, tables.funnel)
+    else:  # they seem to be whole reports
+        what = "heads such as FINDINGS, and are used whole: see options.sections"
+        _note_share(given, own_reports.findings_and_impression, what, tables.funnel)
     return tables
 
 
@@ -104,22 +106,11 @@ def _sections(texts: Mapping[str, str], source: Path) -> dict[str, str]:
     return found
 
 
-def _sample(texts: Sequence[str]) -> Sequence[str]:
-    """At most `LOOKED_AT` of the texts, evenly spaced."""
-    return texts[:: -(-len(texts) // LOOKED_AT) or 1]
-
-
-def _note_flat(looked: Sequence[str], funnel: Funnel) -> None:
-    """Note if texts seem to have lost their line breaks, without which heads are not found."""
-    share = sum(bool(FLAT.search(text)) for text in looked) / max(1, len(looked))
+def _note_share(
+    texts: Sequence[str], found: Callable[[str], object], what: str, funnel: Funnel
+) -> None:
+    """Note the share of the texts for which `found` is true, judging by a sample of them."""
+    looked = texts[:: -(-len(texts) // LOOKED_AT) or 1]
+    share = sum(bool(found(text)) for text in looked) / len(looked)
     if share >= HEADS:
-        what = "of the texts have heads inside a line, which are not found: put each on its own"
-        funnel.notes.append(f"{share:.0%} {what}")
-
-
-def _note_heads(looked: Sequence[str], funnel: Funnel) -> None:
-    """Note if texts seem to be whole reports."""
-    share = sum(bool(own_reports.findings_and_impression(text)) for text in looked) / len(looked)
-    if share >= HEADS:
-        what = "of the texts have heads such as FINDINGS, and are used whole: see options.sections"
-        funnel.notes.append(f"{share:.0%} {what}")
+        funnel.notes.append(f"{share:.0%} of the texts have {what}")

@@ -261,8 +261,16 @@ def retrieval_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def made_up_sets(summary: Mapping[str, Any]) -> frozenset[str]:
-    """The data sets that the demo drew."""
-    return frozenset(name for name, drawn in summary["data"]["made_up"].items() if drawn)
+    """The data sets that the demo drew.
+
+    Raises:
+        InputError: The summary is of an earlier version, which held their share alone.
+    """
+    made_up = summary["data"]["made_up"]
+    if not isinstance(made_up, Mapping):
+        where, found = "metrics/summary.json: data.made_up", f"{made_up}, of an earlier version"
+        raise InputError(where, "a number for each data set", found, "dvc repro report")
+    return frozenset(name for name, drawn in made_up.items() if drawn)
 
 
 def recall_key(cells: Mapping[str, Any]) -> str | None:
