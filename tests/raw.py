@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -213,6 +214,45 @@ def rsna(root: Path, images: int = 8) -> Path:
         path = root / f"stage_2_train_images/{name}.dcm"
         dicom(path, film(i), "MONOCHROME1" if inverted else "MONOCHROME2", jpeg=i % 2 == 0)
     write(root / "stage_2_train_labels.csv", "\n".join(lines) + "\n")
+    return root
+
+
+def rsna_release(root: Path, inner: str = "") -> Path:
+    """RSNA's own release: eight films of four people, one without a final label.
+
+    Args:
+        root: Of the set.
+        inner: What the archive of the films calls their folder, with its "/".
+    """
+    rows: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
+    for i in range(8):
+        uids: dict[str, object] = {
+            "StudyInstanceUID": f"1.2.{i}",
+            "SeriesInstanceUID": f"1.3.{i}",
+            "SOPInstanceUID": f"1.4.{i}",
+        }
+        dicom(root / f"{inner}1.2.{i}/1.3.{i}/1.4.{i}.dcm", film(i), jpeg=i % 2 == 0)
+        nih = f"{i // 2 + 1:08d}_{i % 2:03d}.png"
+        rows.append({"subset_img_id": f"id-{i:02d}", "img_id": nih, "orig_labels": []} | uids)
+        annotations += [{"labelId": "Q", "data": None} | uids] * (i % 2)
+        if i % 3 == 0:  # a box each
+            annotations += [{"labelId": "O", "data": {"x": 1, "y": 2}} | uids] * 2
+        elif i != 7:  # the label of a study
+            label = "N" if i % 3 == 1 else "A"
+            annotations.append({"labelId": label, "StudyInstanceUID": uids["StudyInstanceUID"]})
+    names = {"O": "Lung Opacity", "N": "Normal", "A": "No Lung Opacity / Not Normal"}
+    groups = {"Calculated": names, "Quality": {"Q": "Exclude"}}
+    export = {
+        "labelGroups": [
+            {"name": group, "labels": [{"id": key, "name": name} for key, name in held.items()]}
+            for group, held in groups.items()
+        ],
+        "datasets": [{"annotations": annotations}],
+    }
+    write(root / "pneumonia-challenge-dataset-mappings_2018.json", json.dumps(rows))
+    name = "pneumonia-challenge-annotations-adjudicated-kaggle_2018.json"
+    write(root / name, json.dumps(export))
     return root
 
 

@@ -849,7 +849,7 @@ def test_depends_of_another_set_is_told(
     with path.open("w") as handle:
         YAML(typ="safe").dump(data, handle)
     assert run(path)[0] == 1
-    for name in ("CONVIRT_DATA", "CONVIRT_PAIRS", "CONVIRT_LABELS", "OPENI", "KERMANY"):
+    for name in ("CONVIRT_DATA", "CONVIRT_PAIRS", "CONVIRT_LABELS", "OPENI", "RSNA", "KERMANY"):
         monkeypatch.setenv(name, str(here / name))
     for profile in (ROOT / "profiles").glob("*.yaml"):
         assert "is not in the root" not in run(profile)[1]

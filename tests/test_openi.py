@@ -595,13 +595,17 @@ def test_profile_reads_what_the_page_prepares(tmp_path: Path) -> None:
     raw.save(films / "test/PNEUMONIA/person1_bacteria_2.jpeg")
     command("open-i.md", 0, KERMANY=str(films))
     profile = ROOT / "profiles/open-i.yaml"
-    roots = {"OPENI": str(tmp_path / "openi"), "KERMANY": str(films)}
+    roots = {name: str(tmp_path / name.lower()) for name in ("OPENI", "RSNA")}
+    roots["KERMANY"] = str(films)
     sources = parse(from_yaml(expand(profile, roots), profile), profile).datasets.sources
     official(tmp_path / "openi")
-    for name in ("chest", "kermany"):
+    raw.rsna_release(tmp_path / "rsna")
+    for name in ("chest", "rsna", "kermany"):
         assert Path(sources[name].depends).is_file()
     pairs = registry.read(sources["chest"].reader, Path(sources["chest"].root), Split(0), {})
     assert len(pairs.images) == 6
+    released = registry.read(sources["rsna"].reader, Path(sources["rsna"].root), Split(0), {})
+    assert released.labels == ("pneumonia",) and len(released.images) == 7
     source = sources["kermany"]
     labels = registry.read("labels", Path(source.root), Split(0, source.val), source.options)
     assert labels.labels == ("NORMAL", "PNEUMONIA")

@@ -18,11 +18,10 @@ from PIL import Image
 from test_bad_input import refused
 from test_readers import read
 
-from convirt.datasets import images, rsna
+from convirt.datasets import images, rsna, rsna_files
+from convirt.datasets.rsna_files import ANNOTATIONS, MAPPING
 from convirt.datasets.splits import Split
 from convirt.errors import InputError
-
-MAPPING = rsna.MAPPING
 
 
 def zip_folder(folder: Path, archive: Path, prefix: str = "") -> Path:
@@ -273,7 +272,7 @@ def released(root: Path, labels: list[tuple[str, str]]) -> dict[str, Any]:
             }
         ],
     }
-    return {"annotations": str(raw.write(root / rsna.ANNOTATIONS, json.dumps(export)))}
+    return {"annotations": str(raw.write(root / ANNOTATIONS, json.dumps(export)))}
 
 
 LABELLED = [("a", OPACITY), ("b", OPACITY), ("b", OPACITY), ("c", NORMAL), ("d", NEITHER)]
@@ -334,7 +333,7 @@ def test_annotations_that_label_no_test_film(
 )
 def test_annotations_that_are_none(tmp_path: Path, text: str, words: str) -> None:
     options = released(tmp_path, [*LABELLED, *TESTED])
-    raw.write(tmp_path / rsna.ANNOTATIONS, text)
+    raw.write(tmp_path / ANNOTATIONS, text)
     assert words in refused("rsna", tmp_path, **options).found
 
 
@@ -365,7 +364,7 @@ def test_any_json_is_a_mapping_or_is_refused(
 ) -> None:
     path = raw.write(tmp_path_factory.getbasetemp() / "any.json", json.dumps(value))
     try:
-        people = rsna._nih_patients(path)
+        people = rsna_files.people(path)
     except InputError:
         return
     assert all(film and patient.isdigit() for film, patient in people.items() if film)

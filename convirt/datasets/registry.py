@@ -19,6 +19,7 @@ from convirt.datasets import (
     pairs_csv,
     retrieval_csv,
     rsna,
+    rsna_release,
 )
 from convirt.datasets.splits import Split
 from convirt.datasets.tables import Reader, Tables
@@ -28,6 +29,7 @@ READERS: dict[str, Reader] = {
     "mimic-cxr": mimic_cxr.read,
     "chexpert": chexpert.read,
     "rsna": rsna.read,
+    "rsna-release": rsna_release.read,
     "covidx": covidx.read,
     "mura": mura.read,
     "open-i": openi.read,

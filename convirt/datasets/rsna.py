@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from convirt.datasets import archives, inputs, rsna_release
+from convirt.datasets import archives, inputs, rsna_files
 from convirt.datasets.assemble import assemble
 from convirt.datasets.options import parse
 from convirt.datasets.options import path as option_path
+from convirt.datasets.rsna_files import ANNOTATIONS, MAPPING
 from convirt.datasets.splits import Split, assign
 from convirt.datasets.tables import Tables
 from convirt.errors import InputError
@@ -22,8 +22,6 @@ PAPER = {"train": 25184, "val": 1500, "test": 3000}
 FOLDER = "rsna-pneumonia-detection-challenge"
 STAGES = ("stage_2", "stage_1")  # the later release first
 SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")  # the first that exists is used
-MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
-ANNOTATIONS = "pneumonia-challenge-annotations-adjudicated-kaggle_2018.json"
 # Share of test films with a train film of the same person when the 26,684 labelled films are split
 # film by film into 22,184, 1,500 and 3,000; people by the pixel matches with ChestX-ray14 that
 # mlmed/torchxrayvision publishes. docs/datasets/rsna.md
@@ -99,16 +97,16 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
     if chosen.annotations:
         annotations = option_path(chosen.annotations, ANNOTATIONS)
         mapping = _needed(mapping, root, source)
-        known = rsna_release.labels(annotations, mapping)
+        known = rsna_files.labels(annotations, mapping)
         folder = _folder(root, f"{stage}_test_images", chosen.images)
         images, told = _with_test_part(images, known, folder, annotations)
         tables = assemble(images, split, source, labels=LABELS)
         notes += [*told, _rebuilt(tables.images, known, mapping)]
     else:
         if mapping is not None:
-            images["patient"] = _people(ids, mapping)
+            images["patient"] = people_of(ids, mapping)
         tables = assemble(images, split, source, labels=LABELS)
-        notes += _doubts(tables.images, split, mapping, source)
+        notes += doubts(tables.images, split, mapping, source)
     tables.funnel.paper, tables.funnel.notes = dict(PAPER), notes
     return tables
 
@@ -186,10 +184,10 @@ def _mapping(root: Path, option: str) -> Path | None:
     return next((place for place in places if archives.is_file(place)), None)
 
 
-def _people(ids: pd.Series, source: Path) -> pd.Series:
+def people_of(ids: pd.Series, source: Path) -> pd.Series:
     """The person behind each film."""
     if source.suffix == ".json":
-        mapping = _nih_patients(source)
+        mapping = rsna_files.people(source)
     else:
         rows = inputs.read_csv(source, ["patientId", "patient"])
         mapping = dict(zip(rows["patientId"], rows["patient"], strict=True))
@@ -204,32 +202,7 @@ def _people(ids: pd.Series, source: Path) -> pd.Series:
     return people
 
 
-def _nih_patients(source: Path) -> dict[str, str]:
-    """RSNA's mapping: "subset_img_id" names the challenge's film, "img_id" that of ChestX-ray14.
-
-    An image of ChestX-ray14 has a name such as "00000013_005.png": patient 13, sixth film.
-    """
-    matches = rsna_release.load(
-        source,
-        "RSNA's list of objects with subset_img_id and img_id",
-        lambda rows: [
-            (str(row["subset_img_id"]), row["img_id"], re.match(r"(\d+)_", row["img_id"]))
-            for row in rows
-        ],
-    )
-    people: dict[str, str] = {}
-    for film, image, match in matches:
-        if match is None or people.setdefault(film, match[1]) != match[1]:
-            raise InputError(
-                source,
-                "an img_id such as 00000013_005.png, with one patient per subset_img_id",
-                f"`{image}` for `{film}`",
-                "download it again from rsna.org",
-            )
-    return people
-
-
-def _doubts(images: pd.DataFrame, split: Split, mapping: Path | None, source: Path) -> list[str]:
+def doubts(images: pd.DataFrame, split: Split, mapping: Path | None, source: Path) -> list[str]:
     """Notes for the user on people who are in two parts of the split."""
     films, people = len(images), images["patient"].nunique()
     if mapping is not None:
@@ -256,7 +229,7 @@ def _rebuilt(images: pd.DataFrame, known: dict[str, int], mapping: Path) -> str:
     """A note on a test part whose labels come from RSNA's annotations."""
     told = f"The {(images['split'] == 'test').sum()} test films are those of stage 2's test part, "
     told += "labelled by RSNA's annotations"
-    people = _people(images["image"], mapping)
+    people = people_of(images["image"], mapping)
     told += f"; {_leak(people, images['split']):.0%} have a train film of the same person."
     ours = images[images["split"] != "test"]
     other = ours["image"].map(known).ne(ours["pneumonia"]).sum()

@@ -18,9 +18,18 @@ ON_EXCLUDE_LIST = "on the exclude list"
 LISTED_TWICE = "listed twice"
 PERSON_HELD_OUT = "patient is in val or test"
 UNCERTAIN = "uncertain label"
+NO_FINAL_LABEL = "without a final label"
 LEFTOVER = "no image, a leftover of macOS"
 CHOICES = frozenset(
-    {VIEW_NOT_CHOSEN, ON_EXCLUDE_LIST, LISTED_TWICE, PERSON_HELD_OUT, UNCERTAIN, LEFTOVER}
+    {
+        VIEW_NOT_CHOSEN,
+        ON_EXCLUDE_LIST,
+        LISTED_TWICE,
+        PERSON_HELD_OUT,
+        UNCERTAIN,
+        NO_FINAL_LABEL,
+        LEFTOVER,
+    }
 )
 
 # Reasons to drop a study because of its report.

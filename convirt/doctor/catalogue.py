@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from convirt.datasets import rsna_files, rsna_release
+
 OPEN, REGISTRATION, CREDENTIALED, YOURS = "open", "registration", "credentialed", "yours"
 
 
@@ -217,6 +219,25 @@ FACTS: Mapping[str, Facts] = {
         lists=(ListFile(("stage_2_train_labels.csv",), 30_227, ("patientId", "Target")),),
         folders=(Folder("stage_2_train_images", ".dcm", 26_684),),
         paths={"patients": "", "annotations": ""},
+    ),
+    "rsna-release": Facts(
+        title="RSNA Pneumonia Detection Challenge 2018, RSNA's own release",
+        kind="labels",
+        access=OPEN,
+        page="https://www.rsna.org/rsnai/ai-image-challenge/rsna-pneumonia-detection-challenge-2018",
+        size="4.0 GB",
+        images=29_684,
+        holds=f"{rsna_release.FILMS}.zip, {rsna_files.ANNOTATIONS}, {rsna_files.MAPPING}",
+        steps=tuple(
+            f"wget -N -c -P {{root}} {rsna_release.FROM}/{name}"
+            for name in (
+                f"{rsna_release.FILMS}.zip",
+                rsna_files.ANNOTATIONS,
+                rsna_files.MAPPING,
+            )
+        ),
+        lists=(),
+        paths={"images": ""},
     ),
     "covidx": Facts(
         title="COVIDx4",
