@@ -13,7 +13,7 @@ NAME = "journal.jsonl"
 
 def line(block: Block) -> bytes:
     """A block as one line of JSON."""
-    results = [[r.reason, r.converted, *r.box] for r in block.results]
+    results = [[r.reason, r.converted, *r.box, int(r.dark)] for r in block.results]
     value = {"check": block.check, "first": block.first, "results": results, "stamp": block.stamp}
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
@@ -34,8 +34,9 @@ def _parse(data: bytes) -> Iterator[Block]:
         try:
             value = json.loads(text)
             results = []
-            for reason, converted, top, left, height, width in value["results"]:
-                results.append(Packed(reason, converted, (top, left, height, width)))
+            for reason, converted, top, left, height, width, dark in value["results"]:
+                box = (top, left, height, width)
+                results.append(Packed(reason, converted, box, bool(dark)))
             yield Block(value["first"], results, value["stamp"], value["check"])
         except (ValueError, KeyError, TypeError):
             continue  # incomplete, so not finished

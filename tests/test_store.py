@@ -214,6 +214,30 @@ def test_rsna_film_is_turned_around(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.images[1], expected)
 
 
+def test_films_that_a_marker_made_black_are_noted(tmp_path: Path) -> None:
+    """12 bits of tissue and one pixel of 16 in one film; a small hand on black is none."""
+    root = raw.ten_pairs(tmp_path / "raw")
+    tissue = np.random.default_rng(0).integers(0, 4096, (48, 40)).astype(np.uint16)
+    tissue[0, 0] = 65535
+    Image.fromarray(tissue).save(root / "f/4.png")
+    hand = np.zeros((48, 40), dtype=np.uint8)
+    hand[:8, :10] = 200
+    Image.fromarray(hand).save(root / "f/5.png")
+    funnel = pack(root, tmp_path / "store", size=48)
+    (note,) = funnel.note_lines()
+    assert note.startswith(f"1 {packing.DARK}; for example `f/4.png`")
+    assert funnel.images.kept == 10
+
+
+@pytest.mark.parametrize(("bright", "noted"), [(5, True), (6, False)])
+def test_how_many_bright_pixels_make_a_film(bright: int, noted: bool) -> None:
+    """Padding does not count: 500 pixels of a square of 625."""
+    square = np.zeros((25, 25), dtype=np.uint8)
+    square[:20] = squares.DIM
+    square.reshape(-1)[:bright] = squares.DIM + 1
+    assert squares._is_dark(square, 20 * 25) == noted
+
+
 def test_the_digest_follows_the_content(tmp_path: Path) -> None:
     root = raw.ten_pairs(tmp_path / "raw")
     digests = set()

@@ -16,6 +16,8 @@ from PIL import Image
 from convirt.datasets import archives
 from convirt.datasets.images import BadImageError, decode
 
+DIM, BRIGHT_SHARE = 32, 0.01  # a hand on a large black plate covers several times as much
+
 
 class Packed(NamedTuple):
     """What packing did with one image.
@@ -24,11 +26,13 @@ class Packed(NamedTuple):
         reason: Why it is dropped, "" if it is kept.
         converted: As in Picture.
         box: top, left, height and width of the content in the square, in pixels.
+        dark: Whether hardly a pixel of the content is brighter than `DIM`.
     """
 
     reason: str = ""
     converted: str = ""
     box: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dark: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def pack(paths: Sequence[str], first: int, size: int, out: Path, start: int) -> 
             results.append(Packed(reason=bad.reason))
             continue
         row[:], box = fit(picture.pixels, size)
-        results.append(Packed("", picture.converted, box))
+        results.append(Packed("", picture.converted, box, _is_dark(row, box[2] * box[3])))
     with out.open("r+b", buffering=0) as handle:
         data = rows.reshape(-1).data
         position = start + first * size * size
@@ -127,3 +131,8 @@ def pack(paths: Sequence[str], first: int, size: int, out: Path, start: int) -> 
             written = os.pwrite(handle.fileno(), data, position)
             data, position = data[written:], position + written
     return Block(first, results, before, zlib.crc32(rows.reshape(-1).data))
+
+
+def _is_dark(square: np.ndarray, content: int) -> bool:
+    """Whether at most `BRIGHT_SHARE` of the content's pixels exceed `DIM`; padding is black."""
+    return int(np.count_nonzero(square > DIM)) <= BRIGHT_SHARE * content
