@@ -128,10 +128,10 @@ def load_pair_encoder(folder: Path) -> PairEncoder:
     Raises:
         InputError: A file is missing or a weight does not fit.
     """
-    config = read_config(folder)
-    if "projection" not in config:
+    if not is_pair_encoder(folder):
         found = "an image encoder only"
         raise InputError(folder, "encoders of images and text", found, "dvc repro pretrain")
+    config = read_config(folder)
     image, image_config = load_image_encoder(folder)
     text, tokenizer = create_text_encoder(
         f"file:{folder / 'text_encoder'}",

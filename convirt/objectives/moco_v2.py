@@ -22,12 +22,12 @@ import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from convirt import processes
 from convirt.devices import sent
@@ -102,6 +102,7 @@ class Objective(base.Objective):
         self.head = parts.projection.head(parts.image_config.width)
         self.key_encoder = copy.deepcopy(self.image_encoder).requires_grad_(False)
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
+        self._towards = get_ema_multi_avg_fn(self.options.momentum)
         self.register_buffer("queue", torch.zeros(self.options.queue, parts.projection.dim))
         self.register_buffer("enqueued", torch.zeros((), dtype=torch.int64))
 
@@ -159,13 +160,11 @@ class Objective(base.Objective):
         super().compile_with(mode)
         self.key_encoder.compile(mode=mode, dynamic=False)
 
-    @torch.no_grad()
     def _follow(self) -> None:
         """Move the key encoder towards the query encoder: weights, not BatchNorm statistics."""
-        keys = chain(self.key_encoder.parameters(), self.key_head.parameters())
-        queries = chain(self.image_encoder.parameters(), self.head.parameters())
-        for key, query in zip(keys, queries, strict=True):
-            key.lerp_(query, 1 - self.options.momentum)
+        keys = [*self.key_encoder.parameters(), *self.key_head.parameters()]
+        queries = [*self.image_encoder.parameters(), *self.head.parameters()]
+        self._towards(keys, queries, None)  # one kernel for all on a GPU
 
     def _embed(self, encoder: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
         """Encode in `groups` parts, each with its own BatchNorm statistics."""
