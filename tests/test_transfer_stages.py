@@ -249,6 +249,53 @@ def test_a_run_starts_from_the_encoder_and_is_chosen_on_validation(
     assert seen == [(10, 12)]
 
 
+def hard_task(repo: Path) -> None:
+    """The task rsna with films that tell nothing, and three units: 4 films a patient, 2 a study."""
+    folder = repo / "data/stores/rsna"
+    records = pd.read_parquet(folder / "records.parquet")
+    records["patient"] = [f"p{k // 4}" for k in range(48)]
+    records["study"] = [f"s{k // 2}" for k in range(48)]
+    told = np.random.default_rng(0).permutation(12) % 2
+    records["pneumonia"] = told[np.arange(48) // 4].astype(float)
+    write_store(repo, "rsna", records, films(np.zeros(48, dtype=int), 1))
+
+
+@pytest.mark.parametrize("protocol", ["finetune", "linear"])
+@pytest.mark.parametrize(
+    ("unit", "val", "test"), [("image", 12, 16), ("study", 6, 8), ("patient", 3, 4)]
+)
+def test_the_unit_is_what_is_chosen_by_and_scored(
+    repo: Path,
+    protocol: str,
+    unit: str,
+    val: int,
+    test: int,
+    monkeypatch: pytest.MonkeyPatch,
+    write_params: Callable[..., Path],
+) -> None:
+    hard_task(repo)
+    change(repo, "tasks.rsna.unit", unit, write_params)
+    change(repo, "finetune.bootstrap", 70, write_params)
+    seen, real = list[int](), transfer.transfer
+
+    def watch(model: Any, train: Any, val: Any, *rest: Any) -> Any:
+        seen.append(len(val.units.y))
+        return real(model, train, val, *rest)
+
+    monkeypatch.setattr(transfer, "transfer", watch)
+    assert run("rsna", "imagenet", "100", protocol).exit_code == 0
+    assert seen == [val]
+    key = f"rsna-imagenet-100-{protocol}"
+    table = pd.read_parquet(repo / "models/finetune" / key / "predictions.parquet")
+    records = pd.read_parquet(repo / "data/stores/rsna/records.parquet").tail(16)
+    assert table["unit"].tolist() == records[unit].tolist() and table["unit"].nunique() == test
+    numbers = json.loads((repo / "metrics/finetune" / f"{key}.json").read_text())
+    expected = metrics.estimate(table, "auroc", 70, 0)
+    told = {name: numbers[name] for name in ("value", "low", "high")}
+    assert told == {name: getattr(expected, name) for name in told}
+    assert unit != "image" or numbers["low"] < numbers["high"]  # few patients can be told apart
+
+
 def test_where_encoders_start(repo: Path, write_params: Callable[..., Path]) -> None:
     """From the named weights, the row Random from none."""
     source = timm.create_model("test_efficientnet", pretrained=False).state_dict()

@@ -103,6 +103,21 @@ def test_the_stage_writes_predictions_and_numbers(pair: Path) -> None:
     assert (pair / f"metrics/zeroshot/{KEY}.json").read_bytes() == written
 
 
+def test_patients_are_scored_where_the_task_says_so(
+    pair: Path, write_params: Callable[..., Path]
+) -> None:
+    tiny.hard_task(pair)
+    tiny.change(pair, "tasks.rsna.unit", "patient", write_params)
+    assert tiny.run("rsna", "convirt", stage=zeroshot).exit_code == 0
+    table = pd.read_parquet(pair / "data/zeroshot" / KEY / "predictions.parquet")
+    assert table["unit"].equals(table["patient"]) and table["unit"].nunique() == 4
+    numbers = json.loads((pair / "metrics/zeroshot" / f"{KEY}.json").read_text())
+    expected = metrics.estimate(table, "auroc", 50, 0)
+    told = {name: numbers[name] for name in ("value", "low", "high")}
+    assert told == {name: getattr(expected, name) for name in told}
+    assert numbers["low"] < numbers["high"]
+
+
 def test_what_affirms_and_what_denies_exchanged(
     pair: Path, write_params: Callable[..., Path]
 ) -> None:
