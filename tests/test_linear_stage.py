@@ -17,7 +17,7 @@ from conftest import ROOT, set_key
 from safetensors.torch import load_file
 from test_transfer_stages import change, outputs, repo, run  # noqa: F401, repo is a fixture
 
-from convirt import feature_cache, files, image_encoder, transfer
+from convirt import devices, feature_cache, files, image_encoder, provenance, transfer
 from convirt.params import ParamsError, parse
 from stages import _protocols as protocols
 from stages._stage import Stage
@@ -89,6 +89,25 @@ def test_runs_of_one_task_and_encoder_share_features(
     save_safetensors(path, tensors)
     assert run(*RUN).exit_code == 0
     assert len(kept(work)) == 4
+
+
+def test_features_of_other_code_libraries_and_chips_are_not_used(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(*RUN).exit_code == 0
+    (first,) = kept(work)
+    changes: list[tuple[Any, str, Callable[..., Any]]] = [
+        (devices, "hardware", lambda device: "another chip"),
+        (provenance, "versions", lambda: {"torch": "0.0"}),
+        (protocols, "digest_of", lambda path: str(path)),
+    ]
+    for number, (where, name, other) in enumerate(changes):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, other)
+            assert run(*RUN).exit_code == 0
+        assert len(kept(work)) == number + 2, name
+    assert run(*RUN).exit_code == 0
+    assert first in kept(work) and len(kept(work)) == 4
 
 
 def test_images_of_no_split_are_left_out(work: Path) -> None:

@@ -61,6 +61,18 @@ def test_store_and_funnel(run: Callable[..., Any], tmp_path: Path) -> None:
     assert outputs(tmp_path) == before
 
 
+def test_the_seed_draws_the_split(
+    run: Callable[..., Any], tmp_path: Path, default_params: dict[str, Any]
+) -> None:
+    drawn = []
+    for seed in range(4):
+        default_params["seed"] = seed
+        assert run().exit_code == 0
+        records = Store.open(tmp_path / "data/stores/bone").records
+        drawn.append(tuple(records.loc[records["split"] == "val", "image"]))
+    assert len(set(drawn)) > 1
+
+
 def test_the_root_may_hold_a_variable(
     run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
