@@ -11,7 +11,13 @@ from stages._stage import PARAMS, Stage
 
 READS = ["seed", "datasets.sources.{name}"]
 
-PUBLISHED = ("rsna", "covidx", "chexpert", "mura")  # readers of sets whose ids are public
+PUBLISHED = (
+    "rsna",
+    "rsna-release",
+    "covidx",
+    "chexpert",
+    "mura",
+)  # readers of sets whose ids are public
 
 WRITE: bool = typer.Option(False, "--write/--check", help="Write the list, or only compare.")
 OUT: Path = typer.Option("splits", help="Folder for the lists.")

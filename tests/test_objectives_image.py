@@ -382,6 +382,7 @@ def test_moco_shuffles_anew_at_each_step() -> None:
     assert len(found) == 3  # ways to halve four
 
 
+@torch.no_grad()
 def test_moco_validation_before_the_queue_is_full_counts_as_chance() -> None:
     objective, batches = made("moco_v2").inputs(2)
     objective.eval()
@@ -397,6 +398,7 @@ def test_moco_validation_before_the_queue_is_full_counts_as_chance() -> None:
     assert sum(losses) / 2 != pytest.approx(math.log(9))
 
 
+@torch.no_grad()
 def test_moco_is_chosen_by_keys_of_one_encoder() -> None:
     """The criterion is each query's loss among the keys of all films, whatever the queue holds."""
     objective, batches = made("moco_v2").inputs(2)

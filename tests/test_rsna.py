@@ -209,9 +209,10 @@ def test_leak_is_the_share_of_test_films() -> None:
         ("[" * 100_000, "RecursionError"),
         ('{"a": 1}', "TypeError"),
         ('[{"subset_img_id": "a"}]', "KeyError"),
-        ('[{"subset_img_id": "a", "img_id": 3}]', "TypeError"),
+        ('[{"subset_img_id": "a", "img_id": 3}]', "`3` as img_id"),
         ('[{"subset_img_id": "a", "img_id": "x.png"}]', "`x.png` for `a`"),
-        ('[{"subset_img_id": [], "img_id": "00000001_000.png"}]', "1 missing"),
+        ('[{"subset_img_id": [], "img_id": "00000001_000.png"}]', "`[]` as subset_img_id"),
+        ("[]", "none"),
         ('[{"subset_img_id": "b", "img_id": "00000001_000.png"}]', "none for `a`"),
     ],
 )
@@ -326,7 +327,8 @@ def test_annotations_that_label_no_test_film(
         ('{"labelGroups": [], "datasets": []}', "ValueError"),
         ('{"labelGroups": [{"name": "Calculated", "labels": []}]}', "KeyError: 'datasets'"),
         (
-            '{"labelGroups": [{"name": "Calculated", "labels": [{"id": "1", "name": "Mass"}]}]}',
+            '{"labelGroups": [{"name": "Calculated", "labels": [{"id": "1", "name": "Mass"}]}],'
+            '"datasets": [{"annotations": [{"labelId": "1", "SOPInstanceUID": "1.4"}]}]}',
             "KeyError: 'Mass'",
         ),
     ],

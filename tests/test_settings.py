@@ -1,4 +1,7 @@
-"""No parameter is ignored: each one that a stage declares reaches what it trains."""
+"""No parameter is ignored: each one that a stage declares is handed to the code that trains.
+
+What that code does with it is tested where that code is (test_training, test_augment, ...).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from convirt import params, training
 from convirt.errors import StoppedError
 from convirt.objectives.base import find
 from convirt.params import Params
-from stages import _protocols, pretrain
+from stages import _protocols, finetune, pretrain
 from stages._protocols import Protocol
 from stages._stopping import RESUMABLE
 
@@ -84,13 +87,20 @@ def leaves(value: Any, key: str) -> Iterator[str]:
         yield key
 
 
-def test_every_parameter_of_pretraining_is_in_the_list(committed_params: dict[str, Any]) -> None:
-    declared = set()
-    for key in pretrain.READS:
-        value: Any = committed_params
-        for part in key.format(objective="convirt").split("."):
+def declared_by(reads: list[str], values: dict[str, Any], **names: str) -> set[str]:
+    """Dotted names of all parameters that a stage declares."""
+    found = set()
+    for pattern in reads:
+        key = pattern.format(**names)
+        value: Any = values
+        for part in key.split("."):
             value = value[part]
-        declared |= set(leaves(value, key.format(objective="convirt")))
+        found |= set(leaves(value, key))
+    return found
+
+
+def test_every_parameter_of_pretraining_is_in_the_list(committed_params: dict[str, Any]) -> None:
+    declared = declared_by(pretrain.READS, committed_params, objective="convirt")
     assert declared == PRETRAINING.keys() | ELSEWHERE.keys()
 
 
@@ -169,6 +179,8 @@ TRANSFER: dict[str, tuple[Any, str, Any]] = {
     "seed": (7, "seed", 7 * _protocols.APART + 2),
     "compute.device": ("cuda", "device", "cuda"),
     "compute.precision": ("bfloat16", "bfloat16", True),
+    "tasks.rsna.kind": ("multilabel", "kind", "multilabel"),
+    "tasks.rsna.metric": ("accuracy", "metric", "accuracy"),
     "tasks.rsna.lr": (0.25, "lr", 0.25),
     "finetune.batch_size": (3, "batch_size", 3),
     "finetune.weight_decay": (0.125, "weight_decay", 0.125),
@@ -181,6 +193,30 @@ TRANSFER: dict[str, tuple[Any, str, Any]] = {
     "finetune.finetune.max_epochs": (6, "max_epochs", 6),
     "finetune.linear.max_epochs": (8, "max_epochs", 8),
 }
+
+
+TRANSFER_ELSEWHERE = {
+    "compute.store": "test_resident",
+    "compute.threads": "test_linear_stage",
+    "model.baselines": "test_transfer_stages: whose folder is read",
+    "tasks.rsna.corpus": "likewise",
+    "tasks.rsna.labels": "test_transfer_stages, test_labelled",
+    "tasks.rsna.unit": "test_transfer_stages",
+    "finetune.bootstrap": "test_transfer_stages",
+    "finetune.finetune.repeats": "test_transfer_stages",
+    "finetune.finetune.repeats_at": "test_grid, test_params",
+    "finetune.linear.repeats": "test_linear_stage",
+    "finetune.linear.solver": "test_linear_stage",
+    "finetune.linear.l2": "test_linear_stage",
+}
+
+
+def test_every_parameter_of_a_transfer_run_is_in_the_list(committed_params: dict[str, Any]) -> None:
+    declared: set[str] = set()
+    for protocol in Protocol:
+        names = {"task": "rsna", "protocol": protocol.value}
+        declared |= declared_by(finetune.READS, committed_params, **names)
+    assert declared == TRANSFER.keys() | TRANSFER_ELSEWHERE.keys()
 
 
 @pytest.mark.parametrize("key", TRANSFER)

@@ -321,6 +321,21 @@ def test_the_tool_writes_and_checks(run: Callable[..., Any], tmp_path: Path) -> 
     assert "0 for both" in run("--check", val=0).output
 
 
+def test_the_tool_replaces_no_list_of_another_reader(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert run("--write").exit_code == 0
+    before = (tmp_path / "splits/bone.csv").read_bytes()
+    head = json.loads((tmp_path / "splits/bone.json").read_text())
+    raw.write(tmp_path / "splits/bone.json", json.dumps(head | {"reader": "rsna"}))
+    refusal = run("--write", val=3)
+    assert refusal.exit_code == 1 and "--out FOLDER" in refusal.output
+    assert (tmp_path / "splits/bone.csv").read_bytes() == before
+    assert run("--write", "--out", "own", val=3).exit_code == 0
+    raw.write(tmp_path / "splits/bone.json", "no head")  # is drawn again
+    assert run("--write", val=3).exit_code == 0
+
+
 def test_the_tool_names_the_patients_of_a_note(run: Callable[..., Any], tmp_path: Path) -> None:
     rows = [f"{i}.png,1,{patient}" for i, patient in enumerate(("07", "7", "08", "8", "09", "9"))]
     raw.write(tmp_path / "set/labels.csv", "\n".join(["image,y,patient", *rows]))

@@ -56,6 +56,11 @@ def is_dir(path: Path) -> bool:
     return place is not None and place[1] in _index(place[0]).folders
 
 
+def holds(path: Path) -> bool:
+    """Whether `path` is an archive, or a name in one, where no link leads elsewhere."""
+    return _split(path) is not None
+
+
 def exists(path: Path) -> bool:
     """Whether `path` is a file or a folder, on the disk or in an archive."""
     return path.exists() or is_file(path) or is_dir(path)

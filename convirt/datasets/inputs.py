@@ -237,6 +237,8 @@ def inside(root: Path, relative: str, source: Path) -> Path:
         or ".." in pure.parts
         or ".." in PureWindowsPath(relative).parts
     )
+    if not outside and archives.holds(root):  # the archive may be a link to a file of another name
+        return root.absolute() / pure
     home = _resolve(root.absolute())  # absolute: the working folder may change, the cache stays
     path, leads = home / pure, ""
     if not outside:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,8 @@ from convirt.errors import InputError
 Found = TypeVar("Found")
 MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
 ANNOTATIONS = "pneumonia-challenge-annotations-adjudicated-kaggle_2018.json"
+STUDY = "StudyInstanceUID"
+AGAIN = "download it again from rsna.org"
 GROUP = "Calculated"  # of labels: the adjudicated ones; the others are single readers'
 _UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 CLASSES = {"Lung Opacity": 1, "Normal": 0, "No Lung Opacity / Not Normal": 0}
@@ -32,7 +34,7 @@ def load(source: Path, expected: str, use: Callable[[Any], Found]) -> Found:
         return use(json.loads(archives.read_bytes(source).decode("utf-8-sig")))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         found = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(source, expected, found, "download it again from rsna.org") from error
+        raise InputError(source, expected, found, AGAIN) from error
 
 
 def labels(annotations: Path, mapping: Path) -> dict[str, int]:
@@ -49,35 +51,32 @@ def labels(annotations: Path, mapping: Path) -> dict[str, int]:
         Films that have a label in `GROUP`, by the challenge's name.
 
     Raises:
-        InputError: A file holds something else, a film has two labels, or no film has one.
+        InputError: A file holds something else, a film has two labels, a label is of several films,
+            or no film has one.
     """
     expected = f"labelGroups, one of them {GROUP!r}, and datasets with annotations"
-    by_image = load(annotations, expected, _adjudicated)
-    names = load(
-        mapping,
-        "RSNA's list of objects with subset_img_id and SOPInstanceUID",
-        lambda rows: {
-            str(row[uid]): str(row["subset_img_id"])
-            for row in rows
-            for uid in ("StudyInstanceUID", "SOPInstanceUID")
-            if uid in row or uid == "SOPInstanceUID"
-        },
-    )
+    by_uid = load(annotations, expected, _adjudicated)
+    films: dict[str, set[str]] = {}  # UID -> films that it names
+    for film, image, study in _rows(mapping, ("subset_img_id", "SOPInstanceUID"), STUDY):
+        films.setdefault(image, set()).add(film)
+        if study:
+            films.setdefault(study, set()).add(film)
     found: dict[str, int] = {}
-    for image, classes in by_image.items():
-        if image not in names:
-            continue
-        film = names[image]
-        if len(classes | {found.get(film, -1)} - {-1}) > 1:
-            raise InputError(
-                annotations, "one class per film", f"two for {image}", "download it again"
-            )
-        found[film] = next(iter(classes))
+    for uid, classes in by_uid.items():
+        named = films.get(uid, set())
+        if len(named) > 1:
+            expected, told = "one film for each UID that has a label", f"{len(named)} for {uid}"
+            raise InputError(mapping, expected, told, AGAIN)
+        for film in named:
+            if len(classes | {found.get(film, -1)} - {-1}) > 1:
+                raise InputError(annotations, "one class per film", f"two for {uid}", AGAIN)
+            found[film] = next(iter(classes))
     if not found:
+        count = len(set().union(*films.values()))
         raise InputError(
             annotations,
             f"films of {mapping.name}",
-            f"none of its {len(names)} among {len(by_image)} labelled ones",
+            f"none of its {count} among {len(by_uid)} labelled ones",
             "use the two files of the 2018 challenge on rsna.org",
         )
     return found
@@ -86,13 +85,13 @@ def labels(annotations: Path, mapping: Path) -> dict[str, int]:
 def _adjudicated(export: Any) -> dict[str, set[int]]:
     """SOPInstanceUID, or StudyInstanceUID of an annotation without one -> its classes, 0 or 1."""
     (group,) = (group for group in export["labelGroups"] if group["name"] == GROUP)
-    kinds = {label["id"]: CLASSES[label["name"].strip()] for label in group["labels"]}
+    kinds = {label["id"]: label["name"].strip() for label in group["labels"]}
     found: dict[str, set[int]] = {}
     for part in export["datasets"]:
         for one in part["annotations"]:
             if one["labelId"] in kinds:
-                uid = one.get("SOPInstanceUID") or one["StudyInstanceUID"]
-                found.setdefault(str(uid), set()).add(kinds[one["labelId"]])
+                uid = one.get("SOPInstanceUID") or one[STUDY]
+                found.setdefault(str(uid), set()).add(CLASSES[kinds[one["labelId"]]])
     return found
 
 
@@ -105,22 +104,15 @@ def people(mapping: Path) -> dict[str, str]:
     Raises:
         InputError: It holds something else, or one film has two patients.
     """
-    matches = load(
-        mapping,
-        "RSNA's list of objects with subset_img_id and img_id",
-        lambda rows: [
-            (str(row["subset_img_id"]), row["img_id"], re.match(r"(\d+)_", row["img_id"]))
-            for row in rows
-        ],
-    )
     found: dict[str, str] = {}
-    for film, image, match in matches:
+    for film, image in _rows(mapping, ("subset_img_id", "img_id")):
+        match = re.match(r"([0-9]+)_", image)
         if match is None or found.setdefault(film, match[1]) != match[1]:
             raise InputError(
                 mapping,
                 "an img_id such as 00000013_005.png, with one patient per subset_img_id",
                 f"`{image}` for `{film}`",
-                "download it again from rsna.org",
+                AGAIN,
             )
     return found
 
@@ -129,19 +121,34 @@ def places(mapping: Path) -> dict[str, str]:
     """Film, by the challenge's name -> its file in RSNA's release, from the file `MAPPING`.
 
     Raises:
-        InputError: It holds something else, such as a UID that is none.
+        InputError: It holds something else, such as a UID that is none, or two places of one film.
     """
-    levels = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-    uids = load(
-        mapping,
-        f"RSNA's list of objects with subset_img_id, {', '.join(levels)}",
-        lambda rows: {
-            str(row["subset_img_id"]): [str(row[level]) for level in levels] for row in rows
-        },
-    )
-    for film, parts in uids.items():
-        strange = next((uid for uid in parts if not _UID.fullmatch(uid)), None)
-        if strange is not None:
-            hint = "download it again from rsna.org"
-            raise InputError(mapping, "UIDs of digits and dots", f"`{strange}` of {film}", hint)
-    return {film: "/".join(parts) + ".dcm" for film, parts in uids.items()}
+    levels = (STUDY, "SeriesInstanceUID", "SOPInstanceUID")
+    found: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for film, *uids in _rows(mapping, ("subset_img_id", *levels)):
+        for uid in uids:
+            if not _UID.fullmatch(uid):
+                raise InputError(mapping, "UIDs of digits and dots", f"`{uid}` of {film}", AGAIN)
+        place = "/".join(uids) + ".dcm"
+        if found.setdefault(film, place) != place or owners.setdefault(place, film) != film:
+            expected, told = "one file for each film", f"{place} for {film}, and another"
+            raise InputError(mapping, expected, told, AGAIN)
+    return found
+
+
+def _rows(mapping: Path, keys: Sequence[str], optional: str = "") -> list[tuple[str, ...]]:
+    """The texts under some keys of each row of the file `MAPPING`, and under `optional`, or ""."""
+
+    def texts(row: Any) -> tuple[str, ...]:
+        values = [row[key] for key in keys] + [row.get(optional, "")] * bool(optional)
+        for key, value in zip(keys, values, strict=False):
+            if not isinstance(value, str) or not value.strip():
+                raise ValueError(f"`{value}` as {key}")
+        return tuple(map(str, values))
+
+    expected = f"RSNA's list of objects with {', '.join(keys)}"
+    rows = load(mapping, expected, lambda rows: [texts(row) for row in rows])
+    if not rows:
+        raise InputError(mapping, expected, "none", AGAIN)
+    return rows

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from convirt.datasets.tables import NO_FINAL_LABEL, Funnel, Tables
 from convirt.errors import InputError
 
 FILMS = "pneumonia-challenge-dataset-adjudicated-kaggle_2018"
-EXPORT = "mdai_rsna_project_"  # so begins the name of the folder in the archive
 FROM = "https://s3.amazonaws.com/east1.public.rsna.org/AI/2018"
-PROBES = 10  # films looked for to tell where the folders of studies are
+PROBES = 20  # films looked for to tell where the folders of studies are
+FEW = 20  # entries of a folder that is looked into for them
 
 
 @dataclass(frozen=True)
@@ -80,30 +80,48 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 
 def _file(root: Path, name: str) -> Path:
     """One of the two JSON files, in the root or beside it if it is the archive of the films."""
-    places = [root / name, root.parent / name] if root.suffix == archives.SUFFIX else [root / name]
-    for place in places:
+    beside = [root.parent / name] * (root.suffix.lower() == archives.SUFFIX)
+    for place in (root / name, *beside):
         if archives.is_file(place):
             return place
-    found = ", ".join(archives.names(root)[:3]) or "an empty folder"
-    raise InputError(root, name, found, f"wget {FROM}/{name}")
+    raise InputError(root, name, _told(root), _get(root, name))
 
 
 def _home(root: Path, option: str, films: list[str]) -> Path:
-    """What the names of the films are relative to."""
+    """What the names of the films are relative to: where most of a few of them are."""
     start = option_path(option, "the folder or zip file of the films") if option else root
-    for home in _homes(start):
-        if any(archives.is_file(home / film) for film in islice(films, PROBES)):
-            return home
+    probes = films[:: max(1, len(films) // PROBES)]
+    found = {home: sum(archives.is_file(home / film) for film in probes) for home in _homes(start)}
+    home = max(found, key=lambda home: found[home])  # the first of equals
+    if found[home]:
+        return home
+    get = _get(root, f"{FILMS}.zip")
     raise InputError(
         start,
-        f"the films, such as {films[0]} in {FILMS}.zip" if films else "films",
-        ", ".join(archives.names(start)[:3]) or "an empty folder",
-        f"wget {FROM}/{FILMS}.zip; it may stay a zip file",
+        f"the films, such as {films[0]} in {FILMS}.zip",
+        _told(start),
+        f"{get} (it may stay a zip file), or name where they are in options.images",
     )
 
 
-def _homes(start: Path) -> Iterator[Path]:
-    """Where folders of studies can be: the archive has been unpacked in more than one way."""
-    for base in (start, start / FILMS, start / f"{FILMS}.zip", start / f"{FILMS}.zip" / FILMS):
-        yield base
-        yield from (base / name for name in archives.names(base) if name.startswith(EXPORT))
+def _homes(start: Path, depth: int = 4) -> Iterator[Path]:
+    """Where folders of studies can be: down through folders and archives that hold few things."""
+    yield start
+    inside = archives.names(start)
+    if depth and len(inside) <= FEW:
+        for place in (start / name for name in inside):
+            if archives.is_dir(place):
+                yield from _homes(place, depth - 1)
+
+
+def _told(place: Path) -> str:
+    """What is at a place, for a message."""
+    if not archives.is_dir(place):
+        return "a file"
+    return ", ".join(archives.names(place)[:3]) or "an empty folder"
+
+
+def _get(root: Path, name: str) -> str:
+    """The command that gets a file."""
+    folder = root.parent if root.is_file() else root
+    return f"wget -N -c -P {shlex.quote(str(folder))} {FROM}/{name}"

@@ -90,7 +90,19 @@ def draw(tables: Tables, split: Split, name: str) -> Drawn:
 
 
 def write(path: Path, drawn: Drawn) -> None:
-    """Write a list and its head."""
+    """Write a list and its head.
+
+    Raises:
+        InputError: There is a list of another reader's set, which would be replaced.
+    """
+    before, reader = _reader(path.with_suffix(".json")), drawn.head["reader"]
+    if before and before != reader:
+        raise InputError(
+            path,
+            f"no list, or one of the reader `{reader}`",
+            f"one of the reader `{before}`",
+            "write the new list into another folder: --out FOLDER",
+        )
     files.write_text(path, drawn.csv)
     files.write_json(path.with_suffix(".json"), drawn.head)
 
@@ -228,6 +240,14 @@ def _same_images(ids: pd.Series, listed: Listed, source: Path) -> None:
         "read the same release with the same options, draw a list of your own "
         "(python -m stages.splits --help), or set split_file: '' to draw each time",
     )
+
+
+def _reader(head: Path) -> str:
+    """The reader that a head names; "" if there is no sound head."""
+    try:
+        return str(_head(head).get("reader", ""))
+    except InputError:
+        return ""
 
 
 def _head(path: Path) -> dict[str, Any]:

@@ -102,7 +102,6 @@ class Objective(base.Objective):
         self.head = parts.projection.head(parts.image_config.width)
         self.key_encoder = copy.deepcopy(self.image_encoder).requires_grad_(False)
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
-        self._towards = get_ema_multi_avg_fn(self.options.momentum)
         self.register_buffer("queue", torch.zeros(self.options.queue, parts.projection.dim))
         self.register_buffer("enqueued", torch.zeros((), dtype=torch.int64))
 
@@ -164,7 +163,8 @@ class Objective(base.Objective):
         """Move the key encoder towards the query encoder: weights, not BatchNorm statistics."""
         keys = [*self.key_encoder.parameters(), *self.key_head.parameters()]
         queries = [*self.image_encoder.parameters(), *self.head.parameters()]
-        self._towards(keys, queries, None)  # one kernel for all on a GPU
+        follow = get_ema_multi_avg_fn(self.options.momentum)  # one kernel for all on a GPU
+        follow(keys, queries, None)
 
     def _embed(self, encoder: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
         """Encode in `groups` parts, each with its own BatchNorm statistics."""
