@@ -717,6 +717,59 @@ def test_runs_repeat_and_depend_on_the_seed(bert: Path) -> None:
     assert not same(state(one[0]), state(other[0]))
 
 
+PLATEAU: dict[str, Any] = {"schedule": "plateau", "lr": 0.05, "evaluations": 8}  # soon flat
+STEPS: dict[str, Any] = {"schedule": "steps", "milestones": (0.3, 0.6)}
+SETTINGS: list[tuple[dict[str, Any], dict[str, Any]]] = [  # a run, and a change that it must show
+    ({}, {"lr": 2e-3}),
+    ({}, {"weight_decay": 0.1}),
+    ({}, {"batch_size": 5}),
+    ({}, {"tau": 0.2}),
+    ({}, {"lam": 0.5}),
+    ({}, {"eval_every": 3}),
+    ({}, {"evaluations": 3}),
+    ({}, {"max_passes": 1}),
+    ({}, {"warmup": 1}),
+    ({}, {"schedule": "cosine"}),
+    (PLATEAU, {"patience": 2}),
+    (PLATEAU, {"factor": 0.25}),
+    (STEPS, {"factor": 0.25}),
+    (STEPS, {"milestones": (0.3, 0.9)}),
+    ({}, {"optimiser": "sgd"}),
+    ({}, {"chunk": 2}),
+]
+
+
+@pytest.mark.parametrize(("usual", "change"), SETTINGS)
+def test_every_setting_of_a_run_changes_it(
+    bert: Path, usual: dict[str, Any], change: dict[str, Any]
+) -> None:
+    base = replace(CONFIG, **usual)
+    (one, first), (other, second) = run(bert, base), run(bert, replace(base, **change))
+    rates = [[row["lr"] for row in result.history] for result in (first, second)]
+    assert rates[0] != rates[1] or not same(state(one), state(other))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("crop", (0.9, 1.0)),
+        ("flip", 0.1),
+        ("degrees", 5.0),
+        ("translate", 0.3),
+        ("scale", (0.5, 0.6)),
+        ("brightness", 0.1),
+        ("contrast", 0.1),
+        ("blur_sigma", (0.1, 0.2)),
+        ("blur_kernel", 3),
+    ],
+)
+def test_every_setting_of_the_transforms_changes_a_run(bert: Path, field: str, value: Any) -> None:
+    spec = replace(PAPER, **{field: value})
+    usual, _ = tiny_models.train("convirt", bert)
+    changed, _ = tiny_models.train("convirt", bert, spec=spec)
+    assert not same(state(usual), state(changed))
+
+
 def test_randomness_outside_does_not_matter(bert: Path) -> None:
     """Dropout is drawn from (seed, step), whatever else has drawn before."""
 
