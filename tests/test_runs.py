@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import ROOT
 
@@ -196,10 +197,9 @@ def project(template: Path, tmp_path: Path) -> Iterator[Project]:
 
 def alive(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    return state != "Z"
 
 
 def test_all_runs_once_in_order_and_side_by_side(project: Project) -> None:
@@ -441,7 +441,7 @@ def test_worker_that_dies_fails_its_stage_alone(project: Project) -> None:
 
 
 def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return int(psutil.Process(pid).ppid())
 
 
 def test_a_gpu_serves_one_stage_at_a_time(project: Project) -> None:
