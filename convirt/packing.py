@@ -29,7 +29,6 @@ DARK = (
     f"{squares.DIM} of 255. Look at them: in a file of more than 8 bits without a window, one "
     "bright marker sets the scale of the whole film"
 )
-SHOWN = 3  # of these
 _BOX = ("top", "left", "height", "width")
 
 
@@ -178,7 +177,7 @@ def _records(tables: Tables, packed: list[Packed], funnel: Funnel) -> pd.DataFra
     funnel.studies.drop(NO_IMAGE, sorted(set(table["study"]) - set(left["study"])))
     funnel.converted = dict(Counter(p.converted for p in packed if not p.reason and p.converted))
     dark = left.loc[np.array([p.dark for p in packed])[kept], "image"]
-    funnel.note(DARK, len(dark), ", ".join(f"`{name}`" for name in dark[:SHOWN]))
+    funnel.note(DARK, len(dark), ", ".join(f"`{name}`" for name in dark[: alike.SHOWN]))
     boxes = np.array([p.box for p in packed], dtype=np.int32).reshape(-1, 4)[kept]
     columns = ["image", "study", "patient", "split", "view"]
     records: pd.DataFrame = left[columns].astype(str).reset_index(drop=True)

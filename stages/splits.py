@@ -11,13 +11,8 @@ from stages._stage import PARAMS, Stage
 
 READS = ["seed", "datasets.sources.{name}"]
 
-PUBLISHED = (
-    "rsna",
-    "rsna-release",
-    "covidx",
-    "chexpert",
-    "mura",
-)  # readers of sets whose ids are public
+# readers of sets whose ids are public
+PUBLISHED = ("rsna", "rsna-release", "covidx", "chexpert", "mura")
 
 WRITE: bool = typer.Option(False, "--write/--check", help="Write the list, or only compare.")
 OUT: Path = typer.Option("splits", help="Folder for the lists.")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from convirt.datasets.tables import Funnel
 
-SHOWN = 3  # pairs that are named
+SHOWN = 3  # examples that are named
 MANY = 10  # in a split of at least this many images no patient should have more than half
 ONE_PERSON = "images are of one patient: intervals over patients need the id of each"
 PERSONS = "patients may be one person under two ids in different splits: give a person one id"

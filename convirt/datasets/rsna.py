@@ -180,8 +180,7 @@ def _mapping(root: Path, option: str) -> Path | None:
     """The file that says who is on which film."""
     if option:
         return option_path(option, f"{MAPPING}, or a CSV of patientId,patient")
-    places = [root / MAPPING, root.parent / MAPPING] if root.suffix == ".zip" else [root / MAPPING]
-    return next((place for place in places if archives.is_file(place)), None)
+    return rsna_files.find(root, MAPPING)
 
 
 def people_of(ids: pd.Series, source: Path) -> pd.Series:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,13 @@ _UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 CLASSES = {"Lung Opacity": 1, "Normal": 0, "No Lung Opacity / Not Normal": 0}
 
 
-def load(source: Path, expected: str, use: Callable[[Any], Found]) -> Found:
+def find(root: Path, name: str) -> Path | None:
+    """The file `name` in the root of a set, or beside it if the root is an archive."""
+    beside = [root.parent / name] * (root.suffix.lower() == archives.SUFFIX)
+    return next((place for place in (root / name, *beside) if archives.is_file(place)), None)
+
+
+def _load(source: Path, expected: str, use: Callable[[Any], Found]) -> Found:
     """What `use` makes of a JSON file from rsna.org.
 
     Raises:
@@ -55,7 +62,7 @@ def labels(annotations: Path, mapping: Path) -> dict[str, int]:
             or no film has one.
     """
     expected = f"labelGroups, one of them {GROUP!r}, and datasets with annotations"
-    by_uid = load(annotations, expected, _adjudicated)
+    by_uid = _load(annotations, expected, _adjudicated)
     films: dict[str, set[str]] = {}  # UID -> films that it names
     for film, image, study in _rows(mapping, ("subset_img_id", "SOPInstanceUID"), STUDY):
         films.setdefault(image, set()).add(film)
@@ -67,10 +74,9 @@ def labels(annotations: Path, mapping: Path) -> dict[str, int]:
         if len(named) > 1:
             expected, told = "one film for each UID that has a label", f"{len(named)} for {uid}"
             raise InputError(mapping, expected, told, AGAIN)
-        for film in named:
-            if len(classes | {found.get(film, -1)} - {-1}) > 1:
+        for film, value in product(named, classes):
+            if found.setdefault(film, value) != value:
                 raise InputError(annotations, "one class per film", f"two for {uid}", AGAIN)
-            found[film] = next(iter(classes))
     if not found:
         count = len(set().union(*films.values()))
         raise InputError(
@@ -148,7 +154,7 @@ def _rows(mapping: Path, keys: Sequence[str], optional: str = "") -> list[tuple[
         return tuple(map(str, values))
 
     expected = f"RSNA's list of objects with {', '.join(keys)}"
-    rows = load(mapping, expected, lambda rows: [texts(row) for row in rows])
+    rows = _load(mapping, expected, lambda rows: [texts(row) for row in rows])
     if not rows:
         raise InputError(mapping, expected, "none", AGAIN)
     return rows

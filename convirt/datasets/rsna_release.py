@@ -22,6 +22,7 @@ from convirt.errors import InputError
 
 FILMS = "pneumonia-challenge-dataset-adjudicated-kaggle_2018"
 FROM = "https://s3.amazonaws.com/east1.public.rsna.org/AI/2018"
+GET = f"wget -N -c -P {{root}} {FROM}/"  # and the name of a file
 PROBES = 20  # films looked for to tell where the folders of studies are
 FEW = 20  # entries of a folder that is looked into for them
 
@@ -79,12 +80,11 @@ def read(root: Path, split: Split, options: dict[str, Any]) -> Tables:
 
 
 def _file(root: Path, name: str) -> Path:
-    """One of the two JSON files, in the root or beside it if it is the archive of the films."""
-    beside = [root.parent / name] * (root.suffix.lower() == archives.SUFFIX)
-    for place in (root / name, *beside):
-        if archives.is_file(place):
-            return place
-    raise InputError(root, name, _told(root), _get(root, name))
+    """One of the two JSON files."""
+    place = rsna_files.find(root, name)
+    if place is None:
+        raise InputError(root, name, _told(root), _get(root, name))
+    return place
 
 
 def _home(root: Path, option: str, films: list[str]) -> Path:
@@ -124,4 +124,4 @@ def _told(place: Path) -> str:
 def _get(root: Path, name: str) -> str:
     """The command that gets a file."""
     folder = root.parent if root.is_file() else root
-    return f"wget -N -c -P {shlex.quote(str(folder))} {FROM}/{name}"
+    return GET.format(root=shlex.quote(str(folder))) + name

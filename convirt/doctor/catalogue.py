@@ -229,7 +229,7 @@ FACTS: Mapping[str, Facts] = {
         images=29_684,
         holds=f"{rsna_release.FILMS}.zip, {rsna_files.ANNOTATIONS}, {rsna_files.MAPPING}",
         steps=tuple(
-            f"wget -N -c -P {{root}} {rsna_release.FROM}/{name}"
+            rsna_release.GET + name
             for name in (
                 f"{rsna_release.FILMS}.zip",
                 rsna_files.ANNOTATIONS,
